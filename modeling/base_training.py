@@ -1,0 +1,79 @@
+"""Training of the base translator on a mixture of representative concepts (E²GAN; Eq. 4)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from modeling import training_state
+from modeling.discriminator import PatchDiscriminator, adversarial_loss, discriminator_loss
+from modeling.training import Recipe
+from modeling.translator import Translator
+
+
+class BaseTraining:
+    """Translator and discriminator in alternation; every sample carries its own prompt.
+
+    `translator` and `discriminator` may be wrapped for data-parallel training; the bare modules
+    are given beside them.
+    """
+
+    def __init__(
+        self,
+        translator: Translator,
+        discriminator: PatchDiscriminator,
+        recipe: Recipe,
+        wrapped_translator: nn.Module | None = None,
+        wrapped_discriminator: nn.Module | None = None,
+    ) -> None:
+        self.translator, self.discriminator, self.recipe = translator, discriminator, recipe
+        self.forward = wrapped_translator or translator
+        self.judge = wrapped_discriminator or discriminator
+        self.optimiser = torch.optim.Adam(translator.parameters(), lr=recipe.lr, betas=(0.5, 0.999))
+        self.critic_optimiser = torch.optim.Adam(
+            discriminator.parameters(), lr=recipe.discriminator_lr, betas=(0.5, 0.999)
+        )
+        self.done = 0
+
+    def step(self, source: Tensor, edited: Tensor, tokens: Tensor, mask: Tensor) -> dict[str, float]:
+        """One update on images [B, 3, H, W] in [-1, 1], tokens [B, L, D], mask [B, L].
+
+        Returns the losses; FloatingPointError if the loss is not finite.
+        """
+        recipe = self.recipe
+        self.forward.train()
+        for group in self.optimiser.param_groups:
+            group["lr"] = recipe.rate(self.done)
+        fake = self.forward(source, tokens, mask)
+        critic = 0.0
+        if recipe.gan_weight:
+            loss_d = discriminator_loss(self.judge(source, edited), self.judge(source, fake.detach()))
+            self.critic_optimiser.zero_grad(set_to_none=True)
+            loss_d.backward()
+            self.critic_optimiser.step()
+            critic = loss_d.item()
+        l1 = (fake - edited).abs().mean()
+        loss = recipe.l1_weight * l1
+        if recipe.gan_weight:
+            self.discriminator.requires_grad_(False)
+            loss = loss + recipe.gan_weight * adversarial_loss(self.discriminator(source, fake))
+            self.discriminator.requires_grad_(True)
+        if not torch.isfinite(loss):
+            raise FloatingPointError(f"base training: loss is {loss.item()} at step {self.done + 1}")
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimiser.step()
+        self.done += 1
+        return {"l1": l1.item(), "discriminator": critic}
+
+    def state(self) -> bytes:
+        return training_state.pack(self._modules(), self._optimisers(), self.done)
+
+    def load_state(self, data: bytes) -> None:
+        self.done = training_state.unpack(data, self._modules(), self._optimisers())
+
+    def _modules(self) -> dict[str, nn.Module]:
+        return {"translator": self.translator, "discriminator": self.discriminator}
+
+    def _optimisers(self) -> dict[str, torch.optim.Optimizer]:
+        return {"translator": self.optimiser, "discriminator": self.critic_optimiser}

@@ -1,0 +1,50 @@
+"""Conditional PatchGAN (pix2pix, Isola et al. 2017): judges patches of (source, edited) pairs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class DiscriminatorConfig:
+    """`width` channels after the first layer, doubled by each further one; 3 layers see 70×70."""
+
+    width: int = 64
+    layers: int = 3
+
+
+class PatchDiscriminator(nn.Module):
+    """(source, edited) [B, 3, H, W] each → logits [B, 1, h, w]; no running statistics."""
+
+    def __init__(self, config: DiscriminatorConfig) -> None:
+        super().__init__()
+        self.config = config
+        channels = [6] + [config.width * min(2**i, 8) for i in range(config.layers + 1)]
+        self.convs = nn.ModuleList(
+            nn.Conv2d(a, b, 4, 2 if i < config.layers else 1, 1)
+            for i, (a, b) in enumerate(zip(channels, channels[1:], strict=False))
+        )
+        self.head = nn.Conv2d(channels[-1], 1, 4, 1, 1)
+
+    def forward(self, source: Tensor, edited: Tensor) -> Tensor:
+        y = torch.cat([source, edited], dim=1)
+        for i, conv in enumerate(self.convs):
+            y = conv(y)
+            if i:
+                y = F.instance_norm(y)
+            y = F.leaky_relu(y, 0.2)
+        return self.head(y)
+
+
+def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
+    """Half the sum of the two terms of Eq. (4) in log D, per concept if a leading axis is mapped."""
+    return 0.5 * (F.softplus(-real).mean() + F.softplus(fake).mean())
+
+
+def adversarial_loss(fake: Tensor) -> Tensor:
+    """Non-saturating form of the last term of Eq. (4): minimise -log D(x, G(x))."""
+    return F.softplus(-fake).mean()

@@ -1,0 +1,193 @@
+"""Training of a weight generator: Eq. (1) on weight blocks, then, optionally, the image loss.
+
+The image loss decodes the prediction from pure noise into adapters and runs them through the
+frozen translator; its gradient says which weight errors show in pictures. (The paper tried Eq. (4)
+as such a term and dropped it, Sec. 4.4; TRIALS found L1 to help everywhere.)
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from modeling import training_state
+from modeling.codec import BlockLayout, Normalisation
+from modeling.lora import AdaptedTranslator
+from modeling.training import to_unit
+from modeling.weight_generator import (
+    EMA,
+    TextBatch,
+    WeightGenerator,
+    denoising_loss,
+    predict_blocks,
+)
+
+
+@dataclass(frozen=True)
+class GeneratorRecipe:
+    """AdamW; the paper's figures are lr 1e-5, weight decay 0.01, batch 512 blocks."""
+
+    steps: int
+    lr: float
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    ema: float = 0.99
+    t_min: int = 0
+    blocks_per_concept: int = 0
+    text_noise: float = 0.0
+    image_steps: int = 0
+    image_lr: float = 5e-4
+    image_weight: float = 10.0
+    image_t: int = 999
+    denoising_weight: float = 0.1
+    """Weight of Eq. (1) during the steps on the image loss."""
+
+    @property
+    def total(self) -> int:
+        return self.steps + self.image_steps
+
+    def rate(self, step: int) -> float:
+        """Warm-up and cosine decay, once for each of the two phases."""
+        if step < self.steps:
+            lr, at, count = self.lr, step, self.steps
+        else:
+            lr, at, count = self.image_lr, step - self.steps, self.image_steps
+        warmup = min(50, max(1, count // 10))
+        if at < warmup:
+            return lr * (at + 1) / warmup
+        return lr * 0.5 * (1 + math.cos(math.pi * (at - warmup) / max(1, count - warmup)))
+
+
+@dataclass
+class ImageBatch:
+    """Pairs for the image loss: uint8 [B, M, 3, H, W] each."""
+
+    source: Tensor
+    edited: Tensor
+
+
+class GeneratorTraining:
+    """One step at a time; every random draw depends on seed, step and rank alone."""
+
+    def __init__(
+        self,
+        model: WeightGenerator,
+        layout: BlockLayout,
+        normalisation: Normalisation,
+        recipe: GeneratorRecipe,
+        seed: int,
+        translator: AdaptedTranslator | None = None,
+        wrapped: nn.Module | None = None,
+        rank: int = 0,
+    ) -> None:
+        if recipe.image_steps and translator is None:
+            raise ValueError("image_steps > 0 needs the frozen translator")
+        self.model, self.forward = model, wrapped or model
+        self.layout, self.normalisation, self.recipe = layout, normalisation, recipe
+        self.translator, self.seed, self.rank = translator, seed, rank
+        self.device = next(model.parameters()).device
+        self.schedule = model.config.noise_schedule()
+        self.mask = layout.mask.to(self.device)
+        self.optimiser = torch.optim.AdamW(
+            model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay, betas=(0.9, 0.99)
+        )
+        self.ema = EMA(model, recipe.ema)
+        self.done = 0
+
+    def step(self, blocks: Tensor, text: TextBatch, images: ImageBatch | None = None) -> dict[str, float]:
+        """One update on raw (not normalised) blocks [B, N, b] and their texts.
+
+        In the second phase `images` must be given. Returns the losses; FloatingPointError if they
+        are not finite.
+        """
+        recipe = self.recipe
+        rng = torch.Generator().manual_seed((self.seed * 1_000_003 + self.done) * 4096 + self.rank)
+        clean = TextBatch(*(v.to(self.device) for v in text))
+        text = self._noised(clean, rng)
+        x0 = self.normalisation.apply(blocks.to(self.device))
+        count = x0.shape[0]
+        on_images = self.done >= recipe.steps
+        for group in self.optimiser.param_groups:
+            group["lr"] = recipe.rate(self.done)
+        torch.manual_seed(self.seed * 1_000_003 + self.done)  # dropout
+        self.forward.train()
+
+        chosen = torch.arange(self.layout.n_blocks)
+        if recipe.blocks_per_concept and not on_images:
+            chosen = torch.randperm(len(chosen), generator=rng)[: recipe.blocks_per_concept]
+        t = torch.randint(recipe.t_min, self.model.config.steps, (count,), generator=rng).to(self.device)
+        eps = torch.randn(x0[:, chosen].shape, generator=rng).to(self.device)
+        chosen = chosen.to(self.device)
+        loss = denoising_loss(
+            self.forward, self.schedule, x0[:, chosen], chosen, self.mask[chosen], text, t, eps
+        )
+        losses = {"denoising": loss.item()}
+        if on_images:
+            if images is None:
+                raise ValueError(f"step {self.done + 1} is on the image loss: give images")
+            l1 = self.image_loss(text, clean, images, rng)
+            losses["image"] = l1.item()
+            loss = recipe.denoising_weight * loss + recipe.image_weight * l1
+        if not torch.isfinite(loss):
+            raise FloatingPointError(f"weight generator: loss is {loss.item()} at step {self.done + 1}")
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        if recipe.clip:
+            nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip)
+        self.optimiser.step()
+        self.ema.update(self.model)
+        self.done += 1
+        return losses
+
+    def image_loss(
+        self, text: TextBatch, clean: TextBatch, images: ImageBatch, rng: torch.Generator
+    ) -> Tensor:
+        """Mean L1 of the pictures that the predicted adapters make, images in [-1, 1].
+
+        `text` is what the weight generator reads, `clean` what the translator reads.
+        """
+        assert self.translator is not None
+        config = self.model.config
+        shape = (text.tokens.shape[0], config.n_blocks, config.block_size)
+        noise = torch.randn(shape, generator=rng).to(self.device)
+        predicted = predict_blocks(
+            self.forward, self.schedule, text, self.recipe.image_t, noise=noise, differentiable=True
+        )
+        adapters = self.layout.from_blocks(self.normalisation.invert(predicted))
+        source = to_unit(images.source.to(self.device))
+        edited = to_unit(images.edited.to(self.device))
+        fake = self.translator.translate(adapters, source, clean.tokens, clean.mask)
+        return (fake - edited).abs().mean()
+
+    def _noised(self, text: TextBatch, rng: torch.Generator) -> TextBatch:
+        """Gaussian noise on the embedding of the weight generator's prompt, as augmentation."""
+        if not self.recipe.text_noise:
+            return text
+        deviation = self.recipe.text_noise
+
+        def noisy(x: Tensor) -> Tensor:
+            draw = torch.randn(x.shape, generator=rng).to(x.device)
+            return x + deviation * x.square().mean().sqrt() * draw
+
+        return TextBatch(noisy(text.tokens), text.mask, noisy(text.pooled))
+
+    def state(self) -> bytes:
+        average = self.ema.average
+        counters = {"updates": torch.tensor(self.ema.updates)}
+        return training_state.pack(
+            {"model": self.model, "ema": average, "counters": counters},
+            {"model": self.optimiser},
+            self.done,
+        )
+
+    def load_state(self, data: bytes) -> None:
+        counters = {"updates": torch.tensor(0)}
+        self.done = training_state.unpack(
+            data,
+            {"model": self.model, "ema": self.ema.average, "counters": counters},
+            {"model": self.optimiser},
+        )
+        self.ema.updates = int(counters["updates"])

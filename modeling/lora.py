@@ -1,0 +1,212 @@
+"""LoRA adapters of a translator, in PEFT's form and file format.
+
+LoRA on every convolution and linear layer (A = convolution with the base kernel to rank r,
+B = 1×1) and, as `modules_to_save`, the norms' affines. The files load with plain
+`PeftModel.from_pretrained`. What PEFT lacks is a *concept axis*: many adapters in one batch, each
+an argument of the call. That is done here with `torch.func`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from peft import LoraConfig
+from safetensors.torch import load, save
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from modeling.codec import LayerGroup
+from modeling.translator import ChannelAffine, Translator
+
+Adapter = dict[str, Tensor]
+PREFIX = "base_model.model."
+WEIGHTS_FILE, CONFIG_FILE = "adapter_model.safetensors", "adapter_config.json"
+
+
+class AdapterError(ValueError):
+    """An adapter that does not fit the translator it is meant for."""
+
+
+def _lora_layers(translator: nn.Module) -> list[str]:
+    return [n for n, m in translator.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+
+
+def _norm_layers(translator: nn.Module) -> list[str]:
+    return [n for n, m in translator.named_modules() if isinstance(m, ChannelAffine | nn.LayerNorm)]
+
+
+def lora_config(translator: Translator, rank: int, ranks: Mapping[str, int] | None = None) -> LoraConfig:
+    """PEFT's config for this translator: LoRA everywhere, norm affines saved whole.
+
+    `ranks` overrides the rank of single layers by full name. alpha = rank, so that the scale of
+    B·A is 1 whatever the rank.
+    """
+    ranks = dict(ranks or {})
+    if any(isinstance(m, nn.BatchNorm2d) for m in translator.modules()):
+        raise AdapterError(
+            "the base still has running statistics: call freeze_statistics() before attaching LoRA"
+        )
+    unknown = sorted(set(ranks) - set(_lora_layers(translator)))
+    if unknown:
+        raise AdapterError(f"no layer named {unknown[0]!r} to set a rank for")
+    return LoraConfig(
+        r=rank,
+        lora_alpha=rank,
+        target_modules=_lora_layers(translator),
+        modules_to_save=_norm_layers(translator),
+        # PEFT reads the patterns' keys as regular expressions matched at a name's end
+        rank_pattern={f"^{name}$": r for name, r in ranks.items()},
+        alpha_pattern={f"^{name}$": r for name, r in ranks.items()},
+    )
+
+
+class AdaptedTranslator:
+    """A frozen base as a function of an adapter: (adapter, image, prompt) → image.
+
+    The adapter's weights are never stored in the network, they are arguments of the call: that
+    lets a batch of adapters, or one that a weight generator has just predicted, go through it with
+    gradients. W + B·A is formed per call (PEFT's `merge`), which on a CPU trains 1.6 times faster
+    than a separate low-rank path and is the same function (tests/test_lora.py compares).
+    """
+
+    def __init__(self, base: Translator, rank: int, ranks: Mapping[str, int] | None = None, seed: int = 0):
+        self.lora_config = lora_config(base, rank, ranks)
+        self.base_config = base.config
+        self.multiple = base.multiple
+        self.groups = _layer_groups(base)
+        self.network = base.requires_grad_(False).eval().to(memory_format=torch.channels_last)
+        rng = torch.Generator().manual_seed(seed)
+        self._initial: Adapter = {}
+        self._layers = _lora_layers(base)
+        self._affines = [f"{n}.{p}" for n in _norm_layers(base) for p in ("weight", "bias")]
+        base_weights = dict(base.named_parameters())
+        for name in self._layers:
+            weight = base_weights[f"{name}.weight"]
+            r = (ranks or {}).get(name, rank)
+            down = torch.empty(r, *weight.shape[1:])
+            # PEFT's start: Kaiming-uniform A, zero B
+            nn.init.kaiming_uniform_(down, a=math.sqrt(5), generator=rng)
+            up = torch.zeros(weight.shape[0], r, *[1] * (weight.dim() - 2))
+            self._initial[f"{PREFIX}{name}.lora_A.weight"] = down
+            self._initial[f"{PREFIX}{name}.lora_B.weight"] = up
+        for name in self._affines:
+            self._initial[PREFIX + name] = base_weights[name].detach().clone()
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of every tensor of an adapter, by PEFT key."""
+        return {k: tuple(v.shape) for k, v in self._initial.items()}
+
+    @property
+    def n_weights(self) -> int:
+        return sum(v.numel() for v in self._initial.values())
+
+    def to(self, device: torch.device | str) -> AdaptedTranslator:
+        self.network.to(device)
+        self._initial = {k: v.to(device) for k, v in self._initial.items()}
+        return self
+
+    def zero_adapter(self) -> Adapter:
+        """The start of every training: A from the LoRA seed, B = 0, affines of the base."""
+        return {k: v.clone() for k, v in self._initial.items()}
+
+    def check(self, adapter: Mapping[str, Tensor]) -> None:
+        """Raise AdapterError unless the keys and shapes are this base's and all is finite."""
+        missing, extra = set(self.shapes) - set(adapter), set(adapter) - set(self.shapes)
+        if missing or extra:
+            raise AdapterError(
+                f"not an adapter of this base: {len(missing)} tensors missing"
+                f" ({min(missing, default='-')}), {len(extra)} unknown ({min(extra, default='-')})"
+            )
+        for key, shape in self.shapes.items():
+            if tuple(adapter[key].shape) != shape:
+                raise AdapterError(f"{key}: shape {tuple(adapter[key].shape)}, this base has {shape}")
+            if not torch.isfinite(adapter[key]).all():
+                raise AdapterError(f"{key}: not finite")
+
+    def merge(self, adapter: Mapping[str, Tensor]) -> Adapter:
+        """The base's state with W + B·A for every layer and the adapter's affines."""
+        merged = {name: adapter[PREFIX + name] for name in self._affines}
+        base = dict(self.network.named_parameters())
+        for name in self._layers:
+            weight = base[f"{name}.weight"]
+            down = adapter[f"{PREFIX}{name}.lora_A.weight"]
+            up = adapter[f"{PREFIX}{name}.lora_B.weight"]
+            change = up.flatten(1) @ down.flatten(1)
+            merged[f"{name}.weight"] = weight + change.view(weight.shape)
+        return merged
+
+    def __call__(self, adapter: Mapping[str, Tensor], x: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
+        """One adapter: x [B, 3, H, W], tokens [L, D], mask [L] → [B, 3, H, W]."""
+        return functional_call(self.network, self.merge(adapter), (x, tokens[None], mask[None]))
+
+    def translate(self, adapters: Mapping[str, Tensor], x: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
+        """G adapters at once: tensors [G, …], x [G, B, 3, H, W], tokens [G, L, D], mask [G, L].
+
+        On an accelerator all G go through one set of grouped operations (`torch.func.vmap`; the
+        dropout draw is the same for all). A CPU's grouped convolutions are slower than one
+        concept after another, so there it loops.
+        """
+        if x.is_cuda and x.shape[0] > 1:
+            return vmap(self.__call__, randomness="same")(dict(adapters), x, tokens, mask)
+        x = x.flatten(0, 1).contiguous(memory_format=torch.channels_last).unflatten(0, x.shape[:2])
+        state = torch.get_rng_state()
+        outputs = []
+        for i, one in enumerate(unstack(adapters)):
+            torch.set_rng_state(state)
+            outputs.append(self(one, x[i], tokens[i], mask[i]))
+        return torch.stack(outputs)
+
+
+def _layer_groups(translator: Translator) -> list[LayerGroup]:
+    """Layers in order, each with the norms that follow it before the next layer (paper Sec. 4.2)."""
+    layers, norms = set(_lora_layers(translator)), set(_norm_layers(translator))
+    groups: list[LayerGroup] = []
+    for name, _ in translator.named_modules():
+        key = PREFIX + name
+        if name in layers:
+            groups.append(LayerGroup(name, f"{key}.lora_A.weight", f"{key}.lora_B.weight", ()))
+        elif name in norms:
+            affine = (f"{key}.weight", f"{key}.bias")
+            if not groups:
+                groups.append(LayerGroup(name, "", "", affine))
+                continue
+            last = groups[-1]
+            groups[-1] = LayerGroup(last.name, last.a, last.b, (*last.norm, *affine))
+    return groups
+
+
+def stack(adapters: Sequence[Mapping[str, Tensor]]) -> Adapter:
+    """Adapters of one base → one dict with a leading concept axis."""
+    return {k: torch.stack([a[k] for a in adapters]) for k in adapters[0]}
+
+
+def unstack(adapters: Mapping[str, Tensor]) -> list[Adapter]:
+    count = next(iter(adapters.values())).shape[0]
+    return [{k: v[i] for k, v in adapters.items()} for i in range(count)]
+
+
+def to_files(adapter: Mapping[str, Tensor], config: LoraConfig, metadata: Mapping[str, str]) -> dict[str, bytes]:
+    """The two files of a PEFT adapter folder, loadable with `PeftModel.from_pretrained`."""
+    tensors = {k: v.detach().to("cpu", torch.float32).contiguous() for k, v in adapter.items()}
+    described = config.to_dict()
+    for key, value in described.items():
+        if isinstance(value, set):
+            described[key] = sorted(value)
+    described["inference_mode"] = True
+    return {
+        WEIGHTS_FILE: save(tensors, {"format": "pt", **metadata}),
+        CONFIG_FILE: json.dumps(described, indent=2, sort_keys=True, default=str).encode(),
+    }
+
+
+def from_bytes(data: bytes, origin: str | Path) -> Adapter:
+    """Read adapter_model.safetensors; AdapterError names the origin if it is damaged."""
+    try:
+        return load(data)
+    except Exception as error:
+        raise AdapterError(f"{origin}: not a readable safetensors file ({error})") from error

@@ -1,0 +1,236 @@
+"""Adapter training by Eq. (4), for many concepts at once.
+
+One function serves the collection of adapters, the short fine-tune after a prediction, and every
+control: they differ only in where the adapters start and in the recipe. All concepts of a call
+share one order of images, one dropout draw and one discriminator start, so that their adapters
+are comparable (PAPER_NOTES: LoRA factor ambiguity).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.func import functional_call, vmap
+
+from modeling.discriminator import PatchDiscriminator, adversarial_loss, discriminator_loss
+from modeling.lora import AdaptedTranslator, Adapter, stack, unstack
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How adapters are trained. The paper's: Adam, lr 2e-4, 100 epochs; fine-tune 1.5e-3, 20."""
+
+    steps: int
+    batch: int
+    lr: float
+    lr_final: float = 0.0
+    """Cosine decay from `lr` to this; equal to `lr` for a constant rate."""
+    warmup: int = 0
+    l1_weight: float = 100.0
+    gan_weight: float = 1.0
+    """0 trains by L1 alone and needs no discriminator."""
+    discriminator_lr: float = 2e-4
+    ema: float = 0.0
+    """Decay of the average that is kept; 0 keeps the last weights."""
+    clip: float = 0.0
+    """Largest gradient norm of one adapter; 0 for none."""
+
+    def rate(self, step: int) -> float:
+        """Learning rate of step `step` (from 0)."""
+        if step < self.warmup:
+            return self.lr * (step + 1) / self.warmup
+        progress = (step - self.warmup) / max(1, self.steps - self.warmup)
+        return self.lr_final + (self.lr - self.lr_final) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+@dataclass
+class ConceptData:
+    """Training pairs of one concept: uint8 [M, 3, H, W] each, prompt tokens [L, D]."""
+
+    concept_id: str
+    source: Tensor
+    edited: Tensor
+    tokens: Tensor
+
+
+@dataclass
+class Trained:
+    """What training gave for one concept; `error` says why there is no adapter."""
+
+    concept_id: str
+    adapter: Adapter | None
+    error: str = ""
+    seconds: float = 0.0
+    """Wall-clock of the optimisation steps alone, shared by the concepts of the call."""
+    checkpoints: dict[int, Adapter] = field(default_factory=dict)
+    losses: list[float] = field(default_factory=list)
+    """L1 of each step's batch, images in [-1, 1]."""
+
+
+def to_unit(images: Tensor) -> Tensor:
+    """uint8 [0, 255] → float32 [-1, 1]."""
+    return images.to(torch.float32).div_(127.5).sub_(1.0)
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """float [-1, 1], clamped → uint8 [0, 255]."""
+    return images.clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8)
+
+
+def pad_tokens(tokens: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Unpadded [L_i, D] → tokens [G, L, D] and mask [G, L] (True = token)."""
+    padded = torch.nn.utils.rnn.pad_sequence(list(tokens), batch_first=True)
+    lengths = torch.tensor([t.shape[0] for t in tokens])
+    return padded, torch.arange(padded.shape[1])[None] < lengths[:, None]
+
+
+def batch_order(n_images: int, steps: int, batch: int, seed: int) -> Tensor:
+    """Image indices [steps, batch]: whole shuffled epochs one after another, from the seed alone."""
+    rng = torch.Generator().manual_seed(seed)
+    epochs = math.ceil(steps * batch / n_images)
+    order = torch.cat([torch.randperm(n_images, generator=rng) for _ in range(epochs)])
+    return order[: steps * batch].view(steps, batch)
+
+
+def train_adapters(
+    translator: AdaptedTranslator,
+    concepts: Sequence[ConceptData],
+    starts: Sequence[Mapping[str, Tensor]],
+    recipe: Recipe,
+    discriminator: PatchDiscriminator | None,
+    seed: int,
+    keep: Sequence[int] = (),
+    on_step: Callable[[int, Adapter], None] | None = None,
+) -> list[Trained]:
+    """Train one adapter per concept, all in one fused batch.
+
+    `starts` are the adapters' first weights; `discriminator` is where every concept's own copy
+    starts (required unless `recipe.gan_weight` is 0); `keep` lists steps whose adapters are
+    returned as checkpoints. `on_step(step, adapters)` sees the kept average with a leading concept
+    axis at step 0 and after each step; its time is not counted. A concept whose loss or weights
+    become non-finite comes back with an `error` and no adapter; the others are not affected.
+    """
+    if not concepts or len(concepts) != len(starts):
+        raise ValueError(f"{len(concepts)} concepts with {len(starts)} starts: need one each")
+    counts = {c.source.shape[0] for c in concepts} | {c.edited.shape[0] for c in concepts}
+    if len(counts) != 1:
+        raise ValueError(f"concepts of one call need equally many pairs, got {sorted(counts)}")
+    if recipe.gan_weight and discriminator is None:
+        raise ValueError("gan_weight > 0 needs a discriminator to start from")
+    device = concepts[0].source.device
+    tokens, mask = (t.to(device) for t in pad_tokens([c.tokens for c in concepts]))
+    weights = {k: v.clone().requires_grad_() for k, v in stack(starts).items()}
+    average = {k: v.detach().clone() for k, v in weights.items()}
+    optimiser = torch.optim.Adam(weights.values(), lr=recipe.lr, betas=(0.5, 0.999))
+    critics: Adapter = {}
+    if discriminator is not None and recipe.gan_weight:
+        critics = {
+            k: v.detach().expand(len(concepts), *v.shape).clone().requires_grad_()
+            for k, v in discriminator.named_parameters()
+        }
+        critic_optimiser = torch.optim.Adam(
+            critics.values(), lr=recipe.discriminator_lr, betas=(0.5, 0.999)
+        )
+
+    def judge(params: Mapping[str, Tensor], source: Tensor, image: Tensor) -> Tensor:
+        assert discriminator is not None
+
+        def one(p: dict[str, Tensor], s: Tensor, i: Tensor) -> Tensor:
+            return functional_call(discriminator, p, (s, i))
+
+        if source.shape[0] == 1:
+            return one({k: v[0] for k, v in params.items()}, source[0], image[0])[None]
+        return vmap(one)(dict(params), source, image)
+
+    out = [Trained(c.concept_id, None) for c in concepts]
+    order = batch_order(counts.pop(), recipe.steps, recipe.batch, seed)
+    seconds = 0.0
+    if on_step:
+        on_step(0, average)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)  # dropout
+        translator.network.train()
+        for step, index in enumerate(order):
+            begun = time.perf_counter()
+            index = index.to(device)
+            source = to_unit(torch.stack([c.source[index] for c in concepts]))
+            edited = to_unit(torch.stack([c.edited[index] for c in concepts]))
+            fake = translator.translate(weights, source, tokens, mask)
+            if critics:
+                real_score = judge(critics, source, edited)
+                fake_score = judge(critics, source, fake.detach())
+                # means are per concept and then summed: every concept's gradient is its own
+                loss_d = discriminator_loss(real_score, fake_score) * len(concepts)
+                critic_optimiser.zero_grad(set_to_none=True)
+                loss_d.backward()
+                critic_optimiser.step()
+            l1 = (fake - edited).abs().mean(dim=(1, 2, 3, 4))
+            loss = recipe.l1_weight * l1.sum()
+            if critics:
+                frozen = {k: v.detach() for k, v in critics.items()}
+                score = judge(frozen, source, fake)
+                loss = loss + recipe.gan_weight * adversarial_loss(score) * len(concepts)
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            if recipe.clip:
+                _clip_each(weights, recipe.clip)
+            for group in optimiser.param_groups:
+                group["lr"] = recipe.rate(step)
+            optimiser.step()
+            with torch.no_grad():
+                # warm-up of the decay, so that the average forgets where it started
+                decay = min(recipe.ema, (1 + step) / (10 + step))
+                for key, value in weights.items():
+                    average[key].lerp_(value, 1 - decay)
+            seconds += time.perf_counter() - begun
+            for trained, value in zip(out, l1.tolist(), strict=True):
+                trained.losses.append(value)
+            if step + 1 in keep:
+                for trained, adapter in zip(out, unstack(average), strict=True):
+                    trained.checkpoints[step + 1] = {k: v.clone() for k, v in adapter.items()}
+            if on_step:
+                on_step(step + 1, average)
+        translator.network.eval()
+    for trained, adapter in zip(out, unstack(average), strict=True):
+        trained.seconds = seconds
+        bad = next((i for i, v in enumerate(trained.losses) if not math.isfinite(v)), None)
+        if bad is not None:
+            trained.error = f"loss became non-finite at step {bad + 1} of {recipe.steps}"
+        elif not all(torch.isfinite(v).all() for v in adapter.values()):
+            trained.error = "weights became non-finite"
+        else:
+            trained.adapter = {k: v.clone() for k, v in adapter.items()}
+    return out
+
+
+def _clip_each(weights: Mapping[str, Tensor], limit: float) -> None:
+    """Scale each concept's gradient to a norm of at most `limit`, independently of the others."""
+    gradients = [w.grad for w in weights.values() if w.grad is not None]
+    squares = torch.stack([g.flatten(1).square().sum(1) for g in gradients]).sum(0)
+    scale = (limit / squares.sqrt().clamp_min(1e-12)).clamp_max(1.0)
+    for g in gradients:
+        g.mul_(scale.view(-1, *[1] * (g.dim() - 1)))
+
+
+@torch.no_grad()
+def translate_all(
+    translator: AdaptedTranslator,
+    adapters: Mapping[str, Tensor],
+    source: Tensor,
+    tokens: Sequence[Tensor],
+    batch: int = 64,
+) -> Tensor:
+    """Edit uint8 [M, 3, H, W] with G adapters (leading axis) → uint8 [G, M, 3, H, W]."""
+    device = source.device
+    padded, mask = (t.to(device) for t in pad_tokens(tokens))
+    count = padded.shape[0]
+    parts = []
+    for chunk in source.split(batch):
+        x = to_unit(chunk).expand(count, -1, -1, -1, -1)
+        parts.append(to_uint8(translator.translate(adapters, x, padded, mask)))
+    return torch.cat(parts, dim=1)

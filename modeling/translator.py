@@ -1,0 +1,210 @@
+"""The translator: the small image-to-image network that every concept adapts (E²GAN's generator).
+
+Layout (PAPER_NOTES, E²GAN Sec. 3): down-sampling convolutions, two ResNet blocks, a transformer
+block one resolution lower with self-attention and cross-attention to the prompt's tokens, one
+ResNet block, up-sampling convolutions. PEFT has no LoRA for transposed convolutions, so
+up-sampling is resize + convolution.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class TranslatorConfig:
+    """Shape of a translator. `width` is the channel count of the stem, at full resolution."""
+
+    width: int = 32
+    downs: int = 1
+    """Halvings before the ResNet blocks; each doubles the channels."""
+    edge_kernel: int = 7
+    """Kernel of the first and the last convolution (7 in the paper's class of networks)."""
+    heads: int = 4
+    text_dim: int = 384
+    dropout: float = 0.0
+    """The paper's z (Eq. 4) in pix2pix's form: noise by dropout, off at evaluation."""
+    global_skip: bool = True
+    """Predict a change to the input instead of the output itself."""
+    long_skips: bool = True
+    """Add each encoder resolution to the decoder's."""
+
+    def to_dict(self) -> dict[str, object]:
+        return asdict(self)
+
+
+class ChannelAffine(nn.Module):
+    """Per-channel scale and shift of [B, C, H, W]: what a BatchNorm is once its statistics freeze."""
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight.detach().clone())
+        self.bias = nn.Parameter(bias.detach().clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.weight[:, None, None] + self.bias[:, None, None]
+
+
+class ConvNorm(nn.Module):
+    """Convolution, normalisation, optional ReLU."""
+
+    def __init__(self, c_in: int, c_out: int, kernel: int, stride: int = 1, relu: bool = True) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, bias=False)
+        self.norm: nn.Module = nn.BatchNorm2d(c_out)
+        self.relu = relu
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.conv(x))
+        return F.relu(x) if self.relu else x
+
+    def freeze_statistics(self) -> None:
+        """Replace BatchNorm by an affine with the same function at evaluation.
+
+        1/σ goes into the convolution, so that the affine keeps the scale it was trained at and
+        the layer in front of it has unit-variance outputs; nothing is left that could move
+        without being part of an adapter.
+        """
+        norm = self.norm
+        if not isinstance(norm, nn.BatchNorm2d):
+            return
+        assert norm.running_mean is not None and norm.running_var is not None
+        inverse_std = torch.rsqrt(norm.running_var + norm.eps)
+        with torch.no_grad():
+            self.conv.weight.mul_(inverse_std[:, None, None, None])
+        self.norm = ChannelAffine(
+            norm.weight, norm.bias - norm.weight * norm.running_mean * inverse_std
+        )
+
+
+class ResNetBlock(nn.Module):
+    def __init__(self, channels: int, dropout: float) -> None:
+        super().__init__()
+        self.first = ConvNorm(channels, channels, 3)
+        self.dropout = nn.Dropout(dropout)
+        self.second = ConvNorm(channels, channels, 3, relu=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.second(self.dropout(self.first(x)))
+
+
+class Attention(nn.Module):
+    """Multi-head attention of x [B, M, C] over a context [B or 1, L, D]."""
+
+    def __init__(self, channels: int, context_dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Linear(channels, channels, bias=False)
+        self.key = nn.Linear(context_dim, channels, bias=False)
+        self.value = nn.Linear(context_dim, channels, bias=False)
+        self.out = nn.Linear(channels, channels)
+
+    def forward(self, x: Tensor, context: Tensor, mask: Tensor | None = None) -> Tensor:
+        def split(y: Tensor) -> Tensor:
+            return y.unflatten(-1, (self.heads, -1)).transpose(-3, -2)
+
+        q, k, v = split(self.query(x)), split(self.key(context)), split(self.value(context))
+        k, v = k.expand(q.shape[0], -1, -1, -1), v.expand(q.shape[0], -1, -1, -1)
+        # spelled out: the fused kernel has no batching rule for the concept axis
+        scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
+        if mask is not None:
+            scores = scores.masked_fill(~mask[:, None, None, :], float("-inf"))
+        y = scores.softmax(-1) @ v
+        return self.out(y.transpose(-3, -2).flatten(-2))
+
+
+class TransformerBlock(nn.Module):
+    """Self-attention, cross-attention to the prompt, feed-forward, each with a pre-LayerNorm."""
+
+    def __init__(self, channels: int, text_dim: int, heads: int) -> None:
+        super().__init__()
+        self.norm_self = nn.LayerNorm(channels)
+        self.self_attention = Attention(channels, channels, heads)
+        self.norm_cross = nn.LayerNorm(channels)
+        self.cross_attention = Attention(channels, text_dim, heads)
+        self.norm_mlp = nn.LayerNorm(channels)
+        self.expand = nn.Linear(channels, 2 * channels)
+        self.contract = nn.Linear(2 * channels, channels)
+
+    def forward(self, x: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
+        height, width = x.shape[-2:]
+        y = x.flatten(-2).transpose(-2, -1)
+        own = self.norm_self(y)
+        y = y + self.self_attention(own, own)
+        y = y + self.cross_attention(self.norm_cross(y), tokens, mask)
+        y = y + self.contract(F.gelu(self.expand(self.norm_mlp(y))))
+        return y.transpose(-2, -1).unflatten(-1, (height, width))
+
+
+class Translator(nn.Module):
+    """images [B, 3, H, W] in [-1, 1], prompt tokens [B or 1, L, D] + mask [B or 1, L] → [B, 3, H, W].
+
+    H and W must be multiples of 2^(downs + 1). The output is not clamped: clamp when a picture is
+    made, so that the training loss keeps its gradient.
+    """
+
+    def __init__(self, config: TranslatorConfig) -> None:
+        super().__init__()
+        self.config = config
+        widths = [config.width * 2**i for i in range(config.downs + 1)]
+        inner = widths[-1]
+        edge = config.edge_kernel
+        self.stem = ConvNorm(3, widths[0], edge)
+        self.encoder = nn.ModuleList(
+            ConvNorm(a, b, 3, stride=2) for a, b in zip(widths, widths[1:], strict=False)
+        )
+        self.block1 = ResNetBlock(inner, config.dropout)
+        self.block2 = ResNetBlock(inner, config.dropout)
+        self.down = ConvNorm(inner, inner, 3, stride=2)
+        self.transformer = TransformerBlock(inner, config.text_dim, config.heads)
+        self.up = ConvNorm(inner, inner, 3)
+        self.block3 = ResNetBlock(inner, config.dropout)
+        self.decoder = nn.ModuleList(
+            ConvNorm(b, a, 3) for a, b in reversed(list(zip(widths, widths[1:], strict=False)))
+        )
+        self.head = nn.Conv2d(widths[0], 3, edge, 1, edge // 2)
+        if config.global_skip:
+            # start as the identity
+            nn.init.zeros_(self.head.weight)
+            nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
+
+    @property
+    def multiple(self) -> int:
+        """Image sides must be multiples of this."""
+        return 2 ** (self.config.downs + 1)
+
+    def forward(self, x: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
+        def larger(y: Tensor) -> Tensor:
+            return F.interpolate(y, scale_factor=2.0, mode="nearest")
+
+        y = self.stem(x)
+        skips = [y]
+        for layer in self.encoder:
+            y = layer(y)
+            skips.append(y)
+        y = self.block2(self.block1(y))
+        long = self.config.long_skips
+        inner = y
+        y = self.up(larger(self.transformer(self.down(y), tokens, mask)))
+        y = self.block3(y + inner if long else y)
+        for layer, skip in zip(self.decoder, reversed(skips[:-1]), strict=True):
+            y = layer(larger(y))
+            y = y + skip if long else y
+        change = self.head(y)
+        return x + change if self.config.global_skip else torch.tanh(change)
+
+    def freeze_statistics(self) -> Translator:
+        """Turn every BatchNorm into a ChannelAffine, in place; the function at evaluation is kept."""
+        for module in self.modules():
+            if isinstance(module, ConvNorm):
+                module.freeze_statistics()
+        return self
+
+
+def frozen_translator(config: TranslatorConfig) -> Translator:
+    """A translator in its frozen-statistics form, ready for `load_state_dict` of a trained base."""
+    return Translator(config).freeze_statistics().eval()

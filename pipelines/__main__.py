@@ -1,0 +1,97 @@
+"""The command line: `denoised-weights STAGE [key=value …]` or `python -m pipelines …`.
+
+Exit codes: 0 done; 1 a stage failed; 2 the command or the configuration is wrong.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from pipelines import config as configuration
+from pipelines.artifacts import ArtifactError, RunDir
+from pipelines.config import ConfigError
+
+
+def help_text() -> str:
+    from pipelines.stages import STAGES
+
+    lines = [
+        "usage: denoised-weights COMMAND [key=value …]",
+        "",
+        "Learns to generate LoRA weights for an image-to-image GAN from a text concept.",
+        "",
+        "stages, in order (each reads and writes run_dir, and is skipped when its work is done):",
+        *[f"  {s.name:<10} {s.summary}" for s in STAGES],
+        "",
+        "other commands:",
+        "  run        all stages, in order",
+        "  serve      answer text → adapter and text + image → image over HTTP (Ray Serve)",
+        "  config     print the resolved configuration",
+        "",
+        f"presets:   {', '.join(configuration.preset_names())} (preset=demo is the default)",
+        "keys:      preset run_dir seed editor text_encoder images.source images.path",
+        "           weights.block_size weights.grouping … (`denoised-weights config` lists all)",
+        "",
+        "examples:",
+        "  denoised-weights run preset=demo",
+        "  denoised-weights run preset=demo images.source=folder images.path=photos",
+        "  denoised-weights serve run_dir=runs/demo",
+    ]
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help", "help") or "--help" in words:
+        print(help_text())
+        return 0 if words else 2
+    try:
+        return _command(words[0], words[1:])
+    except ConfigError as error:
+        print(f"denoised-weights: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("denoised-weights: stopped; the same command continues", file=sys.stderr)
+        return 130
+    except Exception as error:
+        from modeling.text import TextEncoderError
+        from pipelines.stages import StageError
+
+        expected = (StageError, ArtifactError, TextEncoderError, OSError)
+        if not isinstance(error, expected):
+            raise
+        print(f"denoised-weights: {error}", file=sys.stderr)
+        return 1
+
+
+def _command(command: str, words: list[str]) -> int:
+    from pipelines.stages import BY_NAME, STAGES, redo, run_stage
+
+    if command not in (*BY_NAME, "run", "serve", "config"):
+        raise ConfigError(f"unknown command {command!r}; see denoised-weights --help")
+    config = configuration.load_config(words)
+    if command == "config":
+        print(configuration.to_yaml(config), end="")
+        return 0
+    run = RunDir(config.run_dir)
+    if command == "serve":
+        from pipelines.serve import serve_forever
+
+        serve_forever(config, run)
+        return 0
+    from pipelines.log import log
+    from pipelines.session import ray_session
+
+    if config.redo:
+        redo(run, config.redo)
+    with ray_session(config):
+        for name in [s.name for s in STAGES] if command == "run" else [command]:
+            run_stage(config, run, name)
+    if command in ("run", "report"):
+        log(f"report: {run.url('report/index.html')}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

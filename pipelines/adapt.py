@@ -1,0 +1,186 @@
+"""Stage `adapt`: for every held-out concept predict an adapter and fine-tune it (paper Sec. 4.4).
+
+`adapted/<concept_id>/step-NNNNNN/` holds the adapter in PEFT's format before (step 0), along and
+after the fine-tune; `timings.json`, written last, splits the time into predict / load / fine-tune.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import numpy as np
+import torch
+
+from modeling.coreset import image_coreset
+from modeling.lora import CONFIG_FILE, Adapter, to_files
+from modeling.training import ConceptData, Recipe, train_adapters
+from modeling.weight_generator import predict_blocks
+from pipelines import config as configuration
+from pipelines.artifacts import RunDir
+from pipelines.concepts import load_concepts
+from pipelines.config import Config
+from pipelines.gans import Trainer
+from pipelines.generator import load_generator, text_batch
+from pipelines.log import Progress, log
+from pipelines.stages import record_errors
+from pipelines.weights import load_layout
+
+FOLDER = "adapted"
+
+
+def recipe(config: Config) -> Recipe:
+    """The short fine-tune (the paper's: 20 epochs, lr 1.5e-3, 400 images)."""
+    a = config.adapt
+    return Recipe(
+        steps=a.steps,
+        batch=a.batch,
+        lr=a.lr,
+        l1_weight=a.l1_weight,
+        gan_weight=a.gan_weight,
+        discriminator_lr=a.discriminator_lr,
+        ema=a.ema,
+        clip=1e3,
+    )
+
+
+def scored_steps(config: Config) -> list[int]:
+    """Steps of the fine-tune at which adapters are kept and scored."""
+    return sorted({0, *config.adapt.keep, config.adapt.steps})
+
+
+def step_folder(concept_id: str, step: int) -> str:
+    return f"{FOLDER}/{concept_id}/step-{step:06d}"
+
+
+def cut(data: ConceptData, index: list[int]) -> ConceptData:
+    """The pairs of a coreset."""
+    return ConceptData(data.concept_id, data.source[index], data.edited[index], data.tokens)
+
+
+class Predictor(Trainer):
+    """What an actor loads once to predict adapters: base, weight generator, layout."""
+
+    def __init__(self, config: dict[str, Any], run_dir: RunDir) -> None:
+        super().__init__(config, run_dir)
+        self.generator = load_generator(run_dir).model.to(self.device)
+        self.schedule = self.generator.config.noise_schedule()
+        self.layout, normalisation = load_layout(run_dir)
+        self.normalisation = normalisation.to(self.device)
+
+    def predict(self, text_of: list[str]) -> list[Adapter]:
+        """Adapters for the texts of these concepts, by the configured sampler."""
+        a = self.config.adapt
+        text = text_batch([self.texts[i] for i in text_of])
+        blocks = predict_blocks(
+            self.generator,
+            self.schedule,
+            type(text)(*(v.to(self.device) for v in text)),
+            a.t,
+            seed=self.config.seed,
+            method=a.sampler,  # type: ignore[arg-type]
+            ddim_steps=a.ddim_steps,
+        )
+        stacked = self.layout.from_blocks(self.normalisation.invert(blocks))
+        return [{k: v[i] for k, v in stacked.items()} for i in range(len(text_of))]
+
+    def wait(self) -> float:
+        """Now, with the device's queue empty."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+
+class AdaptConcept(Predictor):
+    """Ray Data actor: predict, load, fine-tune one concept after another."""
+
+    def __init__(self, config: dict[str, Any], run_dir: RunDir) -> None:
+        super().__init__(config, run_dir)
+        self.predict([next(iter(self.texts))])  # first-call costs are not a concept's
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        rows = [self.adapt(str(i)) for i in batch["concept_id"]]
+        return {k: [r[k] for r in rows] for k in rows[0]}
+
+    def adapt(self, concept_id: str) -> dict[str, Any]:
+        config = self.config
+        begun = self.wait()
+        (adapter,) = self.predict([concept_id])
+        predicted = self.wait()
+        self.translator.check(adapter)
+        self.translator.merge(adapter)
+        loaded = self.wait()
+        data = self.data(concept_id)
+        picking = self.wait()
+        index = image_coreset(data.source, config.adapt.coreset, config.seed)
+        picked = self.wait()
+        (trained,) = train_adapters(
+            self.translator,
+            [cut(data, index)],
+            [adapter],
+            recipe(config),
+            self.discriminator,
+            config.seed,
+            config.adapt.keep,
+        )
+        if trained.adapter is None:
+            return {"concept_id": concept_id, "error": trained.error, "seconds": 0.0}
+        about = {"concept_id": concept_id}
+        steps = {0: adapter, **trained.checkpoints, config.adapt.steps: trained.adapter}
+        for step, weights in steps.items():
+            files = to_files(weights, self.translator.lora_config, {**about, "step": str(step)})
+            self.run_dir.write_files(step_folder(concept_id, step), files, last=CONFIG_FILE)
+        timings = {
+            "predict": predicted - begun,
+            "load": loaded - predicted,
+            "coreset": picked - picking,
+            "finetune": trained.seconds,
+            "threads": torch.get_num_threads(),
+            "device": str(self.device),
+        }
+        path = f"{FOLDER}/{concept_id}/timings.json"
+        self.run_dir.write(path, json.dumps(timings, indent=2).encode())
+        return {"concept_id": concept_id, "error": "", "seconds": predicted - begun + trained.seconds}
+
+
+def heldout(run_dir: RunDir) -> list[str]:
+    """concept_ids of the test concepts."""
+    return [c.concept_id for c in load_concepts(run_dir) if c.split == "test"]
+
+
+def load_timings(run_dir: RunDir, concept_id: str) -> dict[str, Any]:
+    return dict(run_dir.read_json(f"{FOLDER}/{concept_id}/timings.json"))
+
+
+def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
+    import ray.data
+    from ray.data import ActorPoolStrategy
+
+    ids = heldout(run_dir)
+    todo = [i for i in ids if not run_dir.exists(f"{FOLDER}/{i}/timings.json")]
+    progress = Progress("adapt", len(ids), "concepts", len(ids) - len(todo))
+    bad = []
+    if todo:
+        results = (
+            ray.data.from_items([{"concept_id": i} for i in todo])
+            .repartition(len(todo))
+            .map_batches(
+                AdaptConcept,  # type: ignore[arg-type]
+                fn_constructor_kwargs={"config": configuration.to_dict(config), "run_dir": run_dir},
+                batch_size=1,
+                compute=ActorPoolStrategy(size=min(config.cluster.actors, len(todo))),
+                num_cpus=config.cluster.cpus_per_actor,
+                num_gpus=config.cluster.gpus_per_actor or None,
+            )
+        )
+        for row in results.iter_rows():
+            if row["error"]:
+                bad.append({"key": row["concept_id"], "reason": row["error"]})
+            progress.add()
+    record_errors(config, run_dir, "adapt", bad, len(ids))
+    failed = {b["key"] for b in bad}
+    times = [load_timings(run_dir, i) for i in ids if i not in failed]
+    mean = {k: float(np.mean([t[k] for t in times])) for k in ("predict", "load", "coreset", "finetune")}
+    log(f"adapt: predict {mean['predict']:.3f} s, fine-tune {mean['finetune']:.2f} s a concept")
+    return {"concepts": len(times), "seconds": mean}

@@ -1,0 +1,128 @@
+"""The run directory: where every stage reads and writes, on a local disk or any fsspec URI.
+
+Writes are atomic: a file exists with all its bytes or not at all (temporary file + rename on a
+disk; an object store's single PUT is atomic by itself). No pickle is read or written.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import uuid
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+
+class ArtifactError(RuntimeError):
+    """An artifact is missing or damaged; the text names the file."""
+
+
+class RunDir:
+    """Files under one directory, named by relative POSIX paths. Cheap to pickle: only the URI."""
+
+    def __init__(self, uri: str) -> None:
+        self.local = "://" not in uri
+        self.uri = os.path.abspath(os.path.expanduser(uri)) if self.local else uri.rstrip("/")
+        self._connect()
+
+    def _connect(self) -> None:
+        self.fs, self.root = fsspec.core.url_to_fs(self.uri)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"uri": self.uri, "local": self.local}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._connect()
+
+    def path(self, name: str) -> str:
+        """Path inside the file system (no scheme)."""
+        return f"{self.root}/{name}"
+
+    def url(self, name: str) -> str:
+        """Full URI, for Ray and people."""
+        return f"{self.uri}/{name}"
+
+    def exists(self, name: str) -> bool:
+        return bool(self.fs.exists(self.path(name)))
+
+    def size(self, name: str) -> int:
+        return int(self.fs.size(self.path(name)))
+
+    def read(self, name: str) -> bytes:
+        """Bytes of a file; ArtifactError if it is not there."""
+        try:
+            return bytes(self.fs.cat_file(self.path(name)))
+        except FileNotFoundError as error:
+            raise ArtifactError(f"{self.url(name)} is missing: run the stage that writes it") from error
+
+    def write(self, name: str, data: bytes) -> None:
+        """Atomic write; OSError (a full disk, no permission) leaves what was there before."""
+        if not self.local:
+            self.fs.pipe_file(self.path(name), data)
+            return
+        target = Path(self.path(name))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # hidden, so that a listing never sees it
+        part = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}.part"
+        try:
+            with part.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(part, target)
+        finally:
+            part.unlink(missing_ok=True)
+
+    def write_files(self, folder: str, files: Mapping[str, bytes], last: str) -> None:
+        """Several files as one unit: `last` is written last, and its presence means all are there."""
+        for name, data in files.items():
+            if name != last:
+                self.write(f"{folder}/{name}", data)
+        self.write(f"{folder}/{last}", files[last])
+
+    def list(self, folder: str) -> list[str]:
+        """Relative paths of all files under a folder, sorted; hidden and temporary files left out."""
+        base = self.path(folder)
+        if not self.fs.exists(base):
+            return []
+        found = [f[len(self.root) + 1 :] for f in self.fs.find(base)]
+        return sorted(f for f in found if not any(p.startswith(".") for p in f.split("/")))
+
+    def delete(self, name: str) -> None:
+        if self.exists(name):
+            self.fs.rm(self.path(name), recursive=True)
+
+    def read_json(self, name: str) -> Any:
+        try:
+            return json.loads(self.read(name))
+        except ValueError as error:
+            raise ArtifactError(f"{self.url(name)} is damaged: {error}") from error
+
+    def write_json(self, name: str, value: Any) -> None:
+        self.write(name, (json.dumps(value, indent=2, sort_keys=True) + "\n").encode())
+
+    def read_table(self, name: str, columns: list[str] | None = None) -> pa.Table:
+        """A whole Parquet file; ArtifactError names it if it is missing or damaged."""
+        data = self.read(name)
+        try:
+            return pq.read_table(pa.BufferReader(data), columns=columns)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise ArtifactError(f"{self.url(name)} is damaged: {error}") from error
+
+    def write_table(self, name: str, table: pa.Table) -> None:
+        buffer = io.BytesIO()
+        pq.write_table(table, buffer, compression="zstd")
+        self.write(name, buffer.getvalue())
+
+    def checksum(self, name: str) -> str:
+        """Size and CRC-32 of a file: enough to notice truncation, bit rot or a foreign file."""
+        data = self.read(name)
+        return f"{len(data)}:{zlib.crc32(data):08x}"

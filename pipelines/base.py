@@ -1,0 +1,214 @@
+"""Stage `base`: the base translator, trained with Ray Train on representative concepts.
+
+Representatives are the training concepts nearest to the k-means centres of the text embeddings
+(E²GAN). Every worker keeps the representatives' pairs in memory (uint8) and takes its slice of a
+global batch that depends on seed and step alone, so a resumed training repeats nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from modeling.base_training import BaseTraining
+from modeling.coreset import kmeans
+from modeling.discriminator import DiscriminatorConfig, PatchDiscriminator
+from modeling.lora import AdaptedTranslator
+from modeling.training import Recipe, batch_order, pad_tokens, to_unit
+from modeling.translator import Translator, TranslatorConfig, frozen_translator
+from pipelines import config as configuration
+from pipelines.artifacts import ArtifactError, RunDir
+from pipelines.concepts import load_concepts, load_text, with_adapter
+from pipelines.config import Config
+from pipelines.log import Progress, log
+from pipelines.pairs import Pairs, decode_rows, file_of
+from pipelines.training import fit
+
+FOLDER = "base"
+
+
+def representatives(config: Config, run_dir: RunDir) -> list[str]:
+    """concept_ids of the training concepts nearest to the centres of the text embeddings."""
+    texts = load_text(run_dir)
+    ids = [c.concept_id for c in with_adapter(load_concepts(run_dir)) if c.split == "train"]
+    pooled = torch.stack([texts[i].pooled for i in ids]).numpy()
+    return [ids[i] for i in kmeans(pooled, config.base.concepts, config.seed)]
+
+
+def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
+    import ray.data
+
+    chosen = representatives(config, run_dir)
+    pairs = ray.data.read_parquet(
+        [run_dir.path(file_of(i)) for i in chosen],
+        filesystem=run_dir.fs,
+        columns=["concept_id", "image_id", "split", "source", "edited"],
+    )
+    log(f"base: {config.base.steps} steps on {len(chosen)} representative concepts")
+    metrics, checkpoint = fit(
+        config,
+        run_dir,
+        "base",
+        train_loop,
+        {"concepts": chosen},
+        {"train": pairs},
+        workers=config.base.workers,
+        split_data=False,
+    )
+    network = frozen_from_state(config, run_dir, checkpoint["state.safetensors"])
+    from safetensors.torch import save
+
+    run_dir.write_files(
+        FOLDER,
+        {
+            "translator.safetensors": save(dict(network.state_dict())),
+            "discriminator.safetensors": save(_discriminator_state(checkpoint["state.safetensors"])),
+            "base.json": json.dumps(
+                {
+                    "translator": network.config.to_dict(),
+                    "discriminator": vars(discriminator_config(config)),
+                    "size": config.images.size,
+                    "concepts": chosen,
+                    "l1": metrics.get("l1"),
+                },
+                indent=2,
+            ).encode(),
+        },
+        last="base.json",
+    )
+    return {"l1": metrics.get("l1"), "weights": sum(p.numel() for p in network.parameters())}
+
+
+def translator_config(config: Config, text_dim: int) -> TranslatorConfig:
+    return TranslatorConfig(**vars(config.translator), text_dim=text_dim)
+
+
+def discriminator_config(config: Config) -> DiscriminatorConfig:
+    return DiscriminatorConfig(**vars(config.discriminator))
+
+
+def base_recipe(config: Config) -> Recipe:
+    b = config.base
+    return Recipe(
+        steps=b.steps,
+        batch=b.batch,
+        lr=b.lr,
+        warmup=min(20, b.steps // 10),
+        l1_weight=b.l1_weight,
+        gan_weight=b.gan_weight,
+        discriminator_lr=b.discriminator_lr,
+    )
+
+
+def train_loop(settings: dict[str, Any]) -> None:
+    """What each Ray Train worker does."""
+    import ray.train
+    from ray.train import get_context
+    from ray.train.torch import get_device, prepare_model
+
+    config, run_dir = configuration.from_dict(settings["config"]), settings["run_dir"]
+    torch.set_num_threads(settings["threads"])
+    texts = load_text(run_dir)
+    ids: list[str] = settings["concepts"]
+    tokens, mask = pad_tokens([texts[i].tokens for i in ids])
+    data = _gather(ray.train.get_dataset_shard("train"), ids)
+    source = torch.from_numpy(data["source"])
+    edited = torch.from_numpy(data["edited"])
+    owner = torch.from_numpy(data["concept"])
+
+    device, world, rank = get_device(), get_context().get_world_size(), get_context().get_world_rank()
+    torch.manual_seed(config.seed)
+    translator = Translator(translator_config(config, tokens.shape[-1])).to(device)
+    discriminator = PatchDiscriminator(discriminator_config(config)).to(device)
+    channels_last = translator.to(memory_format=torch.channels_last)
+    wrapped = (prepare_model(channels_last), prepare_model(discriminator)) if world > 1 else (None, None)
+    training = BaseTraining(translator, discriminator, base_recipe(config), *wrapped)
+    saved = ray.train.get_checkpoint()
+    if saved:
+        with saved.as_directory() as folder:
+            training.load_state(Path(folder, "state.safetensors").read_bytes())
+    recipe = training.recipe
+    order = batch_order(len(source), recipe.steps, recipe.batch * world, config.seed)
+    progress = Progress("base", recipe.steps, "steps", training.done)
+    recent: list[float] = []
+    while training.done < recipe.steps:
+        # dropout's draws depend on the step alone, so that a resumed run repeats them
+        torch.manual_seed(config.seed * 1_000_003 + training.done * world + rank)
+        index = order[training.done].view(world, -1)[rank]
+        x, y = to_unit(source[index]).to(device), to_unit(edited[index]).to(device)
+        x, y = (i.contiguous(memory_format=torch.channels_last) for i in (x, y))
+        who = owner[index]
+        losses = training.step(x, y, tokens[who].to(device), mask[who].to(device))
+        recent = [*recent[-49:], losses["l1"]]
+        if rank == 0:
+            progress.add(note=f"L1 {np.mean(recent):.3f}")
+        if training.done % config.base.checkpoint_every == 0 or training.done == recipe.steps:
+            metrics = {"step": training.done, "l1": float(np.mean(recent))}
+            with tempfile.TemporaryDirectory() as folder:
+                checkpoint = None
+                if rank == 0:
+                    Path(folder, "state.safetensors").write_bytes(training.state())
+                    checkpoint = ray.train.Checkpoint.from_directory(folder)
+                ray.train.report(metrics, checkpoint=checkpoint)
+
+
+def _gather(shard: Any, ids: list[str]) -> dict[str, np.ndarray]:
+    """The representatives' training pairs, in an order that does not depend on how they came."""
+    parts: dict[str, list[Any]] = {i: [] for i in ids}
+    for table in shard.iter_batches(batch_size=256, batch_format="pyarrow"):
+        for row in table.to_pylist():
+            if row["split"] == "train":
+                parts[row["concept_id"]].append(row)
+    import pyarrow as pa
+
+    decoded: list[Pairs] = [decode_rows(pa.Table.from_pylist(parts[i])) for i in ids]
+    return {
+        "source": np.concatenate([p.source for p in decoded]),
+        "edited": np.concatenate([p.edited for p in decoded]),
+        "concept": np.concatenate([np.full(len(p.image_ids), n) for n, p in enumerate(decoded)]),
+    }
+
+
+def frozen_from_state(config: Config, run_dir: RunDir, state: bytes) -> Translator:
+    """The translator of a training state, its BatchNorms turned into affines."""
+    from safetensors.torch import load
+
+    weights = _under(load(state), "module.translator.")
+    text_dim = next(iter(load_text(run_dir).values())).pooled.shape[0]
+    network = Translator(translator_config(config, text_dim))
+    network.load_state_dict(weights)
+    return network.eval().freeze_statistics()
+
+
+def _discriminator_state(state: bytes) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load
+
+    return _under(load(state), "module.discriminator.")
+
+
+def _under(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {k[len(prefix) :]: v.contiguous() for k, v in tensors.items() if k.startswith(prefix)}
+
+
+def load_base(config: Config, run_dir: RunDir) -> tuple[AdaptedTranslator, PatchDiscriminator]:
+    """The frozen base with room for adapters, and the discriminator all trainings start from."""
+    from safetensors.torch import load
+
+    about = run_dir.read_json(f"{FOLDER}/base.json")
+    network = frozen_translator(TranslatorConfig(**about["translator"]))
+    discriminator = PatchDiscriminator(DiscriminatorConfig(**about["discriminator"]))
+    for name, module in (("translator", network), ("discriminator", discriminator)):
+        path = f"{FOLDER}/{name}.safetensors"
+        try:
+            module.load_state_dict(load(run_dir.read(path)))
+        except ArtifactError:
+            raise
+        except Exception as error:
+            raise ArtifactError(f"{run_dir.url(path)} is damaged or of another base: {error}") from error
+    lora = config.lora
+    return AdaptedTranslator(network, lora.rank, lora.ranks, lora.seed), discriminator

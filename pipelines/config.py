@@ -1,0 +1,460 @@
+"""The typed configuration: schema, presets, command-line overrides, checks.
+
+A preset is a YAML file in `pipelines/presets/`; it is data, no code asks for its name. Unknown
+keys, wrong types and impossible combinations raise ConfigError with one line for the user.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+PRESETS = Path(__file__).parent / "presets"
+
+
+class ConfigError(ValueError):
+    """A configuration the user must change; its text is one clear line."""
+
+
+@dataclass
+class Images:
+    """Source images. Split 80/10/10 into train, validation and test by image."""
+
+    source: str = "avatars"
+    """avatars | folder"""
+    path: str = ""
+    """Folder of pictures, for source=folder."""
+    size: int = 32
+    """Side in pixels."""
+    count: int = 80
+
+
+@dataclass
+class Concepts:
+    """Which concepts there are, and which are held out (modeling/concepts.py)."""
+
+    families: list[str] = field(default_factory=list)
+    """Families to draw from; empty = all that the editor supports."""
+    heldout_families: list[str] = field(default_factory=list)
+    atoms_per_family: int = 0
+    """0 = all."""
+    train_atoms: int = -1
+    """-1 = all that are not held out."""
+    train_combinations: int = 0
+    val_atoms: int = 0
+    val_combinations: int = 0
+    test_atoms: int = 0
+    test_combinations: int = 0
+    test_families: int = 0
+    paraphrases: int = 0
+    """Per training concept; a paraphrase shares its parent's adapter."""
+    combine: list[list[str]] = field(default_factory=list)
+    """Tuples of families that may be combined; empty = pairs across categories."""
+
+
+@dataclass
+class TranslatorShape:
+    """The image-to-image network (modeling/translator.py)."""
+
+    width: int = 16
+    downs: int = 1
+    edge_kernel: int = 7
+    heads: int = 4
+    dropout: float = 0.0
+    global_skip: bool = True
+    long_skips: bool = True
+
+
+@dataclass
+class DiscriminatorShape:
+    width: int = 16
+    layers: int = 2
+
+
+@dataclass
+class Lora:
+    rank: int = 1
+    ranks: dict[str, int] = field(default_factory=dict)
+    """Rank of single layers, by name."""
+    seed: int = 0
+
+
+@dataclass
+class Base:
+    """Training of the base translator on representative concepts (E²GAN)."""
+
+    concepts: int = 16
+    """How many, chosen by k-means over the text embeddings."""
+    steps: int = 400
+    batch: int = 16
+    lr: float = 1e-3
+    l1_weight: float = 100.0
+    gan_weight: float = 1.0
+    discriminator_lr: float = 2e-4
+    checkpoint_every: int = 200
+    workers: int = 1
+
+
+@dataclass
+class Gans:
+    """Collection: one adapter per training concept, all by one recipe (Eq. 4)."""
+
+    steps: int = 48
+    """0 = found on pilot concepts by the convergence rule (modeling/convergence.py)."""
+    batch: int = 16
+    lr: float = 5e-3
+    ema: float = 0.9
+    l1_weight: float = 100.0
+    gan_weight: float = 1.0
+    discriminator_lr: float = 2e-4
+    checkpoints: int = 1
+    """K: how many checkpoints of one concept are kept, evenly over the last quarter."""
+    concepts_per_batch: int = 4
+    pilots: int = 4
+    pilot_steps: int = 400
+    pilot_tolerance: float = 0.02
+
+
+@dataclass
+class Weights:
+    """The codec (modeling/codec.py; paper Sec. 4.2)."""
+
+    block_size: int = 128
+    grouping: int = 1
+    """Rule 1, 2 or 3 of Table 3."""
+    centre: str = "element"
+    """element | tensor: what normalisation subtracts."""
+
+
+@dataclass
+class Generator:
+    """The weight generator and its training (paper Sec. 4.3)."""
+
+    kind: str = "transformer"
+    """transformer | unet (the paper's)"""
+    width: int = 128
+    depth: int = 4
+    heads: int = 4
+    channels: list[int] = field(default_factory=lambda: [32, 64, 128])
+    """Channels of the UNet's levels."""
+    prediction: str = "x0"
+    """x0 | v | epsilon"""
+    schedule: str = "squaredcos_cap_v2"
+    t_min: int = 0
+    """Training draws t from [t_min, 999]."""
+    steps: int = 400
+    batch: int = 16
+    """Concepts a step."""
+    blocks_per_concept: int = 0
+    """Blocks of a concept in a step; 0 = all (the transformer needs all)."""
+    lr: float = 1e-3
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    ema: float = 0.99
+    text_noise: float = 0.0
+    """Deviation of Gaussian noise on the text embedding while training."""
+    image_steps: int = 0
+    """Further steps through the frozen translator on the image loss."""
+    image_concepts: int = 4
+    image_batch: int = 12
+    image_lr: float = 5e-4
+    image_weight: float = 10.0
+    checkpoint_every: int = 200
+    workers: int = 1
+
+
+@dataclass
+class Adapt:
+    """Prediction for an unseen concept and the short fine-tune (paper Sec. 4.4)."""
+
+    t: int = 999
+    """Time step of the one-step recovery, near pure noise."""
+    sampler: str = "one_step"
+    """one_step | ddim"""
+    ddim_steps: int = 20
+    steps: int = 16
+    batch: int = 16
+    lr: float = 3e-3
+    ema: float = 0.0
+    l1_weight: float = 100.0
+    gan_weight: float = 1.0
+    discriminator_lr: float = 2e-4
+    coreset: int = 64
+    """Training images picked by k-means."""
+    keep: list[int] = field(default_factory=lambda: [1, 2, 4, 8])
+    """Steps, besides 0 and the last, at which every method is scored."""
+
+
+@dataclass
+class Evaluate:
+    controls: list[str] = field(
+        default_factory=lambda: [
+            "zero LoRA",
+            "mean adapter",
+            "nearest text",
+            "ridge",
+            "shuffled prompt",
+        ]
+    )
+    ceiling: bool = True
+    """Also train an adapter per held-out concept with the collection's recipe."""
+    features: str = "efficientnet"
+    """efficientnet | inception (clean-fid's weights, where they are)"""
+    features_path: str = ""
+    features_size: int = 64
+    """Side to which pictures are resized before the features."""
+    images: int = 64
+    """Fresh avatars scored per concept; a folder's test split is used whole."""
+    kid: bool = True
+    fd_images: int = 0
+    """Fresh avatars for the Fréchet distance at the end points; 0 = none, else at least 2048."""
+
+
+@dataclass
+class Report:
+    pictures: int = 2
+    """Test images shown per concept."""
+    concepts: int = 6
+    """Held-out concepts shown as pictures, of each held-out set."""
+
+
+@dataclass
+class Serve:
+    host: str = "127.0.0.1"
+    port: int = 8000
+    max_text: int = 200
+    max_image_bytes: int = 4_000_000
+    max_queued: int = 64
+
+
+@dataclass
+class Cluster:
+    """Where Ray runs and how a stage spreads; never part of a result."""
+
+    address: str = ""
+    """Ray address; empty = $RAY_ADDRESS, or else a local Ray."""
+    actors: int = 2
+    cpus_per_actor: float = 1.0
+    gpus_per_actor: float = 0.0
+    gpu_training: bool = False
+
+
+@dataclass
+class Config:
+    preset: str = "demo"
+    run_dir: str = "runs/${preset}"
+    """Local path or fsspec URI (s3://bucket/prefix)."""
+    seed: int = 0
+    editor: str = "auto"
+    """auto = avatar for avatars, filter for a folder; see modeling/editors.py"""
+    text_encoder: str = "minilm"
+    """minilm (packaged), or the folder or cached hub id of a transformers model such as CLIP."""
+    max_error_fraction: float = 0.05
+    """A stage fails when more than this part of its rows is bad."""
+    redo: list[str] = field(default_factory=list)
+    """Stages to delete and make again, with all that follow."""
+    images: Images = field(default_factory=Images)
+    concepts: Concepts = field(default_factory=Concepts)
+    translator: TranslatorShape = field(default_factory=TranslatorShape)
+    discriminator: DiscriminatorShape = field(default_factory=DiscriminatorShape)
+    lora: Lora = field(default_factory=Lora)
+    base: Base = field(default_factory=Base)
+    gans: Gans = field(default_factory=Gans)
+    weights: Weights = field(default_factory=Weights)
+    generator: Generator = field(default_factory=Generator)
+    adapt: Adapt = field(default_factory=Adapt)
+    evaluate: Evaluate = field(default_factory=Evaluate)
+    report: Report = field(default_factory=Report)
+    serve: Serve = field(default_factory=Serve)
+    cluster: Cluster = field(default_factory=Cluster)
+
+
+def preset_names() -> list[str]:
+    return sorted(p.stem for p in PRESETS.glob("*.yaml"))
+
+
+def load_config(overrides: Sequence[str]) -> Config:
+    """Defaults ← preset ← `key=value` words; raises ConfigError."""
+    words: dict[str, str] = {}
+    for word in overrides:
+        key, equals, value = word.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"{word!r} is not of the form key=value")
+        if key in words:
+            raise ConfigError(f"{key} is given twice")
+        words[key] = value
+    preset = words.get("preset", Config.preset)
+    if preset not in preset_names():
+        raise ConfigError(f"preset={preset}: no such preset; there are {', '.join(preset_names())}")
+    schema = OmegaConf.structured(Config)
+    tree = _merge(schema, OmegaConf.load(PRESETS / f"{preset}.yaml"), f"preset {preset}")
+    tree = _merge(tree, OmegaConf.create({"preset": preset}), "preset")
+    for key, value in words.items():
+        try:
+            tree = _merge(tree, OmegaConf.from_dotlist([f"{key}={value}"]), key)
+        except OmegaConfBaseException as error:
+            raise ConfigError(f"{key}={value}: {str(error).splitlines()[0]}") from error
+        except Exception as error:  # YAML that does not parse, such as key=[1
+            if isinstance(error, ConfigError):
+                raise
+            raise ConfigError(f"{key}={value}: cannot be read as YAML") from error
+    config = OmegaConf.to_object(tree)
+    assert isinstance(config, Config)
+    check(config)
+    return config
+
+
+def _merge(tree: DictConfig, more: Any, what: str) -> DictConfig:
+    unknown = _unknown_key(Config, OmegaConf.to_container(more), "")
+    if unknown:
+        raise ConfigError(unknown)
+    try:
+        merged = OmegaConf.merge(tree, more)
+    except OmegaConfBaseException as error:
+        key = error.full_key or what
+        wanted = getattr(error.ref_type, "__name__", "") if error.ref_type is not None else ""
+        raise ConfigError(f"{key}: {str(error).splitlines()[0]}") from error if wanted else error
+    assert isinstance(merged, DictConfig)
+    return merged
+
+
+def _unknown_key(schema: type, given: Any, prefix: str) -> str:
+    """A sentence about the first key that the schema does not have, or ''."""
+    import difflib
+
+    if not isinstance(given, dict):
+        return "" if not prefix else f"{prefix[:-1]} is a section: give {prefix}KEY=value"
+    known = {f.name: f for f in fields(schema)}
+    for key, value in given.items():
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1)
+            hint = f"; did you mean {prefix}{near[0]}?" if near else ""
+            there = ", ".join(known)
+            return f"unknown key {prefix}{key}{hint} ({prefix or 'top level '}has: {there})"
+        factory = known[key].default_factory
+        if isinstance(factory, type) and is_dataclass(factory):
+            problem = _unknown_key(factory, value, f"{prefix}{key}.")
+            if problem:
+                return problem
+    return ""
+
+
+def to_yaml(config: Config) -> str:
+    return OmegaConf.to_yaml(OmegaConf.structured(config), resolve=True)
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    tree = OmegaConf.to_container(OmegaConf.structured(config), resolve=True)
+    assert isinstance(tree, dict)
+    return {str(k): v for k, v in tree.items()}
+
+
+def from_dict(tree: dict[str, Any]) -> Config:
+    """Inverse of `to_dict`, strict."""
+    merged = _merge(OmegaConf.structured(Config), OmegaConf.create(tree), "saved configuration")
+    config = OmegaConf.to_object(merged)
+    assert isinstance(config, Config)
+    return config
+
+
+def resolve_editor(config: Config) -> str:
+    if config.editor != "auto":
+        return config.editor
+    return "avatar" if config.images.source == "avatars" else "filter"
+
+
+def _choice(key: str, value: object, allowed: Sequence[object]) -> None:
+    if value not in allowed:
+        raise ConfigError(f"{key}={value}: must be one of {', '.join(str(a) for a in allowed)}")
+
+
+def _at_least(key: str, value: float, least: float) -> None:
+    if value < least:
+        raise ConfigError(f"{key}={value}: must be at least {least}")
+
+
+CONTROLS = ("zero LoRA", "mean adapter", "nearest text", "ridge", "shuffled prompt", "noised nearest")
+
+
+def check(config: Config) -> None:
+    """Raise ConfigError on an impossible combination."""
+    from modeling.editors import REGISTRY
+
+    c = config
+    _choice("images.source", c.images.source, ("avatars", "folder"))
+    _choice("editor", c.editor, ("auto", *REGISTRY))
+    if c.images.source == "folder" and not c.images.path:
+        raise ConfigError("images.source=folder needs images.path=DIR")
+    if c.images.source == "avatars" and c.images.path:
+        raise ConfigError("images.path is set but images.source=avatars: use images.source=folder")
+    if c.images.source == "folder" and resolve_editor(c) == "avatar":
+        raise ConfigError("editor=avatar edits avatars only: use editor=filter with images.source=folder")
+    _choice("weights.grouping", c.weights.grouping, (1, 2, 3))
+    _choice("weights.centre", c.weights.centre, ("element", "tensor"))
+    _choice("generator.kind", c.generator.kind, ("transformer", "unet"))
+    _choice("generator.prediction", c.generator.prediction, ("x0", "v", "epsilon"))
+    schedules = ("linear", "scaled_linear", "squaredcos_cap_v2")
+    _choice("generator.schedule", c.generator.schedule, schedules)
+    _choice("adapt.sampler", c.adapt.sampler, ("one_step", "ddim"))
+    _choice("evaluate.features", c.evaluate.features, ("efficientnet", "inception"))
+    for method in c.evaluate.controls:
+        _choice("evaluate.controls", method, CONTROLS)
+    for key, value, least in (
+        ("weights.block_size", c.weights.block_size, 8),
+        ("images.count", c.images.count, 10),
+        ("images.size", c.images.size, 16),
+        ("lora.rank", c.lora.rank, 1),
+        ("translator.width", c.translator.width, 4),
+        ("translator.downs", c.translator.downs, 1),
+        ("base.concepts", c.base.concepts, 1),
+        ("base.steps", c.base.steps, 1),
+        ("base.workers", c.base.workers, 1),
+        ("gans.steps", c.gans.steps, 0),
+        ("gans.checkpoints", c.gans.checkpoints, 1),
+        ("gans.concepts_per_batch", c.gans.concepts_per_batch, 1),
+        ("generator.steps", c.generator.steps, 1),
+        ("generator.batch", c.generator.batch, 1),
+        ("generator.workers", c.generator.workers, 1),
+        ("generator.text_noise", c.generator.text_noise, 0),
+        ("adapt.steps", c.adapt.steps, 0),
+        ("cluster.actors", c.cluster.actors, 1),
+        ("max_error_fraction", c.max_error_fraction, 0),
+    ):
+        _at_least(key, value, least)
+    multiple = 2 ** (c.translator.downs + 1)
+    if c.images.size % multiple:
+        raise ConfigError(
+            f"images.size={c.images.size}: must be a multiple of {multiple} with"
+            f" translator.downs={c.translator.downs}"
+        )
+    inner = c.translator.width * 2**c.translator.downs
+    if inner % c.translator.heads:
+        raise ConfigError(f"translator.heads={c.translator.heads}: must divide {inner} channels")
+    if c.generator.width % c.generator.heads:
+        raise ConfigError(
+            f"generator.heads={c.generator.heads}: must divide generator.width={c.generator.width}"
+        )
+    if c.generator.kind == "transformer" and c.generator.blocks_per_concept:
+        raise ConfigError("generator.blocks_per_concept: the transformer needs all blocks, set it to 0")
+    if not 0 <= c.generator.t_min <= 999:
+        raise ConfigError(f"generator.t_min={c.generator.t_min}: must lie in 0 … 999")
+    if not c.generator.t_min <= c.adapt.t <= 999:
+        raise ConfigError(
+            f"adapt.t={c.adapt.t}: must lie in generator.t_min={c.generator.t_min} … 999,"
+            " the time steps the weight generator is trained on"
+        )
+    if c.adapt.sampler == "ddim" and c.generator.t_min > 0:
+        raise ConfigError("adapt.sampler=ddim visits all time steps: it needs generator.t_min=0")
+    if any(not 0 < k < max(c.adapt.steps, 1) for k in c.adapt.keep):
+        raise ConfigError(f"adapt.keep={c.adapt.keep}: must lie between 0 and adapt.steps={c.adapt.steps}")
+    if c.evaluate.fd_images and c.evaluate.fd_images < 2048:
+        raise ConfigError("evaluate.fd_images: a Fréchet distance needs at least 2048 images, or 0 for none")
+    if c.evaluate.fd_images and c.images.source != "avatars":
+        raise ConfigError("evaluate.fd_images: fresh images exist for images.source=avatars only")
+
+

@@ -1,0 +1,243 @@
+"""Stage `gans`: one LoRA adapter per training concept, by a pool of trainer actors.
+
+Ray Data feeds batches of concepts to `modeling.training.train_adapters`. All concepts share base,
+LoRA seed, discriminator start, image order and number of steps, so that their adapters are
+comparable. One folder per concept in PEFT's format; `metrics.json` is written last.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from typing import Any
+
+import numpy as np
+import torch
+
+from modeling.convergence import converged_at
+from modeling.lora import CONFIG_FILE, WEIGHTS_FILE, Adapter, from_bytes, stack, to_files
+from modeling.training import ConceptData, Recipe, Trained, to_unit, train_adapters, translate_all
+from pipelines import config as configuration
+from pipelines.artifacts import RunDir
+from pipelines.base import load_base
+from pipelines.concepts import load_concepts, load_text, with_adapter
+from pipelines.config import Config
+from pipelines.log import Progress, log
+from pipelines.pairs import load_pairs
+from pipelines.session import threads_per_actor
+from pipelines.stages import record_errors
+
+FOLDER = "adapters"
+
+
+def recipe(config: Config, steps: int) -> Recipe:
+    """How every adapter of the collection is trained: rate decaying to zero, EMA kept."""
+    g = config.gans
+    return Recipe(
+        steps=steps,
+        batch=g.batch,
+        lr=g.lr,
+        warmup=min(5, steps // 10),
+        l1_weight=g.l1_weight,
+        gan_weight=g.gan_weight,
+        discriminator_lr=g.discriminator_lr,
+        ema=g.ema,
+        clip=1e3,
+    )
+
+
+def kept_steps(config: Config, steps: int) -> list[int]:
+    """The K steps whose checkpoints are kept: evenly over the last quarter, the last one included."""
+    count = config.gans.checkpoints
+    return sorted({round(steps - i * steps / 4 / count) for i in range(count)})
+
+
+class Trainer:
+    """Everything an actor loads once: base, discriminator start, texts."""
+
+    def __init__(self, config: dict[str, Any], run_dir: RunDir) -> None:
+        self.config, self.run_dir = configuration.from_dict(config), run_dir
+        torch.set_num_threads(threads_per_actor(self.config))
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.translator, self.discriminator = load_base(self.config, run_dir)
+        self.translator.to(self.device)
+        self.discriminator.to(self.device)
+        self.texts = load_text(run_dir)
+
+    def data(self, concept_id: str, split: str = "train") -> ConceptData:
+        pairs = load_pairs(self.run_dir, concept_id, split)
+        return ConceptData(
+            concept_id,
+            torch.from_numpy(pairs.source).to(self.device),
+            torch.from_numpy(pairs.edited).to(self.device),
+            self.texts[concept_id].tokens,
+        )
+
+    def l1(self, adapters: list[Adapter], data: ConceptData) -> list[float]:
+        """Mean |difference| of each adapter's pictures to the edits, images in [-1, 1]."""
+        made = translate_all(self.translator, stack(adapters), data.source, [data.tokens] * len(adapters))
+        return [float((to_unit(m) - to_unit(data.edited)).abs().mean()) for m in made]
+
+
+def identity_l1(data: ConceptData) -> float:
+    """The score of doing nothing."""
+    return float((to_unit(data.source) - to_unit(data.edited)).abs().mean())
+
+
+class CollectAdapters(Trainer):
+    """Ray Data actor: trains a batch of concepts and writes their adapters."""
+
+    def __init__(self, config: dict[str, Any], run_dir: RunDir, steps: int) -> None:
+        super().__init__(config, run_dir)
+        self.recipe = recipe(self.config, steps)
+        self.keep = kept_steps(self.config, steps)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        out: dict[str, list[Any]] = {"concept_id": [], "error": [], "l1": [], "identity": []}
+        for trained, validation in self.train([str(i) for i in batch["concept_id"]]):
+            scores = {"l1": float("nan"), "identity": identity_l1(validation)}
+            if trained.adapter is not None:
+                scores = self.write(trained, validation)
+            out["concept_id"].append(trained.concept_id)
+            out["error"].append(trained.error)
+            out["l1"].append(scores["l1"])
+            out["identity"].append(scores["identity"])
+        return out
+
+    def train(self, concept_ids: list[str]) -> list[tuple[Trained, ConceptData]]:
+        """Fused training; concepts that lost images to errors are trained apart from the rest."""
+        groups: dict[int, list[ConceptData]] = defaultdict(list)
+        for concept_id in concept_ids:
+            data = self.data(concept_id)
+            groups[data.source.shape[0]].append(data)
+        done = []
+        for concepts in groups.values():
+            starts = [self.translator.zero_adapter()] * len(concepts)
+            results = train_adapters(
+                self.translator,
+                concepts,
+                starts,
+                self.recipe,
+                self.discriminator,
+                self.config.seed,
+                self.keep,
+            )
+            done += [(r, self.data(r.concept_id, "val")) for r in results]
+        return done
+
+    def write(self, trained: Trained, validation: ConceptData) -> dict[str, float]:
+        assert trained.adapter is not None
+        folder = f"{FOLDER}/{trained.concept_id}"
+        config = self.translator.lora_config
+        about = {"concept_id": trained.concept_id, "seed": str(self.config.lora.seed)}
+        for step, adapter in trained.checkpoints.items():
+            if step != self.recipe.steps:
+                files = to_files(adapter, config, {**about, "step": str(step)})
+                self.run_dir.write_files(f"{folder}/step-{step:06d}", files, last=CONFIG_FILE)
+        l1, zero = self.l1([trained.adapter, self.translator.zero_adapter()], validation)
+        scores = {"l1": l1, "zero": zero, "identity": identity_l1(validation)}
+        metrics = {**about, **scores, "steps": self.recipe.steps, "seconds": round(trained.seconds, 3)}
+        files = to_files(trained.adapter, config, {**about, "step": str(self.recipe.steps)})
+        files["metrics.json"] = json.dumps(metrics, indent=2).encode()
+        self.run_dir.write_files(folder, files, last="metrics.json")
+        return scores
+
+
+def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
+    import ray.data
+    from ray.data import ActorPoolStrategy
+
+    concepts = [c for c in with_adapter(load_concepts(run_dir)) if c.split in ("train", "val")]
+    ids = [c.concept_id for c in concepts]
+    steps = config.gans.steps or _pilot(config, run_dir)
+    todo = [i for i in ids if not run_dir.exists(f"{FOLDER}/{i}/metrics.json")]
+    progress = Progress("gans", len(ids), "concepts", len(ids) - len(todo))
+    bad = []
+    if todo:
+        batches = -(-len(todo) // config.gans.concepts_per_batch)
+        results = (
+            ray.data.from_items([{"concept_id": i} for i in todo])
+            .repartition(batches)
+            .map_batches(
+                CollectAdapters,  # type: ignore[arg-type]
+                fn_constructor_kwargs={
+                    "config": configuration.to_dict(config),
+                    "run_dir": run_dir,
+                    "steps": steps,
+                },
+                batch_size=config.gans.concepts_per_batch,
+                compute=ActorPoolStrategy(size=min(config.cluster.actors, batches)),
+                num_cpus=config.cluster.cpus_per_actor,
+                num_gpus=config.cluster.gpus_per_actor or None,
+            )
+        )
+        scores = []
+        for row in results.iter_rows():
+            if row["error"]:
+                bad.append({"key": row["concept_id"], "reason": row["error"]})
+            else:
+                scores.append(row["l1"])
+            progress.add(note=f"validation L1 {np.mean(scores):.3f}" if scores else "")
+    record_errors(config, run_dir, "gans", bad, len(ids))
+    failures = []
+    for concept_id in ids:
+        if run_dir.exists(f"{FOLDER}/{concept_id}/metrics.json"):
+            metrics = load_metrics(run_dir, concept_id)
+            if metrics["l1"] >= metrics["identity"]:
+                failures.append(concept_id)
+    trained = len(ids) - len(bad)
+    log(f"gans: {trained - len(failures)} of {trained} adapters beat doing nothing on validation images")
+    return {"steps": steps, "adapters": trained, "not better than identity": failures}
+
+
+def _pilot(config: Config, run_dir: RunDir) -> int:
+    """Number of steps for all concepts, by the convergence rule on pilot concepts.
+
+    Scored by validation L1: at so few images a Fréchet distance is biased by their number.
+    """
+    ids = [c.concept_id for c in with_adapter(load_concepts(run_dir)) if c.split == "train"]
+    stride = max(1, len(ids) // config.gans.pilots)
+    chosen = ids[::stride][: config.gans.pilots]
+    import ray
+
+    @ray.remote(num_cpus=config.cluster.cpus_per_actor, num_gpus=config.cluster.gpus_per_actor)
+    def curve(concept_id: str) -> list[tuple[int, float]]:
+        trainer = Trainer(configuration.to_dict(config), run_dir)
+        validation, scores = trainer.data(concept_id, "val"), []
+        total = config.gans.pilot_steps
+        plan = recipe(config, total)
+
+        def score(step: int, adapters: Adapter) -> None:
+            if step and step % max(1, total // 20) == 0:
+                one = {k: v[0] for k, v in adapters.items()}
+                scores.append((step, trainer.l1([one], validation)[0]))
+
+        train_adapters(
+            trainer.translator,
+            [trainer.data(concept_id)],
+            [trainer.translator.zero_adapter()],
+            Recipe(**{**vars(plan), "lr_final": plan.lr}),
+            trainer.discriminator,
+            config.seed,
+            on_step=score,
+        )
+        return scores
+
+    log(f"gans: finding the number of steps on {len(chosen)} pilot concepts")
+    curves = ray.get([curve.remote(i) for i in chosen])
+    steps = [step for step, _ in curves[0]]
+    mean = np.mean([[score for _, score in c] for c in curves], axis=0).tolist()
+    found = converged_at(steps, mean, config.gans.pilot_tolerance)
+    run_dir.write_json(f"{FOLDER}/pilot.json", {"concepts": chosen, "steps": steps, "l1": mean, "found": found})
+    log(f"gans: converged after {found} steps")
+    return found
+
+
+def load_metrics(run_dir: RunDir, concept_id: str) -> dict[str, Any]:
+    return dict(run_dir.read_json(f"{FOLDER}/{concept_id}/metrics.json"))
+
+
+def load_adapter(run_dir: RunDir, folder: str) -> Adapter:
+    """Adapter of a folder; AdapterError or ArtifactError names a damaged or missing file."""
+    path = f"{folder}/{WEIGHTS_FILE}"
+    return from_bytes(run_dir.read(path), run_dir.url(path))

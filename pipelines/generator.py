@@ -1,0 +1,228 @@
+"""Stage `generator`: the weight generator, trained with Ray Train on the weight dataset."""
+
+from __future__ import annotations
+
+import random
+import tempfile
+from collections import defaultdict
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from modeling.generator_training import GeneratorRecipe, GeneratorTraining, ImageBatch
+from modeling.text import TextEmbedding
+from modeling.training import pad_tokens
+from modeling.weight_generator import (
+    Checkpoint,
+    GeneratorConfig,
+    GeneratorError,
+    TextBatch,
+    build,
+    from_files,
+    to_files,
+)
+from pipelines import config as configuration
+from pipelines.artifacts import ArtifactError, RunDir
+from pipelines.base import load_base
+from pipelines.concepts import load_concepts, load_text
+from pipelines.config import Config
+from pipelines.ingest import CACHE_BYTES, Batch, cached_batches, streamed_batches
+from pipelines.log import Progress, log
+from pipelines.pairs import load_pairs
+from pipelines.training import fit
+from pipelines.weights import block_files, load_layout
+
+FOLDER = "generator"
+
+
+def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
+    import ray.data
+
+    files = block_files(run_dir)
+    size = sum(run_dir.size(f) for f in files)
+    cached = size <= CACHE_BYTES
+    blocks = ray.data.read_parquet([run_dir.path(f) for f in files], filesystem=run_dir.fs)
+    blocks = blocks.filter(expr="split == 'train'")
+    g = config.generator
+    log(
+        f"generator: {g.kind}, {g.steps} steps on weights"
+        + (f", then {g.image_steps} on the image loss" if g.image_steps else "")
+        + f"; data {'kept in memory' if cached else 'streamed'}"
+    )
+    metrics, files_out = fit(
+        config,
+        run_dir,
+        "generator",
+        train_loop,
+        {"cached": cached},
+        {"train": blocks},
+        workers=g.workers,
+        split_data=not cached,
+    )
+    files_out.pop("training.safetensors", None)
+    files_out = {k: v for k, v in files_out.items() if not k.startswith(".")}
+    run_dir.write_files(FOLDER, files_out, last="generator.json")
+    weights = sum(p.numel() for p in load_generator(run_dir).model.parameters())
+    return {**{k: metrics.get(k) for k in ("denoising", "image")}, "weights": weights}
+
+
+def generator_config(config: Config, n_blocks: int, text_dim: int) -> GeneratorConfig:
+    g = config.generator
+    return GeneratorConfig(
+        kind=g.kind,  # type: ignore[arg-type]
+        block_size=config.weights.block_size,
+        n_blocks=n_blocks,
+        text_dim=text_dim,
+        width=g.width,
+        depth=g.depth,
+        heads=g.heads,
+        prediction=g.prediction,  # type: ignore[arg-type]
+        schedule=g.schedule,  # type: ignore[arg-type]
+        channels=tuple(g.channels),
+    )
+
+
+def generator_recipe(config: Config) -> GeneratorRecipe:
+    g = config.generator
+    return GeneratorRecipe(
+        steps=g.steps,
+        lr=g.lr,
+        weight_decay=g.weight_decay,
+        clip=g.clip,
+        ema=g.ema,
+        t_min=g.t_min,
+        blocks_per_concept=g.blocks_per_concept,
+        text_noise=g.text_noise,
+        image_steps=g.image_steps,
+        image_lr=g.image_lr,
+        image_weight=g.image_weight,
+        image_t=config.adapt.t,
+    )
+
+
+def text_batch(embeddings: list[TextEmbedding]) -> TextBatch:
+    tokens, mask = pad_tokens([e.tokens for e in embeddings])
+    return TextBatch(tokens, mask, torch.stack([e.pooled for e in embeddings]))
+
+
+def train_loop(settings: dict[str, Any]) -> None:
+    """What each Ray Train worker does."""
+    import ray.train
+    from ray.train import get_context
+    from ray.train.torch import get_device, prepare_model
+
+    config, run_dir = configuration.from_dict(settings["config"]), settings["run_dir"]
+    torch.set_num_threads(settings["threads"])
+    g = config.generator
+    device, world, rank = get_device(), get_context().get_world_size(), get_context().get_world_rank()
+    layout, normalisation = load_layout(run_dir)
+    texts, wordings = load_text(run_dir), _wordings(run_dir)
+    dim = next(iter(texts.values())).pooled.shape[0]
+    torch.manual_seed(config.seed)
+    model = build(generator_config(config, layout.n_blocks, dim)).to(device)
+    translator = load_base(config, run_dir)[0].to(device) if g.image_steps else None
+    training = GeneratorTraining(
+        model,
+        layout,
+        normalisation.to(device),
+        generator_recipe(config),
+        config.seed,
+        translator,
+        prepare_model(model) if world > 1 else None,
+        rank,
+    )
+    saved = ray.train.get_checkpoint()
+    if saved:
+        with saved.as_directory() as folder:
+            training.load_state(Path(folder, "training.safetensors").read_bytes())
+    shard = ray.train.get_dataset_shard("train")
+
+    def batches(phase_steps: int, size: int, start: int, seed: int) -> Any:
+        if settings["cached"]:
+            return cached_batches(shard, phase_steps, size, seed, start, rank, world)
+        return streamed_batches(shard, phase_steps, size, seed, start)
+
+    images = _ImageReader(run_dir, config) if g.image_steps else None
+    recipe = training.recipe
+    progress = Progress("generator", recipe.total, "steps", training.done)
+    recent: dict[str, list[float]] = defaultdict(list)
+
+    def advance(batch: Batch, on_images: bool) -> None:
+        rng = random.Random(f"{config.seed}-{training.done}-{rank}")
+        # a paraphrase shares its parent's adapter: any wording may stand for the concept
+        text = text_batch([texts[rng.choice(wordings[i])] for i in batch.concept_ids])
+        pictures = images.read(batch.concept_ids, rng) if on_images and images else None
+        losses = training.step(batch.blocks, text, pictures)
+        for key, value in losses.items():
+            recent[key] = [*recent[key][-49:], value]
+        means = {k: float(np.mean(v)) for k, v in recent.items()}
+        if rank == 0:
+            progress.add(note=", ".join(f"{k} {v:.3f}" for k, v in means.items()))
+        if training.done % g.checkpoint_every and training.done != recipe.total:
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            checkpoint = None
+            if rank == 0:
+                about = {"step": training.done, "t": config.adapt.t, "text_encoder": config.text_encoder}
+                for name, data in to_files(model, training.ema, about).items():
+                    Path(folder, name).write_bytes(data)
+                Path(folder, "training.safetensors").write_bytes(training.state())
+                checkpoint = ray.train.Checkpoint.from_directory(folder)
+            ray.train.report({"step": training.done, **means}, checkpoint=checkpoint)
+
+    if training.done < recipe.steps:
+        for batch in batches(recipe.steps, g.batch, training.done, config.seed):
+            advance(batch, on_images=False)
+    if training.done < recipe.total:
+        start = training.done - recipe.steps
+        for batch in batches(recipe.image_steps, g.image_concepts, start, config.seed + 1):
+            advance(batch, on_images=True)
+
+
+def _wordings(run_dir: RunDir) -> dict[str, list[str]]:
+    """For each concept, the concept_ids of its own text and of its paraphrases."""
+    out: dict[str, list[str]] = defaultdict(list)
+    for concept in load_concepts(run_dir):
+        owner = concept.parents[0] if concept.origin == "paraphrased" else concept.concept_id
+        out[owner].append(concept.concept_id)
+    return out
+
+
+class _ImageReader:
+    """Random training pairs of a batch of concepts; recently read concepts stay in memory."""
+
+    def __init__(self, run_dir: RunDir, config: Config) -> None:
+        self.count = config.generator.image_batch
+
+        @lru_cache(maxsize=1024)
+        def pairs(concept_id: str) -> tuple[torch.Tensor, torch.Tensor]:
+            read = load_pairs(run_dir, concept_id, "train")
+            return torch.from_numpy(read.source), torch.from_numpy(read.edited)
+
+        self.pairs = pairs
+
+    def read(self, concept_ids: list[str], rng: random.Random) -> ImageBatch:
+        sources, edits = [], []
+        for concept_id in concept_ids:
+            source, edited = self.pairs(concept_id)
+            index = torch.tensor(rng.choices(range(len(source)), k=self.count))
+            sources.append(source[index])
+            edits.append(edited[index])
+        return ImageBatch(torch.stack(sources), torch.stack(edits))
+
+
+def load_generator(run_dir: RunDir) -> Checkpoint:
+    """The trained weight generator, its EMA weights in place."""
+    names = ("generator.json", "model.safetensors", "ema.safetensors")
+    try:
+        checkpoint = from_files({n: run_dir.read(f"{FOLDER}/{n}") for n in names})
+    except GeneratorError as error:
+        raise ArtifactError(f"{run_dir.url(FOLDER)}: {error}") from error
+    assert checkpoint.ema is not None
+    checkpoint.ema.copy_to(checkpoint.model)
+    checkpoint.model.eval()
+    return checkpoint
+

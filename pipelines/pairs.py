@@ -1,0 +1,188 @@
+"""Stage `pairs`: every source image edited to every concept, by a pool of editor actors.
+
+One Parquet file per concept, `pairs/<concept_id>.parquet`, readable with pyarrow alone: a stopped
+stage goes on with the concepts that have no file yet.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from modeling.concepts import Concept
+from modeling.editors import Source, load_source, make_editor, source_ids
+from modeling.images import ImageError, decode_image, encode_png
+from pipelines.artifacts import ArtifactError, RunDir
+from pipelines.concepts import load_concepts, with_adapter
+from pipelines.config import Config, Images, resolve_editor
+from pipelines.log import Progress, log
+from pipelines.stages import record_errors
+
+SCHEMA = pa.schema(
+    [
+        ("concept_id", pa.string()),
+        ("image_id", pa.string()),
+        ("split", pa.string()),  # train | val | test, by image
+        ("source", pa.binary()),  # PNG
+        ("edited", pa.binary()),  # PNG
+        ("editor", pa.string()),
+        ("scores", pa.string()),  # JSON object
+    ]
+)
+
+
+class Pairs(NamedTuple):
+    """Pairs of one concept: uint8 [M, 3, H, W] each, in the order of image_ids."""
+
+    image_ids: list[str]
+    source: npt.NDArray[np.uint8]
+    edited: npt.NDArray[np.uint8]
+
+
+def location(images: Images) -> str:
+    """What modeling.editors calls the source: "avatars", or a folder."""
+    return "avatars" if images.source == "avatars" else images.path
+
+
+def file_of(concept_id: str) -> str:
+    return f"pairs/{concept_id}.parquet"
+
+
+def split_images(image_ids: list[str], seed: int) -> dict[str, str]:
+    """80 % train, 10 % validation, 10 % test of the images (paper Sec. 5.1), by the seed."""
+    shuffled = sorted(image_ids)
+    random.Random(f"images-{seed}").shuffle(shuffled)
+    tenth = max(1, len(shuffled) // 10)
+    held = {i: "test" for i in shuffled[:tenth]} | {i: "val" for i in shuffled[tenth : 2 * tenth]}
+    return {i: held.get(i, "train") for i in image_ids}
+
+
+class EditConcept:
+    """Ray Data actor: edits all source images to one concept and writes the concept's file."""
+
+    def __init__(self, editor: str, images: Images, seed: int, run_dir: RunDir) -> None:
+        self.editor = make_editor(editor)
+        self.run_dir = run_dir
+        self.sources: dict[str, Source] = {}
+        self.bad: dict[str, str] = {}
+        ids = source_ids(location(images), images.count)
+        self.splits = split_images(ids, seed)
+        for image_id in ids:
+            try:
+                self.sources[image_id] = load_source(image_id, location(images), images.size)
+            except ImageError as error:
+                self.bad[image_id] = str(error)
+        self.encoded = {k: encode_png(s.image) for k, s in self.sources.items()}
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        out: dict[str, list[Any]] = {"concept_id": [], "rows": [], "errors": []}
+        for text in batch["concept"]:
+            concept = Concept(**json.loads(str(text)))
+            rows, errors = self.edit(concept)
+            if rows:
+                self.run_dir.write_table(
+                    file_of(concept.concept_id), pa.Table.from_pylist(rows, SCHEMA)
+                )
+            out["concept_id"].append(concept.concept_id)
+            out["rows"].append(len(rows))
+            out["errors"].append(json.dumps(errors))
+        return out
+
+    def edit(self, concept: Concept) -> tuple[list[dict[str, Any]], dict[str, str]]:
+        """Rows of the concept's table, and image_id → reason for those that failed."""
+        rows, errors = [], {f"{concept.concept_id}/{i}": why for i, why in self.bad.items()}
+        for image_id, source in self.sources.items():
+            try:
+                result = self.editor.edit(source, concept)
+                if result.image.shape != source.image.shape:
+                    raise ValueError(f"edit has shape {result.image.shape}")
+            except Exception as error:  # one bad edit must not lose the concept; it is recorded
+                errors[f"{concept.concept_id}/{image_id}"] = f"{type(error).__name__}: {error}"
+                continue
+            rows.append(
+                {
+                    "concept_id": concept.concept_id,
+                    "image_id": image_id,
+                    "split": self.splits[image_id],
+                    "source": self.encoded[image_id],
+                    "edited": encode_png(result.image),
+                    "editor": self.editor.name,
+                    "scores": json.dumps(result.scores),
+                }
+            )
+        return rows, errors
+
+
+def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
+    import ray.data
+    from ray.data import ActorPoolStrategy
+
+    ids = source_ids(location(config.images), config.images.count)
+    concepts = with_adapter(load_concepts(run_dir))
+    todo = [c for c in concepts if not _complete(run_dir, c.concept_id)]
+    progress = Progress("pairs", len(concepts), "concepts", len(concepts) - len(todo))
+    errors: list[dict[str, str]] = []
+    made = 0
+    if todo:
+        from dataclasses import asdict
+
+        rows = ray.data.from_items([{"concept": json.dumps(asdict(c))} for c in todo])
+        results = rows.repartition(len(todo)).map_batches(
+            EditConcept,  # type: ignore[arg-type]
+            fn_constructor_kwargs={
+                "editor": resolve_editor(config),
+                "images": config.images,
+                "seed": config.seed,
+                "run_dir": run_dir,
+            },
+            batch_size=1,
+            compute=ActorPoolStrategy(size=min(config.cluster.actors, len(todo))),
+            num_cpus=config.cluster.cpus_per_actor,
+            num_gpus=config.cluster.gpus_per_actor or None,
+        )
+        for row in results.iter_rows():
+            made += row["rows"]
+            reasons = json.loads(row["errors"])
+            errors += [{"key": k, "reason": v} for k, v in reasons.items()]
+            progress.add()
+    record_errors(config, run_dir, "pairs", errors, len(todo) * len(ids))
+    log(f"pairs: {len(ids)} images × {len(concepts)} concepts")
+    return {"images": len(ids), "concepts": len(concepts), "bad": len(errors)}
+
+
+def _complete(run_dir: RunDir, concept_id: str) -> bool:
+    """A file that can be read and has rows; files are written whole, so that is enough."""
+    if not run_dir.exists(file_of(concept_id)):
+        return False
+    try:
+        return run_dir.read_table(file_of(concept_id), ["image_id"]).num_rows > 0
+    except ArtifactError:
+        return False
+
+
+def decode_rows(table: pa.Table) -> Pairs:
+    """Decode a concept's rows, sorted by image_id."""
+    rows = sorted(table.to_pylist(), key=lambda r: r["image_id"])
+    if not rows:
+        return Pairs([], np.zeros((0, 3, 1, 1), np.uint8), np.zeros((0, 3, 1, 1), np.uint8))
+
+    def images(key: str) -> npt.NDArray[np.uint8]:
+        arrays = [decode_image(r[key]) for r in rows]
+        return np.ascontiguousarray(np.stack(arrays).transpose(0, 3, 1, 2))
+
+    return Pairs([r["image_id"] for r in rows], images("source"), images("edited"))
+
+
+def load_pairs(run_dir: RunDir, concept_id: str, split: str) -> Pairs:
+    """All pairs of one concept in one split; ArtifactError if there are none."""
+    table = run_dir.read_table(file_of(concept_id))
+    mask = pa.compute.equal(table["split"], split)  # type: ignore[attr-defined]
+    pairs = decode_rows(table.filter(mask))
+    if not pairs.image_ids:
+        raise ArtifactError(f"{run_dir.url(file_of(concept_id))} has no {split} images")
+    return pairs

@@ -1,0 +1,261 @@
+"""What the stages are, what each depends on, and when its finished work may be skipped.
+
+A finished stage leaves `stages/<name>.json`: the part of the configuration it depends on, the
+identity of its inputs, and size + CRC of every file it wrote. A later run skips the stage only if
+all three still hold; a changed configuration is an error that names the key, never a silent mix.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import subprocess
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from pipelines import config as configuration
+from pipelines.artifacts import RunDir
+from pipelines.config import Config, ConfigError
+from pipelines.log import log
+
+
+class StageError(RuntimeError):
+    """A stage cannot run or has failed; the text says what to do."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """`sections`: configuration keys its result depends on; `outputs`: what it writes."""
+
+    name: str
+    summary: str
+    needs: tuple[str, ...]
+    sections: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+STAGES = (
+    Stage(
+        "concepts",
+        "choose the concepts, decide the held-out sets, embed the texts",
+        (),
+        ("seed", "editor", "images.source", "text_encoder", "concepts"),
+        ("concepts.parquet", "text.parquet"),
+    ),
+    Stage(
+        "pairs",
+        "edit every source image to every concept (Ray Data)",
+        ("concepts",),
+        ("images",),
+        ("pairs",),
+    ),
+    Stage(
+        "base",
+        "train the base translator on representative concepts (Ray Train)",
+        ("pairs",),
+        ("translator", "discriminator", "base"),
+        ("base",),
+    ),
+    Stage(
+        "gans",
+        "train one LoRA adapter per concept (Ray Data)",
+        ("base",),
+        ("lora", "gans"),
+        ("adapters",),
+    ),
+    Stage(
+        "weights",
+        "cut the adapters into blocks and fit the normalisation (Ray Data)",
+        ("gans",),
+        ("weights",),
+        ("weights",),
+    ),
+    Stage(
+        "generator",
+        "train the weight generator (Ray Train)",
+        ("weights",),
+        ("generator",),
+        ("generator",),
+    ),
+    Stage(
+        "adapt",
+        "predict an adapter per held-out concept, fine-tune it (Ray Data)",
+        ("generator",),
+        ("adapt",),
+        ("adapted",),
+    ),
+    Stage(
+        "evaluate",
+        "score the prediction against every control (Ray Data)",
+        ("adapt",),
+        ("evaluate",),
+        ("evaluation",),
+    ),
+    Stage("report", "write report/index.html", ("evaluate",), ("report",), ("report",)),
+)
+BY_NAME = {stage.name: stage for stage in STAGES}
+
+
+def _lookup(tree: dict[str, Any], key: str) -> Any:
+    for part in key.split("."):
+        tree = tree[part]
+    return tree
+
+
+def depends_on(stage: Stage, config: Config) -> dict[str, Any]:
+    """The configuration that decides this stage's result."""
+    tree = configuration.to_dict(config)
+    tree["editor"] = configuration.resolve_editor(config)
+    return {key: _lookup(tree, key) for key in stage.sections}
+
+
+def _differences(old: Any, new: Any, key: str) -> list[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        prefix = f"{key}." if key else ""
+        return [
+            line
+            for k in sorted(old.keys() | new.keys())
+            for line in _differences(old.get(k), new.get(k), f"{prefix}{k}")
+        ]
+    return [] if old == new else [f"{key}={old} then, {key}={new} now"]
+
+
+def _marker(name: str) -> str:
+    return f"stages/{name}.json"
+
+
+def _started(name: str) -> str:
+    return f"stages/{name}.started.json"
+
+
+def inventory(run: RunDir, stage: Stage) -> dict[str, str]:
+    """Size + CRC of every file the stage wrote."""
+    return {name: run.checksum(name) for out in stage.outputs for name in run.list(out)}
+
+
+def finished(run: RunDir, name: str) -> dict[str, Any] | None:
+    """The marker of a finished stage, or None."""
+    return run.read_json(_marker(name)) if run.exists(_marker(name)) else None
+
+
+def _identity(marker: dict[str, Any]) -> str:
+    """What a stage's result is, for the stages that build on it."""
+    text = json.dumps([marker["config"], marker["files"]], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def followers(names: Iterable[str]) -> list[str]:
+    """These stages and all that build on them, in order."""
+    hit = set(names)
+    for stage in STAGES:
+        if hit & set(stage.needs):
+            hit.add(stage.name)
+    return [s.name for s in STAGES if s.name in hit]
+
+
+def redo(run: RunDir, names: Iterable[str]) -> None:
+    """Delete the work of these stages and of all that follow."""
+    names = list(names)
+    unknown = sorted(set(names) - set(BY_NAME))
+    if unknown:
+        raise ConfigError(f"redo={unknown[0]}: no such stage; there are {', '.join(BY_NAME)}")
+    for name in reversed(followers(names)):
+        if finished(run, name) or run.exists(_started(name)):
+            log(f"redo: deleting the work of {name}")
+        for path in (_marker(name), _started(name), f"errors/{name}.parquet"):
+            run.delete(path)
+        for path in BY_NAME[name].outputs:
+            run.delete(path)
+        run.delete(f"train/{name}")
+
+
+def _check_config(run: RunDir, stage: Stage, record: dict[str, Any], wanted: dict[str, Any]) -> None:
+    lines = _differences(record["config"], wanted, "")
+    if lines:
+        more = f" (and {len(lines) - 1} more)" if len(lines) > 1 else ""
+        raise ConfigError(
+            f"{run.uri} holds work of stage {stage.name} made with another configuration:"
+            f" {lines[0]}{more}. Give another run_dir, or redo=[{stage.name}] to make it again"
+        )
+
+
+def run_stage(config: Config, run: RunDir, name: str) -> None:
+    """Run one stage unless its finished work still holds.
+
+    Raises StageError if what it needs is not there, ConfigError if the run directory holds work
+    made with another configuration.
+    """
+    stage = BY_NAME[name]
+    wanted = depends_on(stage, config)
+    inputs = {}
+    for need in stage.needs:
+        marker = finished(run, need)
+        if marker is None:
+            raise StageError(f"{name} needs stage {need}, which has not finished in {run.uri}: run it first")
+        _check_config(run, BY_NAME[need], marker, depends_on(BY_NAME[need], config))
+        inputs[need] = _identity(marker)
+    marker = finished(run, name)
+    if marker is not None:
+        _check_config(run, stage, marker, wanted)
+        if marker["inputs"] != inputs:
+            raise StageError(f"{name} was made from other inputs than are there now: give redo=[{name}]")
+        there = inventory(run, stage)
+        bad = sorted(f for f, sum_ in marker["files"].items() if there.get(f) != sum_)
+        if not bad:
+            log(f"{name}: finished earlier, {len(there)} files verified")
+            return
+        log(f"{name}: {len(bad)} of its files are missing or changed ({bad[0]}): making them again")
+        for path in bad:
+            run.delete(path)
+        run.delete(_marker(name))
+    if run.exists(_started(name)):
+        _check_config(run, stage, run.read_json(_started(name)), wanted)
+        log(f"{name}: continuing where it was stopped")
+    record = {"stage": name, "config": wanted, "inputs": inputs, **_provenance()}
+    run.write_json(_started(name), record)
+    run.write("config.yaml", configuration.to_yaml(config).encode())
+    log(f"{name}: {stage.summary}")
+    begun = time.perf_counter()
+    summary = importlib.import_module(f"pipelines.{name}").run(config, run)
+    seconds = time.perf_counter() - begun
+    record |= {"seconds": round(seconds, 2), "summary": summary or {}, "files": inventory(run, stage)}
+    run.write_json(_marker(name), record)
+    log(f"{name}: done in {seconds:.1f} s")
+
+
+def record_errors(
+    config: Config, run: RunDir, stage: str, errors: list[dict[str, str]], total: int
+) -> None:
+    """Write the `errors` table (key, reason); StageError if more than the allowed part is bad."""
+    schema = pa.schema([("stage", pa.string()), ("key", pa.string()), ("reason", pa.string())])
+    rows = [{"stage": stage, "key": e["key"], "reason": e["reason"]} for e in errors]
+    if rows:
+        run.write_table(f"errors/{stage}.parquet", pa.Table.from_pylist(rows, schema))
+        log(f"{stage}: {len(rows)} of {total} rows bad, e.g. {rows[0]['key']}: {rows[0]['reason']}")
+    if total and len(rows) > config.max_error_fraction * total:
+        raise StageError(
+            f"{stage}: {len(rows)} of {total} rows are bad, more than max_error_fraction="
+            f"{config.max_error_fraction}; first: {rows[0]['key']}: {rows[0]['reason']}"
+            f" (all in {run.url(f'errors/{stage}.parquet')})"
+        )
+
+
+def _provenance() -> dict[str, Any]:
+    """Package versions and git commit, saved beside the artifacts."""
+    packages = ("ray", "torch", "diffusers", "peft", "transformers", "clean-fid", "pyarrow", "numpy")
+    commit = ""
+    try:
+        root = Path(__file__).parent
+        commit = subprocess.run(
+            ["git", "describe", "--always", "--dirty"], cwd=root, capture_output=True, text=True, timeout=10
+        ).stdout.strip()
+    except (OSError, subprocess.TimeoutExpired):
+        pass  # an installed copy has no repository
+    return {"versions": {p: metadata.version(p) for p in packages}, "commit": commit}

@@ -1,0 +1,91 @@
+"""What the two Ray Train stages share: one `fit` that resumes, fails clearly, and returns files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pipelines import config as configuration
+from pipelines.artifacts import RunDir
+from pipelines.config import Config
+from pipelines.session import threads_per_actor
+from pipelines.stages import BY_NAME, StageError, depends_on, finished
+
+
+def fit(
+    config: Config,
+    run_dir: RunDir,
+    stage: str,
+    loop: Callable[[dict[str, Any]], None],
+    settings: dict[str, Any],
+    datasets: dict[str, Any],
+    workers: int,
+    split_data: bool,
+) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """Run a training loop on `workers` workers; returns the last metrics and checkpoint's files.
+
+    A run that was killed goes on from its last checkpoint. `split_data` shards the datasets over
+    the workers; otherwise each sees all rows. Raises StageError if the training fails for good.
+    """
+    from ray.train import (
+        CheckpointConfig,
+        DataConfig,
+        FailureConfig,
+        LoggingConfig,
+        RunConfig,
+        ScalingConfig,
+        TrainingFailedError,
+    )
+    from ray.train.torch import TorchTrainer
+
+    logging.getLogger("ray.train").setLevel(logging.WARNING)
+    parent = BY_NAME[stage].needs[0]
+    identity = json.dumps([depends_on(BY_NAME[stage], config), finished(run_dir, parent)], sort_keys=True)
+    name = f"{stage}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
+    gpu = config.cluster.gpu_training
+    trainer = TorchTrainer(
+        loop,
+        train_loop_config={
+            "config": configuration.to_dict(config),
+            "run_dir": run_dir,
+            "threads": _threads(config, workers),
+            **settings,
+        },
+        scaling_config=ScalingConfig(
+            num_workers=workers, use_gpu=gpu, resources_per_worker={"CPU": 1, **({"GPU": 1} if gpu else {})}
+        ),
+        run_config=RunConfig(
+            name=name,
+            storage_path=run_dir.url(f"train/{stage}"),
+            failure_config=FailureConfig(max_failures=2, controller_failure_limit=2),
+            checkpoint_config=CheckpointConfig(num_to_keep=1),
+            logging_config=LoggingConfig("WARNING"),
+        ),
+        datasets=datasets,
+        dataset_config=DataConfig(datasets_to_split="all" if split_data else []),
+    )
+    try:
+        result = trainer.fit()
+    except TrainingFailedError as error:
+        raise StageError(f"{stage}: training failed: {_root(error)}") from error
+    if result.checkpoint is None:
+        raise StageError(f"{stage}: training ended without a checkpoint")
+    with result.checkpoint.as_directory() as folder:
+        files = {p.name: p.read_bytes() for p in Path(folder).iterdir() if p.is_file()}
+    return dict(result.metrics or {}), files
+
+
+def _threads(config: Config, workers: int) -> int:
+    """All cores for one worker, an equal share each for several."""
+    return max(1, threads_per_actor(config) * config.cluster.actors // workers)
+
+
+def _root(error: BaseException) -> str:
+    """The last line of the deepest reason: what a person needs to see first."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    named = [line for line in lines if "Error" in line and not line.startswith("ray.")]
+    return (named or lines or [type(error).__name__])[-1]

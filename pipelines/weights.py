@@ -1,0 +1,161 @@
+"""Stage `weights`: adapters → the weight dataset ⟨n, w_n, T⟩ (paper Sec. 4.2).
+
+`weights/blocks/` Parquet: one row per (concept, checkpoint) with an [N, b] tensor of raw weights;
+beside it the layout (JSON) and the normalisation (safetensors), fitted on training concepts only.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from modeling.codec import BlockLayout, CodecError, Normalisation, NormalisationSums
+from modeling.lora import AdapterError
+from pipelines.artifacts import ArtifactError, RunDir
+from pipelines.base import load_base
+from pipelines.concepts import load_concepts, with_adapter
+from pipelines.config import Config
+from pipelines.gans import FOLDER as ADAPTERS
+from pipelines.gans import load_adapter
+from pipelines.log import log
+from pipelines.stages import record_errors
+
+FOLDER = "weights"
+
+
+class ToBlocks:
+    """Ray Data actor: reads adapters, checks them against the base, cuts them into blocks."""
+
+    def __init__(self, layout: str, run_dir: RunDir) -> None:
+        torch.set_num_threads(1)
+        self.layout, self.run_dir = BlockLayout.from_json(layout), run_dir
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        blocks, errors = [], []
+        shape = (self.layout.n_blocks, self.layout.block_size)
+        for folder in batch["folder"].to_pylist():
+            reason = ""
+            try:
+                adapter = load_adapter(self.run_dir, folder)
+                self.layout.check_finite(adapter)
+                blocks.append(self.layout.to_blocks(adapter).numpy())
+            except (AdapterError, ArtifactError, CodecError) as error:
+                reason = str(error)
+                blocks.append(np.zeros(shape, np.float32))
+            errors.append(reason)
+        tensors = pa.FixedShapeTensorArray.from_numpy_ndarray(np.stack(blocks))
+        return batch.append_column("blocks", tensors).append_column("error", pa.array(errors))
+
+
+def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
+    import ray.data
+    from ray.data import ActorPoolStrategy
+
+    translator, _ = load_base(config, run_dir)
+    layout = BlockLayout.build(
+        translator.shapes, translator.groups, config.weights.grouping, config.weights.block_size
+    )
+    run_dir.delete(FOLDER)  # seconds of work: what a stopped run left is not worth trusting
+    run_dir.write(f"{FOLDER}/layout.json", layout.to_json().encode())
+    rows = checkpoint_rows(config, run_dir)
+    blocks = (
+        ray.data.from_items(rows)
+        .map_batches(
+            ToBlocks,  # type: ignore[arg-type]
+            fn_constructor_kwargs={"layout": layout.to_json(), "run_dir": run_dir},
+            batch_size=64,
+            batch_format="pyarrow",
+            compute=ActorPoolStrategy(size=1),
+            num_cpus=config.cluster.cpus_per_actor,
+        )
+        .materialize()
+    )
+    table = pa.concat_tables(ray_tables(blocks)).combine_chunks()
+    bad = [
+        {"key": r["folder"], "reason": r["error"]}
+        for r in table.select(["folder", "error"]).to_pylist()
+        if r["error"]
+    ]
+    record_errors(config, run_dir, "weights", bad, len(rows))
+    good = table.filter(pa.compute.equal(table["error"], ""))  # type: ignore[attr-defined]
+    good = good.drop_columns(["error", "folder"])
+    per_file = max(1, 2**27 // (4 * layout.n_blocks * layout.block_size))
+    for part, start in enumerate(range(0, good.num_rows, per_file)):
+        run_dir.write_table(f"{FOLDER}/blocks/part-{part:05d}.parquet", good.slice(start, per_file))
+    sums = NormalisationSums.empty(layout)
+    train = good.filter(pa.compute.equal(good["split"], "train"))  # type: ignore[attr-defined]
+    for chunk in train.to_batches(max_chunksize=256):
+        sums.add(torch.from_numpy(to_numpy(chunk["blocks"])))
+    normalisation = sums.finish(layout, config.weights.centre)  # type: ignore[arg-type]
+    run_dir.write(f"{FOLDER}/normalisation.safetensors", normalisation.to_bytes())
+    log(
+        f"weights: {good.num_rows} rows of {layout.n_blocks} blocks × {layout.block_size}"
+        f" ({layout.n_weights} weights an adapter)"
+    )
+    return {"rows": good.num_rows, "blocks": layout.n_blocks, "weights": layout.n_weights}
+
+
+def ray_tables(dataset: Any) -> list[pa.Table]:
+    return [t for t in dataset.iter_batches(batch_size=None, batch_format="pyarrow") if t.num_rows]
+
+
+def to_numpy(column: Any) -> np.ndarray:
+    """A fixed-shape tensor column [rows] → float32 [rows, N, b]."""
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    return array.to_numpy_ndarray()
+
+
+def checkpoint_rows(config: Config, run_dir: RunDir) -> list[dict[str, Any]]:
+    """One row per (concept, checkpoint) that the collection has finished."""
+    files = run_dir.list(ADAPTERS)
+    done = {f.split("/")[1] for f in files if f.endswith("/metrics.json")}
+    rows: list[dict[str, Any]] = []
+    for concept in with_adapter(load_concepts(run_dir)):
+        if concept.concept_id not in done:
+            continue
+        home = f"{ADAPTERS}/{concept.concept_id}"
+        metrics = json.loads(run_dir.read(f"{home}/metrics.json"))
+        folders = {int(metrics["steps"]): home}
+        for name in files:
+            if name.startswith(f"{home}/step-"):
+                folder = name.rsplit("/", 1)[0]
+                folders[int(folder.rsplit("-", 1)[1])] = folder
+        rows += [
+            {"concept_id": concept.concept_id, "checkpoint": s, "split": concept.split, "folder": f}
+            for s, f in sorted(folders.items())
+        ]
+    return rows
+
+
+def load_layout(run_dir: RunDir) -> tuple[BlockLayout, Normalisation]:
+    try:
+        layout = BlockLayout.from_json(run_dir.read(f"{FOLDER}/layout.json").decode())
+        data = run_dir.read(f"{FOLDER}/normalisation.safetensors")
+        return layout, Normalisation.from_bytes(data, layout)
+    except CodecError as error:
+        raise ArtifactError(f"{run_dir.url(FOLDER)}: {error}") from error
+
+
+def block_files(run_dir: RunDir) -> list[str]:
+    return run_dir.list(f"{FOLDER}/blocks")
+
+
+def load_blocks(run_dir: RunDir, split: str) -> tuple[list[str], torch.Tensor]:
+    """concept_ids and raw blocks [M, N, b] of each concept's last checkpoint in one split."""
+    latest: dict[str, tuple[int, np.ndarray]] = {}
+    for name in block_files(run_dir):
+        table = run_dir.read_table(name)
+        arrays = to_numpy(table["blocks"])
+        keys = table.select(["concept_id", "checkpoint", "split"]).to_pylist()
+        for key, array in zip(keys, arrays, strict=True):
+            before = latest.get(key["concept_id"], (-1, array))[0]
+            if key["split"] == split and key["checkpoint"] > before:
+                latest[key["concept_id"]] = (key["checkpoint"], array)
+    ids = list(latest)
+    if not ids:
+        raise ArtifactError(f"{run_dir.url(FOLDER)} has no blocks of {split} concepts")
+    return ids, torch.from_numpy(np.stack([latest[i][1] for i in ids]))
