@@ -34,10 +34,11 @@ class SinusoidalEmbedding(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.width = width
-        self.mlp = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
+        self.inner, self.outer = nn.Linear(width, width), nn.Linear(width, width)
 
     def forward(self, n: Tensor) -> Tensor:
-        return self.mlp(sinusoidal_encoding(n, self.width).to(self.mlp[0].weight.dtype))
+        code = sinusoidal_encoding(n, self.width).to(self.inner.weight.dtype)
+        return self.outer(F.silu(self.inner(code)))
 
 
 class Attention(nn.Module):
@@ -84,7 +85,7 @@ class TextContext(nn.Module):
         self.nothing = nn.Parameter(torch.randn(width) * 0.02)
 
     def forward(self, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """tokens [B, L, text_dim], mask [B, L] → context [B, L + 1, width], mask [B, L + 1]."""
+        """Context of tokens [B, L, text_dim], mask [B, L]: [B, L + 1, width], [B, L + 1]."""
         words = self.project(self.norm(tokens))
         nothing = self.nothing.to(words.dtype).expand(words.shape[0], 1, -1)
         visible = torch.cat([mask.new_ones(mask.shape[0], 1), mask], dim=1)
@@ -117,7 +118,7 @@ class BlockLayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, condition: Tensor, context: Tensor, mask: Tensor) -> Tensor:
-        """x [B, N, width], condition [B, width], context [B, L, width], mask [B, L]."""
+        """Map x [B, N, width]; condition [B, width], context [B, L, width], mask [B, L]."""
         parts = self.modulation(condition)[:, None].chunk(9, dim=-1)
         shift, scale, gate = parts[0:3], parts[3:6], parts[6:9]
         h = _modulate(self.norms[0](x), shift[0], scale[0])

@@ -35,7 +35,7 @@ class ResBlock1d(nn.Module):
         )
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        """x [M, in, P], emb [M, emb_dim] → [M, out, P]."""
+        """Map x [M, in, P], emb [M, emb_dim] → [M, out, P]."""
         scale, shift = self.emb(F.silu(emb))[..., None].chunk(2, dim=1)
         h = self.conv1(F.silu(self.norm1(x)))
         h = self.norm2(h) * (1 + scale) + shift
@@ -54,7 +54,7 @@ class TransformerBlock1d(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, context: Tensor, mask: Tensor) -> Tensor:
-        """x [B·K, C, P], context [B, L, D], mask [B, L] → [B·K, C, P]."""
+        """Map x [B·K, C, P], context [B, L, D], mask [B, L] → [B·K, C, P]."""
         h = x.transpose(1, 2)
         h = h + self.dropout(self.self_attention(self.norms[0](h)))
         # the K blocks of a concept share its text: attend from all their places at once, which is
@@ -135,8 +135,8 @@ class UNet1d(WeightGenerator):
                 self.grow.append(nn.Conv1d(here, here, 3, padding=1))
         self.norm_out = nn.GroupNorm(math.gcd(here, 8), here)
         self.conv_out = nn.Conv1d(here, 1, 3, padding=1)
-        nn.init.zeros_(self.conv_out.weight)
-        nn.init.zeros_(self.conv_out.bias)
+        for p in self.conv_out.parameters():
+            nn.init.zeros_(p)
 
     def forward(
         self, noisy: Tensor, t: Tensor, blocks: Tensor, tokens: Tensor, mask: Tensor, pooled: Tensor

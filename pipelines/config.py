@@ -228,8 +228,17 @@ class Serve:
     host: str = "127.0.0.1"
     port: int = 8000
     max_text: int = 200
+    """Characters of a concept's text."""
     max_image_bytes: int = 4_000_000
+    max_pixels: int = 25_000_000
+    """Of an uploaded image, once decoded."""
+    max_ongoing: int = 8
+    """Requests worked on at once; further ones wait."""
     max_queued: int = 64
+    """Requests that wait, per proxy; further ones get 503."""
+    timeout_s: float = 60.0
+    cache: int = 64
+    """Predicted adapters kept in memory."""
 
 
 @dataclass

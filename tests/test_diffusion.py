@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from functools import cache
+from itertools import pairwise
 from typing import get_args
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -177,7 +179,7 @@ def test_ddim_timesteps_fall_strictly_from_start_to_zero(start: int, data: st.Da
     count = data.draw(st.integers(1, start + 1))
     steps = ddim_timesteps(start, count)
     assert len(steps) == count and steps[0] == start
-    assert all(a > b for a, b in zip(steps, steps[1:], strict=False))
+    assert all(a > b for a, b in pairwise(steps))
     assert count == 1 or steps[-1] == 0
 
 

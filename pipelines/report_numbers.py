@@ -1,0 +1,274 @@
+"""The numbers behind the report: means, paired differences and the sentences made from them.
+
+Everything is computed from the rows of stage `evaluate`. A sentence never claims more than its
+interval: a difference whose 95 % interval holds zero is called no clear difference.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from modeling.metrics import paired_bootstrap
+from pipelines.evaluate import CEILING, IDENTITY, PREDICTION
+
+SHUFFLED = "shuffled prompt"
+FEW = 5  # below this many concepts nothing is called better or worse
+
+# held-out set -> what one of its concepts is called, and what was unseen
+HELD_OUT = {
+    "combinations": (
+        "unseen combination",
+        "training saw every part of them, never these parts together",
+    ),
+    "atoms": (
+        "unseen single concept",
+        "training saw other concepts of their families, never these",
+    ),
+    "families": (
+        "concept of an unseen family",
+        "training saw no concept of their families",
+    ),
+}
+
+When = Literal["before", "after"]
+Numbers = dict[str, Any]
+Scores = dict[tuple[str, int], dict[str, float]]  # (method, step) -> concept_id -> score
+
+
+def count(n: int, heldout: str) -> str:
+    """How many concepts of a held-out set, in words: '3 unseen combinations'."""
+    one = HELD_OUT.get(heldout, (f"concept of set {heldout!r}", ""))[0]
+    first, _, rest = one.partition(" of ")
+    plural = f"{first}s of {rest}" if rest else f"{one}s"
+    return f"{n} {one if n == 1 else plural}"
+
+
+def duration(seconds: float) -> str:
+    """4 ms, 0.24 s, 12 s, 3 min 20 s."""
+    if seconds < 0.0995:
+        return f"{seconds * 1000:.2g} ms"
+    if seconds < 60:
+        return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s"
+
+
+def finite(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)
+
+
+def mean(values: Iterable[float]) -> float | None:
+    values = list(values)
+    return math.fsum(values) / len(values) if values else None
+
+
+def scores(rows: Iterable[Mapping[str, Any]], value: str) -> Scores:
+    """Score per method, step and concept, seeds averaged; missing and non-finite ones left out."""
+    found: dict[tuple[str, int], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        if finite(row[value]):
+            found[row["method"], row["step"]][row["concept_id"]].append(row[value])
+    return {
+        key: {concept: math.fsum(v) / len(v) for concept, v in by_concept.items()}
+        for key, by_concept in found.items()
+    }
+
+
+def compare(ours: Mapping[str, float], control: Mapping[str, float]) -> Numbers | None:
+    """Prediction minus control over the concepts that both have; None if there are none.
+
+    `verdict`: better | worse (the interval excludes zero), undecided, or few (less than `FEW`
+    concepts). `lo`, `hi`: 95 % paired bootstrap over concepts, None for one concept.
+    """
+    both = sorted(ours.keys() & control.keys())
+    if not both:
+        return None
+    deltas = [ours[i] - control[i] for i in both]
+    interval = paired_bootstrap(np.array(deltas)) if len(both) > 1 else None
+    if interval is None or len(both) < FEW:
+        verdict = "few"
+    elif interval.hi < 0:
+        verdict = "better"
+    else:
+        verdict = "worse" if interval.lo > 0 else "undecided"
+    return {
+        "wins": sum(d < 0 for d in deltas),
+        "losses": sum(d > 0 for d in deltas),
+        "total": len(both),
+        "mean": math.fsum(deltas) / len(deltas),
+        "lo": interval.lo if interval else None,
+        "hi": interval.hi if interval else None,
+        "verdict": verdict,
+    }
+
+
+def step_of(method: str, when: When, table: Scores, last: int) -> int | None:
+    """The step whose score stands for a method before or after the fine-tune, None if there is none.
+
+    Doing nothing scores the same at both; the ground-truth adapter has its own number of steps.
+    """
+    if method == IDENTITY:
+        step = 0
+    elif method == CEILING:
+        step = max((s for m, s in table if m == CEILING), default=0)
+    else:
+        step = 0 if when == "before" else last
+    return step if (method, step) in table else None
+
+
+def summarise(rows: Sequence[Mapping[str, Any]], methods: Sequence[str]) -> dict[str, Numbers]:
+    """Per held-out set: its counts, every method's means and curve, the prediction against each.
+
+    methods: those to report, in order; one without rows is kept, with None for its scores.
+    """
+    present = {r["heldout"] for r in rows}
+    order = [*(h for h in HELD_OUT if h in present), *sorted(present - HELD_OUT.keys())]
+    return {h: _summarise_set([r for r in rows if r["heldout"] == h], methods, h) for h in order}
+
+
+def _summarise_set(
+    rows: list[Mapping[str, Any]], methods: Sequence[str], heldout: str
+) -> Numbers:
+    tables = {value: scores(rows, value) for value in ("l1", "kid", "fd", "seconds")}
+    table = tables["l1"]
+    last = max((s for m, s in table if m == PREDICTION), default=0)
+    out: Numbers = {
+        "concepts": len({r["concept_id"] for r in rows}),
+        "seeds": len({r["seed"] for r in rows}),
+        "images": sorted({r["n"] for r in rows}),
+        "last_step": last,
+        "methods": {},
+        "against": {},
+    }
+    ends: dict[str, dict[str, int | None]] = {
+        m: {w: step_of(m, w, table, last) for w in ("before", "after")}  # type: ignore[arg-type]
+        for m in methods
+    }
+    for method in methods:
+        out["methods"][method] = {
+            **{w: _end(tables, method, step) for w, step in ends[method].items()},
+            "curve": [
+                {"step": step, "l1": mean(table[m, step].values())}
+                for m, step in sorted(table)
+                if m == method
+            ],
+        }
+        if method != PREDICTION:
+            out["against"][method] = {
+                w: _paired(table, ends[PREDICTION][w], method, ends[method][w])
+                for w in ("before", "after")
+            }
+    out["sentences"] = sentences(heldout, out)
+    return out
+
+
+def _end(tables: Mapping[str, Scores], method: str, step: int | None) -> Numbers | None:
+    if step is None:
+        return None
+    values = {value: mean(t.get((method, step), {}).values()) for value, t in tables.items()}
+    return {**values, "step": step, "concepts": len(tables["l1"][method, step])}
+
+
+def _paired(table: Scores, ours: int | None, method: str, theirs: int | None) -> Numbers | None:
+    if ours is None or theirs is None:
+        return None
+    return compare(table[PREDICTION, ours], table[method, theirs])
+
+
+def sentences(heldout: str, numbers: Numbers) -> list[str]:
+    """What the numbers of one held-out set say, losses included, in two or three sentences."""
+    methods, against, last = numbers["methods"], numbers["against"], numbers["last_step"]
+    ours = methods.get(PREDICTION, {}).get("before")
+    if ours is None:
+        return [f"For {count(numbers['concepts'], heldout)} no predicted adapter was scored."]
+    others = [
+        f"{name} {m['before']['l1']:.3f}"
+        for name, m in methods.items()
+        if m["before"] and name not in (PREDICTION, IDENTITY, CEILING, SHUFFLED)
+    ]
+    start = f"For {count(ours['concepts'], heldout)} the predicted adapter starts at L1 "
+    start += f"{ours['l1']:.3f}" + (f" ({', '.join(others)})" if others else "")
+    start += f", predicted in {duration(ours['seconds'])}."
+    out = [start]
+    verdict = _verdicts({name: a["before"] for name, a in against.items()})
+    if verdict:
+        out.append(f"Before any fine-tuning it {verdict}.")
+    tuned = methods[PREDICTION]["after"]
+    if last > 0 and tuned is not None:
+        steps = f"After {last} fine-tuning step{'s' if last > 1 else ''}"
+        end = f"{steps} ({duration(tuned['seconds'])}) it stands at L1 {tuned['l1']:.3f}"
+        verdict = _verdicts({name: a["after"] for name, a in against.items()})
+        out.append(end + (f" and {verdict}" if verdict else "") + ".")
+    ceiling = methods.get(CEILING, {}).get("after")
+    if ceiling is not None:
+        out.append(
+            f"An adapter trained from zero on the true edits reaches L1 {ceiling['l1']:.3f}"
+            f" in {ceiling['step']} steps ({duration(ceiling['seconds'])})."
+        )
+    return out
+
+
+def _verdicts(comparisons: Mapping[str, Numbers | None]) -> str:
+    """'beats A (12 of 12 concepts) and B (11 of 12); loses to C (2 of 12)'."""
+    groups: dict[str, list[str]] = defaultdict(list)
+    for method, c in comparisons.items():
+        if c is None or method == CEILING:
+            continue
+        key = c["verdict"]
+        if key == "few":
+            key = "ahead" if c["mean"] < 0 else "behind" if c["mean"] > 0 else "equal"
+        groups[key].append(f"{method} ({c['wins']} of {c['total']})")
+    few = "; with so few concepts none of this is decided"
+    words = {
+        "better": "beats {}",
+        "worse": "loses to {}",
+        "undecided": "shows no clear difference to {}",
+        "ahead": "is ahead of {}",
+        "behind": "is behind {}",
+        "equal": "is equal to {}",
+    }
+    parts = [text.format(_listed(groups[key])) for key, text in words.items() if groups[key]]
+    if parts:
+        first = next(groups[key] for key in words if groups[key])
+        parts[0] = parts[0].replace(first[0], first[0].replace(")", " concepts)"), 1)
+    said = "; it ".join(parts)
+    return said + few if groups.keys() & {"ahead", "behind", "equal"} else said
+
+
+def _listed(items: Sequence[str]) -> str:
+    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
+
+
+def losses(rows: Sequence[Mapping[str, Any]], methods: Sequence[str]) -> tuple[list[Numbers], int]:
+    """Single comparisons (concept, control, end) that the prediction loses, largest loss first.
+
+    Returns them and the number of all comparisons made. The ground-truth adapter is no control.
+    """
+    out: list[Numbers] = []
+    total = 0
+    about = {r["concept_id"]: r for r in rows}
+    for heldout in sorted({r["heldout"] for r in rows}):
+        table = scores([r for r in rows if r["heldout"] == heldout], "l1")
+        last = max((s for m, s in table if m == PREDICTION), default=0)
+        whens: tuple[When, ...] = ("before", "after") if last else ("before",)
+        for when in whens:
+            ours = step_of(PREDICTION, when, table, last)
+            for method in methods:
+                theirs = step_of(method, when, table, last)
+                if method in (PREDICTION, CEILING) or ours is None or theirs is None:
+                    continue
+                mine, control = table[PREDICTION, ours], table[method, theirs]
+                for concept in mine.keys() & control.keys():
+                    total += 1
+                    if mine[concept] > control[concept]:
+                        row = {"concept_id": concept, "text": about[concept]["text"]}
+                        row |= {"heldout": heldout, "method": method, "step": ours}
+                        row |= {"prediction": mine[concept], "control": control[concept]}
+                        out.append({**row, "difference": mine[concept] - control[concept]})
+    out.sort(key=lambda r: (-r["difference"], r["concept_id"], r["method"], r["step"]))
+    return out, total
