@@ -173,7 +173,8 @@ def render(person: Portrait, size: int, edit: Mapping[str, str] | None = None) -
         skip_system_fonts=True,  # the drawings hold no text: looking for fonts only costs time
     )
     with Image.open(io.BytesIO(png)) as image:
-        return np.asarray(image.convert("RGB"), dtype=np.uint8).copy()
+        # resvg rounds one side of some square views up by a pixel
+        return np.asarray(image.convert("RGB"), dtype=np.uint8)[:size, :size].copy()
 
 
 def _svg(person: Portrait, edit: dict[str, str]) -> str:

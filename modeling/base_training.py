@@ -35,7 +35,9 @@ class BaseTraining:
         )
         self.done = 0
 
-    def step(self, source: Tensor, edited: Tensor, tokens: Tensor, mask: Tensor) -> dict[str, float]:
+    def step(
+        self, source: Tensor, edited: Tensor, tokens: Tensor, mask: Tensor
+    ) -> dict[str, float]:
         """One update on images [B, 3, H, W] in [-1, 1], tokens [B, L, D], mask [B, L].
 
         Returns the losses; FloatingPointError if the loss is not finite.
@@ -47,7 +49,9 @@ class BaseTraining:
         fake = self.forward(source, tokens, mask)
         critic = 0.0
         if recipe.gan_weight:
-            loss_d = discriminator_loss(self.judge(source, edited), self.judge(source, fake.detach()))
+            loss_d = discriminator_loss(
+                self.judge(source, edited), self.judge(source, fake.detach())
+            )
             self.critic_optimiser.zero_grad(set_to_none=True)
             loss_d.backward()
             self.critic_optimiser.step()
@@ -59,7 +63,9 @@ class BaseTraining:
             loss = loss + recipe.gan_weight * adversarial_loss(self.discriminator(source, fake))
             self.discriminator.requires_grad_(True)
         if not torch.isfinite(loss):
-            raise FloatingPointError(f"base training: loss is {loss.item()} at step {self.done + 1}")
+            raise FloatingPointError(
+                f"base training: loss is {loss.item()} at step {self.done + 1}"
+            )
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         self.optimiser.step()

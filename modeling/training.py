@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from modeling.discriminator import PatchDiscriminator, adversarial_loss, discriminator_loss
@@ -74,7 +75,7 @@ class Trained:
 
 def to_unit(images: Tensor) -> Tensor:
     """uint8 [0, 255] → float32 [-1, 1]."""
-    return images.to(torch.float32).div_(127.5).sub_(1.0)
+    return images.to(torch.float32, copy=True).div_(127.5).sub_(1.0)
 
 
 def to_uint8(images: Tensor) -> Tensor:
@@ -90,9 +91,14 @@ def pad_tokens(tokens: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 
 
 def batch_order(n_images: int, steps: int, batch: int, seed: int) -> Tensor:
-    """Image indices [steps, batch]: whole shuffled epochs one after another, from the seed alone."""
+    """Image indices [steps, batch]: shuffled epochs one after another, from the seed alone.
+
+    Steps may be 0; ValueError without images or with an empty batch.
+    """
+    if n_images < 1 or batch < 1 or steps < 0:
+        raise ValueError(f"cannot draw {steps} batches of {batch} from {n_images} images")
     rng = torch.Generator().manual_seed(seed)
-    epochs = math.ceil(steps * batch / n_images)
+    epochs = max(1, math.ceil(steps * batch / n_images))
     order = torch.cat([torch.randperm(n_images, generator=rng) for _ in range(epochs)])
     return order[: steps * batch].view(steps, batch)
 
@@ -152,15 +158,15 @@ def train_adapters(
     seconds = 0.0
     if on_step:
         on_step(0, average)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)  # dropout
-        translator.network.train()
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         for step, index in enumerate(order):
             begun = time.perf_counter()
+            torch.manual_seed(seed * 1_000_003 + step)  # dropout, whatever `on_step` draws
             index = index.to(device)
             source = to_unit(torch.stack([c.source[index] for c in concepts]))
             edited = to_unit(torch.stack([c.edited[index] for c in concepts]))
-            fake = translator.translate(weights, source, tokens, mask)
+            with _dropout_on(translator.network):
+                fake = translator.translate(weights, source, tokens, mask)
             if critics:
                 real_score = judge(critics, source, edited)
                 fake_score = judge(critics, source, fake.detach())
@@ -187,15 +193,15 @@ def train_adapters(
                 decay = min(recipe.ema, (1 + step) / (10 + step))
                 for key, value in weights.items():
                     average[key].lerp_(value, 1 - decay)
+            losses = l1.tolist()  # waits for an accelerator: the time below is all of the step's
             seconds += time.perf_counter() - begun
-            for trained, value in zip(out, l1.tolist(), strict=True):
+            for trained, value in zip(out, losses, strict=True):
                 trained.losses.append(value)
             if step + 1 in keep:
                 for trained, adapter in zip(out, unstack(average), strict=True):
                     trained.checkpoints[step + 1] = {k: v.clone() for k, v in adapter.items()}
             if on_step:
                 on_step(step + 1, average)
-        translator.network.eval()
     for trained, adapter in zip(out, unstack(average), strict=True):
         trained.seconds = seconds
         bad = next((i for i, v in enumerate(trained.losses) if not math.isfinite(v)), None)
@@ -206,6 +212,16 @@ def train_adapters(
         else:
             trained.adapter = {k: v.clone() for k, v in adapter.items()}
     return out
+
+
+@contextmanager
+def _dropout_on(network: nn.Module) -> Iterator[None]:
+    """Training mode for one forward pass: `on_step`, or who catches an error, finds eval mode."""
+    network.train()
+    try:
+        yield
+    finally:
+        network.eval()
 
 
 def _clip_each(weights: Mapping[str, Tensor], limit: float) -> None:

@@ -8,11 +8,16 @@ up-sampling is resize + convolution.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import asdict, dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+
+class TranslatorError(ValueError):
+    """A translator config, or an image, that does not fit."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +38,24 @@ class TranslatorConfig:
     long_skips: bool = True
     """Add each encoder resolution to the decoder's."""
 
+    def __post_init__(self) -> None:
+        inner = self.width * 2**self.downs
+        if min(self.width, self.heads, self.text_dim) < 1 or self.downs < 0:
+            raise TranslatorError(f"width, heads and text_dim start at 1, downs at 0: {self}")
+        if inner % self.heads:
+            raise TranslatorError(f"heads ({self.heads}) must divide width · 2^downs ({inner})")
+        if self.edge_kernel % 2 == 0:
+            raise TranslatorError(f"edge_kernel must be odd, not {self.edge_kernel}")
+        if not 0 <= self.dropout < 1:
+            raise TranslatorError(f"dropout must lie in [0, 1), not {self.dropout}")
+
     def to_dict(self) -> dict[str, object]:
+        """The fields, as JSON can hold them; PEFT asks a model's config for it, too."""
         return asdict(self)
 
 
 class ChannelAffine(nn.Module):
-    """Per-channel scale and shift of [B, C, H, W]: what a BatchNorm is once its statistics freeze."""
+    """Per-channel scale and shift of [B, C, H, W]: a BatchNorm once its statistics are frozen."""
 
     def __init__(self, weight: Tensor, bias: Tensor) -> None:
         super().__init__()
@@ -52,7 +69,9 @@ class ChannelAffine(nn.Module):
 class ConvNorm(nn.Module):
     """Convolution, normalisation, optional ReLU."""
 
-    def __init__(self, c_in: int, c_out: int, kernel: int, stride: int = 1, relu: bool = True) -> None:
+    def __init__(
+        self, c_in: int, c_out: int, kernel: int, stride: int = 1, relu: bool = True
+    ) -> None:
         super().__init__()
         self.conv = nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, bias=False)
         self.norm: nn.Module = nn.BatchNorm2d(c_out)
@@ -141,9 +160,10 @@ class TransformerBlock(nn.Module):
 
 
 class Translator(nn.Module):
-    """images [B, 3, H, W] in [-1, 1], prompt tokens [B or 1, L, D] + mask [B or 1, L] → [B, 3, H, W].
+    """Images [B, 3, H, W] in [-1, 1], tokens [B or 1, L, D], mask [B or 1, L] → [B, 3, H, W].
 
-    H and W must be multiples of 2^(downs + 1). The output is not clamped: clamp when a picture is
+    The mask is True where a token is, False where padding is. H and W must be multiples of
+    2^(downs + 1), or TranslatorError is raised. The output is not clamped: clamp when a picture is
     made, so that the training loss keeps its gradient.
     """
 
@@ -155,7 +175,7 @@ class Translator(nn.Module):
         edge = config.edge_kernel
         self.stem = ConvNorm(3, widths[0], edge)
         self.encoder = nn.ModuleList(
-            ConvNorm(a, b, 3, stride=2) for a, b in zip(widths, widths[1:], strict=False)
+            ConvNorm(a, b, 3, stride=2) for a, b in itertools.pairwise(widths)
         )
         self.block1 = ResNetBlock(inner, config.dropout)
         self.block2 = ResNetBlock(inner, config.dropout)
@@ -164,7 +184,7 @@ class Translator(nn.Module):
         self.up = ConvNorm(inner, inner, 3)
         self.block3 = ResNetBlock(inner, config.dropout)
         self.decoder = nn.ModuleList(
-            ConvNorm(b, a, 3) for a, b in reversed(list(zip(widths, widths[1:], strict=False)))
+            ConvNorm(b, a, 3) for a, b in reversed(list(itertools.pairwise(widths)))
         )
         self.head = nn.Conv2d(widths[0], 3, edge, 1, edge // 2)
         if config.global_skip:
@@ -181,6 +201,10 @@ class Translator(nn.Module):
         def larger(y: Tensor) -> Tensor:
             return F.interpolate(y, scale_factor=2.0, mode="nearest")
 
+        if x.shape[-2] % self.multiple or x.shape[-1] % self.multiple:
+            raise TranslatorError(
+                f"images are {x.shape[-2]}×{x.shape[-1]}: sides must be multiples of {self.multiple}"
+            )
         y = self.stem(x)
         skips = [y]
         for layer in self.encoder:
@@ -198,7 +222,7 @@ class Translator(nn.Module):
         return x + change if self.config.global_skip else torch.tanh(change)
 
     def freeze_statistics(self) -> Translator:
-        """Turn every BatchNorm into a ChannelAffine, in place; the function at evaluation is kept."""
+        """Turn every BatchNorm into a ChannelAffine, in place; the function in eval() is kept."""
         for module in self.modules():
             if isinstance(module, ConvNorm):
                 module.freeze_statistics()

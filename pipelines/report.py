@@ -56,7 +56,10 @@ def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
         "methods": methods,
         "sets": report_numbers.summarise(rows, methods),
         "features": run_dir.read_json(f"{evaluate.FOLDER}/about.json")["features"],
-        "frechet": (Inception if config.evaluate.features == "inception" else EfficientNetLite0).name,
+        "frechet": (
+            Inception if config.evaluate.features == "inception" else EfficientNetLite0
+        ).name,
+        "fd_images": config.evaluate.fd_images,
         "heldout": dict(Counter(c.heldout for c in concepts)),
         "not_finite": sum(not report_numbers.finite(r["l1"]) for r in rows),
         "times": _times(config, run_dir, concepts),
@@ -88,7 +91,9 @@ def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
 def _times(config: Config, run_dir: RunDir, concepts: Sequence[Concept]) -> Numbers:
     """Mean seconds of each part of one concept's adaptation, and what they were measured on."""
     ids = [c.concept_id for c in concepts]
-    timings = [load_timings(run_dir, i) for i in ids if run_dir.exists(f"{ADAPTED}/{i}/timings.json")]
+    timings = [
+        load_timings(run_dir, i) for i in ids if run_dir.exists(f"{ADAPTED}/{i}/timings.json")
+    ]
     parts = ("predict", "load", "coreset", "finetune")
     return {
         "concepts": len(timings),
@@ -106,7 +111,9 @@ def _stages(run_dir: RunDir) -> dict[str, Numbers]:
     for stage in STAGES:
         marker = finished(run_dir, stage.name)
         if marker is not None and stage.name != FOLDER:
-            out[stage.name] = {k: marker.get(k) for k in ("seconds", "commit", "versions", "summary")}
+            out[stage.name] = {
+                k: marker.get(k) for k in ("seconds", "commit", "versions", "summary")
+            }
     return out
 
 
@@ -115,7 +122,9 @@ def _machine() -> dict[str, Any]:
     processor = platform.processor()
     info = Path("/proc/cpuinfo")
     if info.exists():
-        names = [s.split(":", 1)[1] for s in info.read_text().splitlines() if s.startswith("model name")]
+        names = [
+            s.split(":", 1)[1] for s in info.read_text().splitlines() if s.startswith("model name")
+        ]
         processor = names[0].strip() if names else processor
     return {
         "processor": processor or platform.machine(),

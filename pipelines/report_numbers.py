@@ -19,6 +19,16 @@ from pipelines.evaluate import CEILING, IDENTITY, PREDICTION
 SHUFFLED = "shuffled prompt"
 FEW = 5  # below this many concepts nothing is called better or worse
 
+# how a comparison is put into words; the last three where there are too few concepts
+WORDS = {
+    "better": "beats",
+    "worse": "loses to",
+    "undecided": "shows no clear difference to",
+    "ahead": "is ahead of",
+    "behind": "is behind",
+    "equal": "is equal to",
+}
+
 # held-out set -> what one of its concepts is called, and what was unseen
 HELD_OUT = {
     "combinations": (
@@ -30,7 +40,7 @@ HELD_OUT = {
         "training saw other concepts of their families, never these",
     ),
     "families": (
-        "concept of an unseen family",
+        "unseen-family concept",
         "training saw no concept of their families",
     ),
 }
@@ -40,12 +50,16 @@ Numbers = dict[str, Any]
 Scores = dict[tuple[str, int], dict[str, float]]  # (method, step) -> concept_id -> score
 
 
+def plural(heldout: str) -> str:
+    """What the concepts of a held-out set are called: 'unseen combinations'."""
+    return (
+        f"{HELD_OUT[heldout][0]}s" if heldout in HELD_OUT else f"concepts of {heldout or 'no'} set"
+    )
+
+
 def count(n: int, heldout: str) -> str:
     """How many concepts of a held-out set, in words: '3 unseen combinations'."""
-    one = HELD_OUT.get(heldout, (f"concept of set {heldout!r}", ""))[0]
-    first, _, rest = one.partition(" of ")
-    plural = f"{first}s of {rest}" if rest else f"{one}s"
-    return f"{n} {one if n == 1 else plural}"
+    return f"{n} {HELD_OUT[heldout][0] if n == 1 and heldout in HELD_OUT else plural(heldout)}"
 
 
 def duration(seconds: float) -> str:
@@ -108,7 +122,7 @@ def compare(ours: Mapping[str, float], control: Mapping[str, float]) -> Numbers 
 
 
 def step_of(method: str, when: When, table: Scores, last: int) -> int | None:
-    """The step whose score stands for a method before or after the fine-tune, None if there is none.
+    """The step whose score stands for a method before or after the fine-tune; None: no score.
 
     Doing nothing scores the same at both; the ground-truth adapter has its own number of steps.
     """
@@ -131,9 +145,7 @@ def summarise(rows: Sequence[Mapping[str, Any]], methods: Sequence[str]) -> dict
     return {h: _summarise_set([r for r in rows if r["heldout"] == h], methods, h) for h in order}
 
 
-def _summarise_set(
-    rows: list[Mapping[str, Any]], methods: Sequence[str], heldout: str
-) -> Numbers:
+def _summarise_set(rows: list[Mapping[str, Any]], methods: Sequence[str], heldout: str) -> Numbers:
     tables = {value: scores(rows, value) for value in ("l1", "kid", "fd", "seconds")}
     table = tables["l1"]
     last = max((s for m, s in table if m == PREDICTION), default=0)
@@ -191,9 +203,9 @@ def sentences(heldout: str, numbers: Numbers) -> list[str]:
         for name, m in methods.items()
         if m["before"] and name not in (PREDICTION, IDENTITY, CEILING, SHUFFLED)
     ]
-    start = f"For {count(ours['concepts'], heldout)} the predicted adapter starts at L1 "
-    start += f"{ours['l1']:.3f}" + (f" ({', '.join(others)})" if others else "")
-    start += f", predicted in {duration(ours['seconds'])}."
+    start = f"For {count(ours['concepts'], heldout)} the predicted adapter, made in"
+    start += f" {duration(ours['seconds'])}, starts at L1 {ours['l1']:.3f}"
+    start += f" ({', '.join(others)})." if others else "."
     out = [start]
     verdict = _verdicts({name: a["before"] for name, a in against.items()})
     if verdict:
@@ -214,33 +226,36 @@ def sentences(heldout: str, numbers: Numbers) -> list[str]:
 
 
 def _verdicts(comparisons: Mapping[str, Numbers | None]) -> str:
-    """'beats A (12 of 12 concepts) and B (11 of 12); loses to C (2 of 12)'."""
-    groups: dict[str, list[str]] = defaultdict(list)
+    """'beats A and B (12 of 12 concepts each); it loses to C (2 of 12)'."""
+    groups: dict[str, list[tuple[str, str]]] = {key: [] for key in WORDS}
     for method, c in comparisons.items():
         if c is None or method == CEILING:
             continue
         key = c["verdict"]
         if key == "few":
             key = "ahead" if c["mean"] < 0 else "behind" if c["mean"] > 0 else "equal"
-        groups[key].append(f"{method} ({c['wins']} of {c['total']})")
-    few = "; with so few concepts none of this is decided"
-    words = {
-        "better": "beats {}",
-        "worse": "loses to {}",
-        "undecided": "shows no clear difference to {}",
-        "ahead": "is ahead of {}",
-        "behind": "is behind {}",
-        "equal": "is equal to {}",
-    }
-    parts = [text.format(_listed(groups[key])) for key, text in words.items() if groups[key]]
-    if parts:
-        first = next(groups[key] for key in words if groups[key])
-        parts[0] = parts[0].replace(first[0], first[0].replace(")", " concepts)"), 1)
-    said = "; it ".join(parts)
-    return said + few if groups.keys() & {"ahead", "behind", "equal"} else said
+        groups[key].append((method, f"{c['wins']} of {c['total']}"))
+    parts = [f"{WORDS[key]} {_listed(members)}" for key, members in groups.items() if members]
+    if groups["ahead"] or groups["behind"] or groups["equal"]:
+        parts[-1] += f"; with fewer than {FEW} concepts that decides nothing"
+    return "; it ".join(parts)
 
 
-def _listed(items: Sequence[str]) -> str:
+def _listed(members: Sequence[tuple[str, str]]) -> str:
+    """Names with their wins, those with equal wins together."""
+    unit = " concept" if all(wins.endswith(" of 1") for _, wins in members) else " concepts"
+    by_wins: dict[str, list[str]] = defaultdict(list)
+    for method, wins in members:
+        by_wins[wins].append(method)
+    return _join(
+        [
+            f"{_join(names)} ({wins}{unit if i == 0 else ''}{' each' if names[1:] else ''})"
+            for i, (wins, names) in enumerate(by_wins.items())
+        ]
+    )
+
+
+def _join(items: Sequence[str]) -> str:
     return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from modeling.concepts import Concept
 from modeling.images import decode_image
 from pipelines.evaluate import CEILING, IDENTITY, PREDICTION
 from pipelines.report_numbers import SHUFFLED, Numbers, When, scores, step_of
 
+T = TypeVar("T")
 SOURCE, TRUTH = "source", "ground truth"
 WHENS: tuple[When, ...] = ("before", "after")
 MAX_PNG_BYTES = 300_000
@@ -29,10 +30,14 @@ def chosen(concepts: Sequence[Concept], scored: Iterable[str], number: int) -> l
             sets[concept.heldout].append(concept)
     out = []
     for members in sets.values():
-        n = min(number, len(members))
-        picks = [round(i * (len(members) - 1) / max(n - 1, 1)) for i in range(n)]
-        out += [members[i] for i in picks]
+        out += _evenly(members, number)
     return out
+
+
+def _evenly(items: Sequence[T], number: int) -> list[T]:
+    """At most `number` items, the first and the last among them, evenly between."""
+    n = min(number, len(items))
+    return [items[round(i * (len(items) - 1) / max(n - 1, 1))] for i in range(n)]
 
 
 def grids(
@@ -107,7 +112,7 @@ def grid_png(grid: Sequence[Numbers], methods: Sequence[str]) -> bytes:
         data = _draw(rows, columns)
         if len(data) <= MAX_PNG_BYTES or len(rows) <= 1:
             return data
-        rows = rows[: len(rows) * 3 // 4]
+        rows = _evenly(rows, len(rows) * 3 // 4)
 
 
 def _draw(rows: Sequence[Numbers], columns: Sequence[tuple[str, str, str, When]]) -> bytes:
@@ -149,7 +154,9 @@ def _draw(rows: Sequence[Numbers], columns: Sequence[tuple[str, str, str, When]]
             best = bool(cell and cell["best"] and when == "before")
             if best:
                 pen.rectangle((x - 3, y - 3, x + side + 2, y + side + 2), outline=good, width=2)
-            pen.text((x + side // 2, y + side + 5), score, good if best else faint, small, anchor="ma")
+            pen.text(
+                (x + side // 2, y + side + 5), score, good if best else faint, small, anchor="ma"
+            )
     buffer = io.BytesIO()
     canvas.save(buffer, format="PNG", optimize=True)
     return buffer.getvalue()

@@ -158,7 +158,9 @@ def make_app(limits: Limits, call: Call) -> FastAPI:
             415: _error("Not a PNG, JPEG or WebP image"),
         },
     )
-    async def translate(form: Annotated[Translate, Form(media_type="multipart/form-data")]) -> Response:
+    async def translate(
+        form: Annotated[Translate, Form(media_type="multipart/form-data")],
+    ) -> Response:
         data = await form.image.read()
         picture = await asyncio.to_thread(_decode, data, limits)
         edited = await call("translate", picture, form.concept, form.seed, form.t)
@@ -221,7 +223,9 @@ class BodyLimit:
             text = f"the request is over {self.limit} bytes"
             await JSONResponse({"detail": text}, 413)(scope, receive, send)
             return
-        body: list[Message] = [{"type": "http.request", "body": b"".join(parts), "more_body": False}]
+        body: list[Message] = [
+            {"type": "http.request", "body": b"".join(parts), "more_body": False}
+        ]
 
         async def replay() -> Message:
             return body.pop() if body else await receive()
@@ -232,7 +236,11 @@ class BodyLimit:
 async def _invalid(request: Request, error: RequestValidationError) -> JSONResponse:
     """422 in FastAPI's form, without the input: it may be long, or no valid Unicode."""
     detail = [
-        {"loc": [_printable(part) for part in e["loc"]], "msg": _printable(e["msg"]), "type": e["type"]}
+        {
+            "loc": [_printable(part) for part in e["loc"]],
+            "msg": _printable(e["msg"]),
+            "type": e["type"],
+        }
         for e in error.errors()
     ]
     return JSONResponse({"detail": detail}, 422)

@@ -367,3 +367,8 @@ def test_orientation_crop_transparency_and_depth() -> None:
 def test_only_colour_pictures_are_encoded(image: np.ndarray) -> None:
     with pytest.raises(ImageError, match="uint8 array"):
         encode_png(image)
+
+
+@pytest.mark.parametrize("seed", [79, 159, 221])
+def test_portraits_whose_view_rounds_up_have_the_size_asked_for(seed: int) -> None:
+    assert render(portrait(seed), 32).shape == (32, 32, 3)

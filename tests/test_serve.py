@@ -1,0 +1,479 @@
+"""The service over real HTTP on a real local Ray; its interface alone for the many bad inputs."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import os
+import socket
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import torch
+import yaml
+from fastapi.testclient import TestClient
+from PIL import Image
+from safetensors.torch import load, save
+
+from modeling import weight_generator
+from modeling.codec import BlockLayout, NormalisationSums
+from modeling.images import decode_image, encode_png
+from modeling.lora import from_bytes
+from modeling.text import TextEncoder
+from modeling.training import to_uint8, to_unit
+from modeling.translator import Translator, TranslatorConfig, frozen_translator
+from pipelines import base, serve, stages
+from pipelines import config as configuration
+from pipelines.artifacts import ArtifactError, RunDir
+from pipelines.base import discriminator_config, load_base, translator_config
+from pipelines.config import Config, ConfigError
+from pipelines.generator import generator_config
+from pipelines.serve_app import AdapterFiles, Limits, make_app
+from pipelines.stages import StageError
+
+TEXT_DIM = 384
+SERVE_YAML = Path(__file__).parent.parent / "cluster" / "serve.yaml"
+# Not the preset's, so that a service that took the preset's configuration would be noticed
+TRAINED = [
+    "preset=tiny",
+    "generator.t_min=100",
+    "adapt.t=900",
+    "lora.rank=2",
+    "lora.ranks={head: 1}",
+]
+
+
+def make_run(folder: Path) -> RunDir:
+    """A finished run with random networks, made without Ray or training."""
+    run = RunDir(str(folder))
+    config = configuration.load_config([*TRAINED, f"run_dir={folder}"])
+    torch.manual_seed(0)
+    network = Translator(translator_config(config, TEXT_DIM)).freeze_statistics()
+    torch.nn.init.normal_(network.head.weight, std=0.02)  # zero at the start: it would edit nothing
+    discriminator = base.PatchDiscriminator(discriminator_config(config))
+    about = {
+        "translator": network.config.to_dict(),
+        "discriminator": vars(discriminator_config(config)),
+    }
+    run.write("base/translator.safetensors", save(dict(network.state_dict())))
+    run.write("base/discriminator.safetensors", save(dict(discriminator.state_dict())))
+    run.write_json("base/base.json", about)
+
+    translator, _ = load_base(config, run)
+    w = config.weights
+    layout = BlockLayout.build(translator.shapes, translator.groups, w.grouping, w.block_size)
+    sums = NormalisationSums.empty(layout)
+    start = translator.zero_adapter()
+    for _ in range(4):
+        adapter = {k: v + 0.2 * torch.randn_like(v) for k, v in start.items()}
+        sums.add(layout.to_blocks(adapter)[None])
+    run.write("weights/layout.json", layout.to_json().encode())
+    run.write("weights/normalisation.safetensors", sums.finish(layout, "element").to_bytes())
+
+    model = weight_generator.build(generator_config(config, layout.n_blocks, TEXT_DIM))
+    with torch.no_grad():  # its last layer starts at zero: all texts would give one adapter
+        for p in model.parameters():
+            p.add_(0.05 * torch.randn_like(p))
+    ema = weight_generator.EMA(model)
+    for name, data in weight_generator.to_files(model, ema).items():
+        run.write(f"generator/{name}", data)
+
+    run.write("config.yaml", configuration.to_yaml(config).encode())
+    for stage in stages.STAGES[:6]:
+        marker = {"config": stages.depends_on(stage, config), "inputs": {}}
+        run.write_json(
+            f"stages/{stage.name}.json", {**marker, "files": stages.inventory(run, stage)}
+        )
+    return run
+
+
+def told(run: RunDir, *words: str) -> Config:
+    return configuration.load_config([f"run_dir={run.uri}", *words])
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
+    return make_run(tmp_path_factory.mktemp("serve") / "run")
+
+
+@pytest.fixture
+def own_run(tmp_path: Path) -> RunDir:
+    """A run that a test may damage."""
+    return make_run(tmp_path / "run")
+
+
+# Over HTTP
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def url(run: RunDir) -> Iterator[str]:
+    os.environ |= {
+        "RAY_AUTH_MODE": "disabled",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_COLOR_PREFIX": "0",
+    }
+    import ray
+    from ray import serve as ray_serve
+
+    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
+    small = {"max_text": 50, "max_image_bytes": 100_000, "max_ongoing": 2, "max_queued": 2}
+    given = told(run, f"serve.port={free_port()}", *(f"serve.{k}={v}" for k, v in small.items()))
+    try:
+        yield serve.start(serve.saved_config(run, given), run)
+    finally:
+        ray_serve.shutdown()
+        ray.shutdown()
+
+
+def ask(url: str, **body: Any) -> httpx.Response:
+    return httpx.post(f"{url}/v1/adapters", json=body, timeout=60)
+
+
+@pytest.fixture(scope="module")
+def picture() -> np.ndarray:
+    """uint8 [48, 64, 3], smooth."""
+    y, x = np.mgrid[0:48, 0:64]
+    return np.stack([4 * x, 5 * y, 2 * x + 2 * y], -1).astype(np.uint8)
+
+
+def test_health_index_and_openapi(url: str, run: RunDir) -> None:
+    health = httpx.get(f"{url}/healthz", timeout=60).json()
+    assert health["status"] == "ok" and health["image_size"] == 32
+    assert health["base"] == serve.digest(run, serve.READ["base"])
+    assert health["generator"] == serve.digest(run, serve.READ["generator"])
+    assert len({health["base"], health["weights"], health["generator"], health["layout"]}) == 4
+    assert "POST /v1/adapters" in httpx.get(url).json()["endpoints"]
+    paths = httpx.get(f"{url}/openapi.json").json()["paths"]
+    assert {"/v1/adapters", "/v1/translate", "/healthz"} <= set(paths)
+    assert httpx.get(f"{url}/docs").status_code == 200
+
+
+def test_served_adapter_in_peft_edits_as_translate_does(
+    url: str, run: RunDir, picture: np.ndarray, tmp_path: Path
+) -> None:
+    from peft import PeftModel
+
+    concept = "grüne Haare 头发"
+    reply = httpx.post(f"{url}/v1/adapters?format=zip", json={"concept": concept}, timeout=60)
+    assert reply.status_code == 200 and reply.headers["content-type"] == "application/zip"
+    with zipfile.ZipFile(io.BytesIO(reply.content)) as archive:
+        archive.extractall(tmp_path)
+    network = frozen_translator(TranslatorConfig(**run.read_json("base/base.json")["translator"]))
+    network.load_state_dict(load(run.read("base/translator.safetensors")))
+    x = to_unit(torch.from_numpy(decode_image(encode_png(picture), 32))).permute(2, 0, 1)[None]
+    (text,) = TextEncoder().encode([concept])
+    mask = torch.ones(1, text.tokens.shape[0], dtype=torch.bool)
+    with torch.no_grad():
+        plain = network(x, text.tokens[None], mask)
+        adapted = PeftModel.from_pretrained(network, str(tmp_path))(x, text.tokens[None], mask)
+    expected = to_uint8(adapted)[0].permute(1, 2, 0).numpy().astype(int)
+
+    reply = httpx.post(
+        f"{url}/v1/translate",
+        files={"image": ("x.png", encode_png(picture))},
+        data={"concept": concept},
+        timeout=60,
+    )
+    assert reply.status_code == 200 and reply.headers["content-type"] == "image/png"
+    got = decode_image(reply.content).astype(int)
+    assert got.shape == (32, 32, 3)
+    assert np.abs(got - expected).max() <= 1  # rounding: PEFT does not merge the weights
+    assert np.abs(got - to_uint8(plain)[0].permute(1, 2, 0).numpy()).mean() > 3
+
+
+def test_equal_requests_give_equal_bytes_and_others_do_not(url: str, run: RunDir) -> None:
+    first, again = ask(url, concept="red hair"), ask(url, concept="  red hair ", seed=0, t=900)
+    assert first.status_code == 200 and first.content == again.content
+    others: list[dict[str, Any]] = [
+        {"concept": "blue hair"},
+        {"concept": "red hair", "seed": 1},
+        {"concept": "red hair", "t": 500},
+    ]
+    contents = {first.content, *(ask(url, **o).content for o in others)}
+    assert len(contents) == 4
+    # nor does another process, that has nothing in its cache, give others
+    saved = serve.saved_config(run, told(run))
+    threads = torch.get_num_threads()
+    made = serve.Service(configuration.to_dict(saved), run).adapter("red hair", 0, None)
+    torch.set_num_threads(threads)
+    assert made.weights == first.content
+    assert first.headers["x-concept"] == "red hair"
+    assert first.headers["x-base-digest"] == serve.digest(run, serve.READ["base"])
+    assert float(again.headers["x-seconds"]) < 10
+    # what the run's configuration says: rank 2, rank 1 for the head
+    adapter = from_bytes(first.content, "reply")
+    translator, _ = load_base(saved, run)
+    translator.check(adapter)
+    assert adapter["base_model.model.head.lora_A.weight"].shape[0] == 1
+
+
+def test_bad_requests_get_json_errors(url: str) -> None:
+    def translate(image: bytes) -> httpx.Response:
+        files = {"image": ("x.png", image)}
+        return httpx.post(f"{url}/v1/translate", files=files, data={"concept": "a"}, timeout=60)
+
+    replies = {
+        422: [ask(url, concept=""), ask(url, concept="x" * 51), ask(url, concept="a", surprise=1)],
+        415: [translate(b"no image")],
+        # of these, the second is refused before it is parsed
+        413: [translate(b"x" * 100_001), translate(b"x" * 3_000_000)],
+    }
+    for status, found in replies.items():
+        for reply in found:
+            assert reply.status_code == status, reply.text
+            assert reply.json()["detail"]
+    assert httpx.get(f"{url}/healthz").status_code == 200
+
+
+def test_a_full_queue_gets_503(url: str) -> None:
+    """Two at work and two that wait (see `url`): of forty at once, some are turned away."""
+
+    async def flood() -> list[httpx.Response]:
+        async with httpx.AsyncClient(timeout=60) as client:
+            asked = [{"concept": "flood", "seed": i} for i in range(40)]
+            return await asyncio.gather(
+                *(client.post(f"{url}/v1/adapters", json=body) for body in asked)
+            )
+
+    replies = asyncio.run(flood())
+    refused = [r for r in replies if r.status_code == 503]
+    assert {r.status_code for r in replies} == {200, 503}
+    assert all(r.headers["retry-after"] == "1" for r in refused)
+    assert ask(url, concept="after the flood").status_code == 200
+
+
+# The interface alone
+
+LIMITS = Limits(max_text=20, max_image_bytes=10_000, max_pixels=10**6, size=32, t_min=10, t_max=999)
+
+
+@pytest.fixture(scope="module")
+def client() -> TestClient:
+    async def call(method: str, *arguments: Any) -> Any:
+        if any(isinstance(a, str) and a == "boom" for a in arguments):
+            raise RuntimeError("a secret")
+        if method == "adapter":
+            return AdapterFiles(b"weights", b"{}", "layout", "base", 0.5)
+        return arguments[0]
+
+    return TestClient(make_app(LIMITS, call), raise_server_exceptions=False)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"[" * 5000,
+        b"\xff\xfe",
+        b'{"concept": " "}',
+        b'{"concept": 5}',
+        b'{"concept": "twenty-one characters"}',
+        rb'{"concept": "\ud800"}',
+        rb'{"concept": "a", "\ud800": 1}',
+        b'{"concept": "a", "seed": -1}',
+        b'{"concept": "a", "seed": 1.5}',
+        b'{"concept": "a", "seed": NaN}',
+        b'{"concept": "a", "seed": ' + b"9" * 5000 + b"}",
+        b'{"concept": "a", "t": 9}',
+        b'{"concept": "a", "t": 1000}',
+        b'{"concept": "a", "image": "/etc/passwd"}',
+    ],
+)
+def test_bad_json_is_a_4xx_with_json(client: TestClient, body: bytes) -> None:
+    reply = client.post("/v1/adapters", content=body, headers={"content-type": "application/json"})
+    assert reply.status_code in (400, 422) and reply.json()["detail"]
+
+
+def test_failures_of_the_model_are_json_without_its_insides(client: TestClient) -> None:
+    reply = client.post("/v1/adapters", json={"concept": "boom"})
+    assert reply.status_code == 500 and "secret" not in reply.text and reply.json()["detail"]
+    assert client.get("/healthz").status_code == 503  # `call` cannot answer `about`
+
+
+def encoded(image: Image.Image, format: str) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format)
+    return buffer.getvalue()
+
+
+SMALL = Image.effect_noise((40, 40), 60).convert("RGB")
+
+
+@pytest.mark.parametrize(
+    ("image", "status"),
+    [
+        (encoded(SMALL, "PNG"), 200),
+        (encoded(SMALL, "JPEG"), 200),
+        (encoded(SMALL, "WEBP"), 200),
+        (encoded(SMALL, "GIF"), 415),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", 415),
+        (b"", 415),
+        (encoded(SMALL, "PNG")[:-1000], 422),
+        (encoded(SMALL, "PNG")[:60], 422),
+        (encoded(Image.new("1", (5000, 5000)), "PNG"), 422),  # 3 kB, 25 million pixels
+        (encoded(SMALL, "PNG") + bytes(10_000), 413),
+    ],
+)
+def test_images_by_format_size_and_damage(client: TestClient, image: bytes, status: int) -> None:
+    reply = client.post("/v1/translate", files={"image": ("x", image)}, data={"concept": "a"})
+    assert reply.status_code == status, reply.text
+    if status == 200:
+        assert decode_image(reply.content).shape == (32, 32, 3)
+    else:
+        assert reply.json()["detail"]
+
+
+def test_forms_take_no_paths_and_no_unknown_fields(client: TestClient) -> None:
+    path = client.post("/v1/translate", data={"concept": "a", "image": "/etc/hostname"})
+    image = {"image": ("x", encoded(SMALL, "PNG"))}
+    extra = client.post("/v1/translate", data={"concept": "a", "surprise": "1"}, files=image)
+    assert (path.status_code, extra.status_code) == (422, 422)
+
+
+def test_zip_by_accept_header(client: TestClient) -> None:
+    body = {"concept": "a"}
+    asked = client.post("/v1/adapters", json=body, headers={"Accept": "application/zip"})
+    assert (
+        zipfile.ZipFile(io.BytesIO(asked.content)).read("adapter_model.safetensors") == b"weights"
+    )
+    assert client.post("/v1/adapters", json=body).content == b"weights"
+    said = client.post(
+        "/v1/adapters?format=safetensors", json=body, headers={"Accept": "application/zip"}
+    )
+    assert said.content == b"weights"
+
+
+# What is served
+
+
+def test_the_runs_own_configuration_is_served(run: RunDir) -> None:
+    saved = serve.saved_config(run, told(run, "serve.max_text=7", "cluster.actors=1"))
+    assert (saved.preset, saved.adapt.t, saved.lora.rank, saved.lora.ranks) == (
+        "tiny",
+        900,
+        2,
+        {"head": 1},
+    )
+    assert (saved.serve.max_text, saved.cluster.actors) == (7, 1)
+    assert (serve.limits(saved).t_min, serve.limits(saved).t_max) == (100, 999)
+
+
+def test_a_stages_marker_goes_before_config_yaml(own_run: RunDir) -> None:
+    """config.yaml is the last command's; the adapters' rank is what stage gans was run with."""
+    text = own_run.read("config.yaml").decode()
+    own_run.write("config.yaml", text.replace("  rank: 2", "  rank: 5").encode())
+    assert serve.saved_config(own_run, told(own_run)).lora.rank == 2
+
+
+def test_a_contradicting_key_is_refused(run: RunDir) -> None:
+    serve.saved_config(run, told(run, "lora.rank=2"))
+    with pytest.raises(ConfigError, match=r"lora\.rank=3.*made with lora\.rank=2"):
+        serve.saved_config(run, told(run, "lora.rank=3"))
+    with pytest.raises(ConfigError, match=r"serve\.max_queued=0"):
+        serve.saved_config(run, told(run, "serve.max_queued=0"))
+
+
+def test_an_unfinished_run_names_the_command(own_run: RunDir, tmp_path: Path) -> None:
+    own_run.delete("stages/generator.json")
+    for where in (own_run, RunDir(str(tmp_path / "nothing"))):
+        with pytest.raises(StageError, match=r"denoised-weights run .*run_dir="):
+            serve.saved_config(where, told(where))
+
+
+def test_a_taken_port_is_named_before_anything_is_loaded(run: RunDir) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(StageError, match=rf"serve\.port={port}"):
+            serve.serve_forever(told(run, f"serve.port={port}"), run)
+
+
+def test_a_foreign_file_is_noticed(own_run: RunDir) -> None:
+    data = bytearray(own_run.read("generator/ema.safetensors"))
+    data[-1] ^= 1
+    own_run.write("generator/ema.safetensors", bytes(data))
+    with pytest.raises(ArtifactError, match=r"ema\.safetensors"):
+        serve.saved_config(own_run, told(own_run))
+
+
+def test_canonical_keeps_tensors_and_metadata() -> None:
+    tensors = {"b": torch.randn(3, 5), "a": torch.randn(2)}
+    about = {"format": "pt", "concept": "é 头\n", "seed": "1", "t": "9"}
+    files = {serve.canonical(save(tensors, about)) for _ in range(10)}
+    (data,) = files
+    assert all(torch.equal(load(data)[k], v) for k, v in tensors.items())
+    assert json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"] == about
+
+
+# cluster/serve.yaml
+
+
+def unknown_keys(given: Any, known: Any, path: str = "") -> list[str]:
+    """Keys of a parsed file that its schema, filled in and dumped, does not have."""
+    if isinstance(given, dict) and isinstance(known, dict) and not path.endswith(".args"):
+        found = [f"{path}.{k}" for k in given.keys() - known.keys()]
+        return found + [
+            p
+            for k in given.keys() & known.keys()
+            for p in unknown_keys(given[k], known[k], f"{path}.{k}")
+        ]
+    if isinstance(given, list) and isinstance(known, list):
+        return [p for g, k in zip(given, known, strict=True) for p in unknown_keys(g, k, path)]
+    return []
+
+
+def check_serve_file(content: dict[str, Any]) -> list[str]:
+    from ray.serve.schema import ServeDeploySchema
+
+    return unknown_keys(content, ServeDeploySchema.model_validate(content).model_dump())
+
+
+def test_serve_yaml_is_strictly_valid_and_listens_on_loopback(run: RunDir) -> None:
+    content = yaml.safe_load(SERVE_YAML.read_text())
+    assert check_serve_file(content) == []
+    assert content["http_options"]["host"] == "127.0.0.1"
+    (application,) = content["applications"]
+    assert application["import_path"] == "pipelines.serve:build"
+    built = serve.build({**application["args"], "run_dir": run.uri})
+    names = {
+        built._bound_deployment.name,
+        built._bound_deployment.init_args[0]._bound_deployment.name,
+    }
+    assert {d["name"] for d in application["deployments"]} <= names
+
+
+@pytest.mark.parametrize("where", ["", "http_options", "applications", "deployments"])
+def test_a_misspelt_key_in_serve_yaml_is_found(where: str) -> None:
+    content = yaml.safe_load(SERVE_YAML.read_text())
+    (application,) = content["applications"]
+    place = {"applications": application, "deployments": application["deployments"][0], "": content}
+    place.get(where, content["http_options"])["surprise"] = 1
+    try:
+        assert any("surprise" in key for key in check_serve_file(content))
+    except ValueError as error:  # where pydantic forbids it by itself
+        assert "surprise" in str(error)
+
+
+def test_build_takes_the_command_lines_keys_only(run: RunDir) -> None:
+    for args, expected in (
+        ({}, "run_dir"),
+        ({"run_dir": run.uri, "serve.port": 80}, "http_options"),
+        ({"run_dir": run.uri, "surprise": 1}, "surprise"),
+    ):
+        with pytest.raises(ConfigError, match=expected):
+            serve.build(args)
