@@ -32,23 +32,33 @@ class TextEncoder:
     """`name` is "minilm" (packaged), a folder, or a hub id that is already in the local cache."""
 
     def __init__(self, name: str = PACKAGED, allow_download: bool = False) -> None:
+        from safetensors import SafetensorError
         from transformers import AutoModel, AutoTokenizer, CLIPTextModel
         from transformers.utils import logging
 
         logging.set_verbosity_error()
         logging.disable_progress_bar()
         where = _packaged_folder() if name == PACKAGED else name
+        advice = f"Give a folder saved with save_pretrained, or {PACKAGED!r} for the packaged one"
+        if Path(where).is_absolute() and not Path(where).is_dir():
+            raise TextEncoderError(f"text_encoder={name}: there is no such folder. {advice}")
         offline = not allow_download
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(where, local_files_only=offline)
             self.clip = "clip" in type(self.tokenizer).__name__.lower()
             kind = CLIPTextModel if self.clip else AutoModel
-            self.model = kind.from_pretrained(where, local_files_only=offline)
-        except (OSError, ValueError) as error:
+            self.model, info = kind.from_pretrained(
+                where, local_files_only=offline, output_loading_info=True
+            )
+        except (OSError, ValueError, SafetensorError) as error:
+            reason = str(error).splitlines()[0]
             raise TextEncoderError(
-                f"text_encoder={name}: cannot be loaded ({str(error).splitlines()[0]})."
-                f" Give a folder saved with save_pretrained, or {PACKAGED!r} for the packaged one"
+                f"text_encoder={name}: cannot be loaded ({reason}). {advice}"
             ) from error
+        # transformers fills what a file lacks with random values; a pooler is not used here
+        missing = sorted(k for k in info["missing_keys"] if "pooler" not in k)
+        if missing:
+            raise TextEncoderError(f"text_encoder={name}: its file lacks {missing[0]}. {advice}")
         self.model.eval().requires_grad_(False)
         self.name = name
 

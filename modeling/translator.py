@@ -201,9 +201,10 @@ class Translator(nn.Module):
         def larger(y: Tensor) -> Tensor:
             return F.interpolate(y, scale_factor=2.0, mode="nearest")
 
-        if x.shape[-2] % self.multiple or x.shape[-1] % self.multiple:
+        height, width = x.shape[-2:]
+        if height % self.multiple or width % self.multiple:
             raise TranslatorError(
-                f"images are {x.shape[-2]}×{x.shape[-1]}: sides must be multiples of {self.multiple}"
+                f"images are {height}×{width}: their sides must be multiples of {self.multiple}"
             )
         y = self.stem(x)
         skips = [y]
@@ -222,7 +223,7 @@ class Translator(nn.Module):
         return x + change if self.config.global_skip else torch.tanh(change)
 
     def freeze_statistics(self) -> Translator:
-        """Turn every BatchNorm into a ChannelAffine, in place; the function in eval() is kept."""
+        """Turn every BatchNorm into a ChannelAffine, in place; eval() keeps the same function."""
         for module in self.modules():
             if isinstance(module, ConvNorm):
                 module.freeze_statistics()

@@ -5,11 +5,12 @@ Exit codes: 0 done; 1 a stage failed; 2 the command or the configuration is wron
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 
 from pipelines import config as configuration
-from pipelines.artifacts import ArtifactError, RunDir
+from pipelines.artifacts import RunDir
 from pipelines.config import ConfigError
 
 
@@ -55,14 +56,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("denoised-weights: stopped; the same command continues", file=sys.stderr)
         return 130
     except Exception as error:
-        from modeling.text import TextEncoderError
-        from pipelines.stages import StageError
-
-        expected = (StageError, ArtifactError, TextEncoderError, OSError)
-        if not isinstance(error, expected):
+        sentence = _for_people(error)
+        if not sentence:
             raise
-        print(f"denoised-weights: {error}", file=sys.stderr)
+        print(f"denoised-weights: {sentence}", file=sys.stderr)
         return 1
+
+
+def _for_people(error: Exception) -> str:
+    """The text of an error that the user can act on; "" for a bug, whose traceback is wanted."""
+    module = type(error).__module__.partition(".")[0]
+    if module == "ray":  # an actor's error: its type and text are lines of a traceback
+        ours = re.findall(r"^(?:modeling|pipelines)\.[\w.]+Error: (.+)$", str(error), re.MULTILINE)
+        return ours[-1] if ours else ""
+    return str(error) if module in ("modeling", "pipelines") or isinstance(error, OSError) else ""
 
 
 def _command(command: str, words: list[str]) -> int:
@@ -84,7 +91,7 @@ def _command(command: str, words: list[str]) -> int:
     from pipelines.session import ray_session
 
     if config.redo:
-        redo(run, config.redo)
+        redo(config, run, config.redo)
     with ray_session(config):
         for name in [s.name for s in STAGES] if command == "run" else [command]:
             run_stage(config, run, name)

@@ -18,6 +18,7 @@ from typing import Any
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
+from fsspec.implementations.local import LocalFileSystem
 
 
 class ArtifactError(RuntimeError):
@@ -28,15 +29,20 @@ class RunDir:
     """Files under one directory, named by relative POSIX paths. Cheap to pickle: only the URI."""
 
     def __init__(self, uri: str) -> None:
-        self.local = "://" not in uri
-        self.uri = os.path.abspath(os.path.expanduser(uri)) if self.local else uri.rstrip("/")
+        remote = "://" in uri
+        self.uri = uri.rstrip("/") if remote else os.path.abspath(os.path.expanduser(uri))
         self._connect()
 
     def _connect(self) -> None:
-        self.fs, self.root = fsspec.core.url_to_fs(self.uri)
+        try:
+            # no cached listings: other processes write here
+            self.fs, self.root = fsspec.core.url_to_fs(self.uri, use_listings_cache=False)
+        except (ValueError, ImportError) as error:  # no such protocol, or its package is missing
+            raise ArtifactError(f"run_dir={self.uri}: {error}") from error
+        self.local = isinstance(self.fs, LocalFileSystem)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"uri": self.uri, "local": self.local}
+        return {"uri": self.uri}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -88,7 +94,7 @@ class RunDir:
                 self.write(f"{folder}/{name}", data)
         self.write(f"{folder}/{last}", files[last])
 
-    def list(self, folder: str) -> list[str]:
+    def files(self, folder: str) -> list[str]:
         """Relative paths of all files under a folder, sorted; hidden and temporary files left out."""
         base = self.path(folder)
         if not self.fs.exists(base):
@@ -114,7 +120,7 @@ class RunDir:
         data = self.read(name)
         try:
             return pq.read_table(pa.BufferReader(data), columns=columns)
-        except (pa.ArrowInvalid, OSError) as error:
+        except (pa.ArrowException, OSError) as error:
             raise ArtifactError(f"{self.url(name)} is damaged: {error}") from error
 
     def write_table(self, name: str, table: pa.Table) -> None:

@@ -6,10 +6,12 @@ keys, wrong types and impossible combinations raise ConfigError with one line fo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
+from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -251,6 +253,9 @@ class Cluster:
     cpus_per_actor: float = 1.0
     gpus_per_actor: float = 0.0
     gpu_training: bool = False
+    """One GPU for each training worker."""
+    training_threads: int = 0
+    """Threads of a training worker; 0 = an equal share of the machine's cores."""
 
 
 @dataclass
@@ -301,35 +306,73 @@ def load_config(overrides: Sequence[str]) -> Config:
     if preset not in preset_names():
         raise ConfigError(f"preset={preset}: no such preset; there are {', '.join(preset_names())}")
     schema = OmegaConf.structured(Config)
-    tree = _merge(schema, OmegaConf.load(PRESETS / f"{preset}.yaml"), f"preset {preset}")
+    values = OmegaConf.load(PRESETS / f"{preset}.yaml")
+    assert isinstance(values, DictConfig)
+    # what a preset changes when the pictures are photographs, which allow art filters only
+    photographs = values.pop("photographs", OmegaConf.create())
+    tree = _merge(schema, values, f"preset {preset}")
+    if words.get("images.source") == "folder":
+        tree = _merge(tree, photographs, f"preset {preset}, photographs")
     tree = _merge(tree, OmegaConf.create({"preset": preset}), "preset")
     for key, value in words.items():
         try:
-            tree = _merge(tree, OmegaConf.from_dotlist([f"{key}={value}"]), key)
-        except OmegaConfBaseException as error:
-            raise ConfigError(f"{key}={value}: {str(error).splitlines()[0]}") from error
-        except Exception as error:  # YAML that does not parse, such as key=[1
-            if isinstance(error, ConfigError):
-                raise
+            # `key=` is an empty text, not YAML's null
+            more = OmegaConf.from_dotlist([f"{key}={value or repr('')}"])
+        except Exception as error:  # of many types: YAML's, OmegaConf's, its grammar's
             raise ConfigError(f"{key}={value}: cannot be read as YAML") from error
-    config = OmegaConf.to_object(tree)
-    assert isinstance(config, Config)
+        tree = _merge(tree, more, f"{key}={value}", key)
+    config = _to_config(tree)
     check(config)
     return config
 
 
-def _merge(tree: DictConfig, more: Any, what: str) -> DictConfig:
+def _merge(tree: DictConfig, more: Any, what: str, key: str = "") -> DictConfig:
     unknown = _unknown_key(Config, OmegaConf.to_container(more), "")
     if unknown:
         raise ConfigError(unknown)
     try:
         merged = OmegaConf.merge(tree, more)
     except OmegaConfBaseException as error:
-        key = error.full_key or what
-        wanted = getattr(error.ref_type, "__name__", "") if error.ref_type is not None else ""
-        raise ConfigError(f"{key}: {str(error).splitlines()[0]}") from error if wanted else error
+        # OmegaConf does not name the key of a list inside a list
+        name = (error.full_key or key).partition("[")[0]
+        wrong = (
+            f"{name} must be {_in_words(_type_of(name))}" if name else str(error).splitlines()[0]
+        )
+        raise ConfigError(f"{what}: {wrong}") from error
     assert isinstance(merged, DictConfig)
     return merged
+
+
+def _to_config(tree: DictConfig) -> Config:
+    try:
+        config = OmegaConf.to_object(tree)
+    except OmegaConfBaseException as error:  # an interpolation of what is not there
+        raise ConfigError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
+    assert isinstance(config, Config)
+    return config
+
+
+def _type_of(key: str) -> Any:
+    """The schema's type of a dotted key; of the mapping, for a key inside one."""
+    kind: Any = Config
+    for part in key.split("."):
+        if is_dataclass(kind):
+            kind = get_type_hints(kind)[part]
+    return kind
+
+
+def _in_words(kind: Any) -> str:
+    words: dict[Any, str] = {
+        int: "a whole number",
+        float: "a number",
+        bool: "true or false",
+        str: "a text",
+        list[str]: "a list such as [a, b]",
+        list[int]: "a list of whole numbers such as [1, 2]",
+        list[list[str]]: "a list of lists such as [[a, b], [c, d]]",
+        dict[str, int]: "a mapping to whole numbers such as {a: 1}",
+    }
+    return words[kind]
 
 
 def _unknown_key(schema: type, given: Any, prefix: str) -> str:
@@ -365,10 +408,9 @@ def to_dict(config: Config) -> dict[str, Any]:
 
 def from_dict(tree: dict[str, Any]) -> Config:
     """Inverse of `to_dict`, strict."""
-    merged = _merge(OmegaConf.structured(Config), OmegaConf.create(tree), "saved configuration")
-    config = OmegaConf.to_object(merged)
-    assert isinstance(config, Config)
-    return config
+    return _to_config(
+        _merge(OmegaConf.structured(Config), OmegaConf.create(tree), "saved configuration")
+    )
 
 
 def resolve_editor(config: Config) -> str:
@@ -382,12 +424,62 @@ def _choice(key: str, value: object, allowed: Sequence[object]) -> None:
         raise ConfigError(f"{key}={value}: must be one of {', '.join(str(a) for a in allowed)}")
 
 
-def _at_least(key: str, value: float, least: float) -> None:
-    if value < least:
-        raise ConfigError(f"{key}={value}: must be at least {least}")
-
-
-CONTROLS = ("zero LoRA", "mean adapter", "nearest text", "ridge", "shuffled prompt", "noised nearest")
+CONTROLS = (
+    "zero LoRA",
+    "mean adapter",
+    "nearest text",
+    "ridge",
+    "shuffled prompt",
+    "noised nearest",
+)
+LEAST = {
+    "seed": 0,
+    "max_error_fraction": 0,
+    "images.size": 16,
+    "images.count": 10,
+    "translator.width": 4,
+    "translator.downs": 1,
+    "translator.edge_kernel": 1,
+    "translator.heads": 1,
+    "discriminator.width": 1,
+    "lora.rank": 1,
+    "base.concepts": 1,
+    "base.steps": 1,
+    "base.batch": 1,
+    "base.checkpoint_every": 1,
+    "base.workers": 1,
+    "gans.steps": 0,
+    "gans.batch": 1,
+    "gans.checkpoints": 1,
+    "gans.concepts_per_batch": 1,
+    "gans.pilots": 1,
+    "gans.pilot_steps": 1,
+    "weights.block_size": 8,
+    "generator.width": 1,
+    "generator.depth": 1,
+    "generator.heads": 1,
+    "generator.steps": 1,
+    "generator.batch": 1,
+    "generator.blocks_per_concept": 0,
+    "generator.text_noise": 0,
+    "generator.image_steps": 0,
+    "generator.image_concepts": 1,
+    "generator.image_batch": 1,
+    "generator.checkpoint_every": 1,
+    "generator.workers": 1,
+    "adapt.steps": 0,
+    "adapt.batch": 1,
+    "adapt.coreset": 1,
+    "adapt.ddim_steps": 1,
+    "evaluate.images": 1,
+    "report.pictures": 0,
+    "report.concepts": 0,
+    "cluster.actors": 1,
+    "cluster.cpus_per_actor": 0,
+    "cluster.gpus_per_actor": 0,
+}
+RATES = ("base.lr", "gans.lr", "generator.lr", "generator.image_lr", "adapt.lr")
+FRACTIONS = ("translator.dropout", "gans.ema", "generator.ema", "adapt.ema")
 
 
 def check(config: Config) -> None:
@@ -402,7 +494,9 @@ def check(config: Config) -> None:
     if c.images.source == "avatars" and c.images.path:
         raise ConfigError("images.path is set but images.source=avatars: use images.source=folder")
     if c.images.source == "folder" and resolve_editor(c) == "avatar":
-        raise ConfigError("editor=avatar edits avatars only: use editor=filter with images.source=folder")
+        raise ConfigError(
+            "editor=avatar edits avatars only: use editor=filter with images.source=folder"
+        )
     _choice("weights.grouping", c.weights.grouping, (1, 2, 3))
     _choice("weights.centre", c.weights.centre, ("element", "tensor"))
     _choice("generator.kind", c.generator.kind, ("transformer", "unet"))
@@ -413,28 +507,26 @@ def check(config: Config) -> None:
     _choice("evaluate.features", c.evaluate.features, ("efficientnet", "inception"))
     for method in c.evaluate.controls:
         _choice("evaluate.controls", method, CONTROLS)
-    for key, value, least in (
-        ("weights.block_size", c.weights.block_size, 8),
-        ("images.count", c.images.count, 10),
-        ("images.size", c.images.size, 16),
-        ("lora.rank", c.lora.rank, 1),
-        ("translator.width", c.translator.width, 4),
-        ("translator.downs", c.translator.downs, 1),
-        ("base.concepts", c.base.concepts, 1),
-        ("base.steps", c.base.steps, 1),
-        ("base.workers", c.base.workers, 1),
-        ("gans.steps", c.gans.steps, 0),
-        ("gans.checkpoints", c.gans.checkpoints, 1),
-        ("gans.concepts_per_batch", c.gans.concepts_per_batch, 1),
-        ("generator.steps", c.generator.steps, 1),
-        ("generator.batch", c.generator.batch, 1),
-        ("generator.workers", c.generator.workers, 1),
-        ("generator.text_noise", c.generator.text_noise, 0),
-        ("adapt.steps", c.adapt.steps, 0),
-        ("cluster.actors", c.cluster.actors, 1),
-        ("max_error_fraction", c.max_error_fraction, 0),
-    ):
-        _at_least(key, value, least)
+    for key, least in LEAST.items():
+        value = attrgetter(key)(c)
+        if not least <= value < math.inf:  # nor NaN
+            raise ConfigError(f"{key}={value}: must be at least {least}")
+    for key in RATES:
+        value = attrgetter(key)(c)
+        if not 0 < value < math.inf:
+            raise ConfigError(f"{key}={value}: must be more than 0")
+    for key in FRACTIONS:
+        value = attrgetter(key)(c)
+        if not 0 <= value < 1:
+            raise ConfigError(f"{key}={value}: must lie in [0, 1)")
+    for layer, rank in c.lora.ranks.items():
+        if rank < 1:
+            raise ConfigError(f"lora.ranks.{layer}={rank}: must be at least 1")
+    for key in ("run_dir", "text_encoder"):
+        if not attrgetter(key)(c):
+            raise ConfigError(f"{key}: must not be empty")
+    if c.translator.edge_kernel % 2 == 0:
+        raise ConfigError(f"translator.edge_kernel={c.translator.edge_kernel}: must be odd")
     multiple = 2 ** (c.translator.downs + 1)
     if c.images.size % multiple:
         raise ConfigError(
@@ -448,8 +540,18 @@ def check(config: Config) -> None:
         raise ConfigError(
             f"generator.heads={c.generator.heads}: must divide generator.width={c.generator.width}"
         )
+    if c.generator.kind == "unet" and (
+        not c.generator.channels
+        or any(n < 1 or n % c.generator.heads for n in c.generator.channels)
+    ):
+        raise ConfigError(
+            f"generator.channels={c.generator.channels}: one or more numbers, each a multiple of"
+            f" generator.heads={c.generator.heads}"
+        )
     if c.generator.kind == "transformer" and c.generator.blocks_per_concept:
-        raise ConfigError("generator.blocks_per_concept: the transformer needs all blocks, set it to 0")
+        raise ConfigError(
+            "generator.blocks_per_concept: the transformer needs all blocks, set it to 0"
+        )
     if not 0 <= c.generator.t_min <= 999:
         raise ConfigError(f"generator.t_min={c.generator.t_min}: must lie in 0 … 999")
     if not c.generator.t_min <= c.adapt.t <= 999:
@@ -460,10 +562,12 @@ def check(config: Config) -> None:
     if c.adapt.sampler == "ddim" and c.generator.t_min > 0:
         raise ConfigError("adapt.sampler=ddim visits all time steps: it needs generator.t_min=0")
     if any(not 0 < k < max(c.adapt.steps, 1) for k in c.adapt.keep):
-        raise ConfigError(f"adapt.keep={c.adapt.keep}: must lie between 0 and adapt.steps={c.adapt.steps}")
+        raise ConfigError(
+            f"adapt.keep={c.adapt.keep}: must lie between 0 and adapt.steps={c.adapt.steps}"
+        )
     if c.evaluate.fd_images and c.evaluate.fd_images < 2048:
-        raise ConfigError("evaluate.fd_images: a Fréchet distance needs at least 2048 images, or 0 for none")
+        raise ConfigError(
+            "evaluate.fd_images: a Fréchet distance needs at least 2048 images, or 0 for none"
+        )
     if c.evaluate.fd_images and c.images.source != "avatars":
         raise ConfigError("evaluate.fd_images: fresh images exist for images.source=avatars only")
-
-

@@ -301,7 +301,7 @@ def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
     import ray.data
     from ray.data import ActorPoolStrategy
 
-    done = [f for f in run_dir.list("adapted") if f.endswith("/timings.json")]
+    done = [f for f in run_dir.files("adapted") if f.endswith("/timings.json")]
     ids = [f.split("/")[1] for f in done]
     todo = [i for i in ids if not run_dir.exists(f"{FOLDER}/concepts/{i}.rows.parquet")]
     progress = Progress("evaluate", len(ids), "concepts", len(ids) - len(todo))

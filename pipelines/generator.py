@@ -32,6 +32,7 @@ from pipelines.config import Config
 from pipelines.ingest import CACHE_BYTES, Batch, cached_batches, streamed_batches
 from pipelines.log import Progress, log
 from pipelines.pairs import load_pairs
+from pipelines.session import threads_per_worker
 from pipelines.training import fit
 from pipelines.weights import block_files, load_layout
 
@@ -115,7 +116,7 @@ def train_loop(settings: dict[str, Any]) -> None:
     from ray.train.torch import get_device, prepare_model
 
     config, run_dir = configuration.from_dict(settings["config"]), settings["run_dir"]
-    torch.set_num_threads(settings["threads"])
+    torch.set_num_threads(threads_per_worker(config, settings["workers"]))
     g = config.generator
     device, world, rank = get_device(), get_context().get_world_size(), get_context().get_world_rank()
     layout, normalisation = load_layout(run_dir)

@@ -21,20 +21,29 @@ def span(seconds: float) -> str:
 
 
 class Progress:
-    """`total` units of work; a line at most every `every` seconds, and one at the end."""
+    """`total` units of work; a line at most every `every` seconds, and one at the end.
+
+    The rate counts from the first unit that is done: before it, processes start.
+    """
 
     def __init__(self, what: str, total: int, unit: str, done: int = 0, every: float = 5.0) -> None:
         self.what, self.total, self.unit, self.every = what, total, unit, every
-        self.first = self.done = done
-        self.begun = self.last = time.monotonic()
+        self.done = done
+        self.first: tuple[int, float] | None = None
+        self.last = time.monotonic()
 
     def add(self, count: int = 1, note: str = "") -> None:
         self.done += count
         now = time.monotonic()
+        if self.first is None:
+            self.first = (self.done, now)
         if self.done < self.total and now - self.last < self.every:
             return
         self.last = now
-        rate = (self.done - self.first) / max(now - self.begun, 1e-6)
-        left = "" if self.done >= self.total else f", {span((self.total - self.done) / max(rate, 1e-9))} left"
-        tail = f", {note}" if note else ""
-        log(f"{self.what}: {self.done}/{self.total} {self.unit}, {rate:.1f}/s{left}{tail}")
+        parts = [f"{self.done}/{self.total} {self.unit}"]
+        done, seconds = self.done - self.first[0], now - self.first[1]
+        if done and seconds > 0:
+            parts.append(f"{done / seconds:.1f}/s")
+            if self.done < self.total:
+                parts.append(f"{span((self.total - self.done) * seconds / done)} left")
+        log(f"{self.what}: " + ", ".join([*parts, note] if note else parts))

@@ -80,16 +80,16 @@ class EditConcept:
         self.encoded = {k: encode_png(s.image) for k, s in self.sources.items()}
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        out: dict[str, list[Any]] = {"concept_id": [], "rows": [], "errors": []}
+        out: dict[str, list[Any]] = {"concept_id": [], "errors": []}
         for text in batch["concept"]:
             concept = Concept(**json.loads(str(text)))
             rows, errors = self.edit(concept)
             if rows:
-                self.run_dir.write_table(
-                    file_of(concept.concept_id), pa.Table.from_pylist(rows, SCHEMA)
-                )
+                table = pa.Table.from_pylist(rows, SCHEMA)
+                # with the file, so that a stopped stage does not forget them
+                table = table.replace_schema_metadata({"errors": json.dumps(errors)})
+                self.run_dir.write_table(file_of(concept.concept_id), table)
             out["concept_id"].append(concept.concept_id)
-            out["rows"].append(len(rows))
             out["errors"].append(json.dumps(errors))
         return out
 
@@ -124,10 +124,9 @@ def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
 
     ids = source_ids(location(config.images), config.images.count)
     concepts = with_adapter(load_concepts(run_dir))
-    todo = [c for c in concepts if not _complete(run_dir, c.concept_id)]
+    reasons = {c.concept_id: _recorded(run_dir, c.concept_id) for c in concepts}
+    todo = [c for c in concepts if reasons[c.concept_id] is None]
     progress = Progress("pairs", len(concepts), "concepts", len(concepts) - len(todo))
-    errors: list[dict[str, str]] = []
-    made = 0
     if todo:
         from dataclasses import asdict
 
@@ -146,23 +145,23 @@ def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
             num_gpus=config.cluster.gpus_per_actor or None,
         )
         for row in results.iter_rows():
-            made += row["rows"]
-            reasons = json.loads(row["errors"])
-            errors += [{"key": k, "reason": v} for k, v in reasons.items()]
+            reasons[row["concept_id"]] = json.loads(row["errors"])
             progress.add()
-    record_errors(config, run_dir, "pairs", errors, len(todo) * len(ids))
+    errors = [{"key": k, "reason": v} for bad in reasons.values() if bad for k, v in bad.items()]
+    record_errors(config, run_dir, "pairs", errors, len(concepts) * len(ids))
     log(f"pairs: {len(ids)} images × {len(concepts)} concepts")
     return {"images": len(ids), "concepts": len(concepts), "bad": len(errors)}
 
 
-def _complete(run_dir: RunDir, concept_id: str) -> bool:
-    """A file that can be read and has rows; files are written whole, so that is enough."""
+def _recorded(run_dir: RunDir, concept_id: str) -> dict[str, str] | None:
+    """Errors of a concept whose file is there (written whole) and can be read; else None."""
     if not run_dir.exists(file_of(concept_id)):
-        return False
+        return None
     try:
-        return run_dir.read_table(file_of(concept_id), ["image_id"]).num_rows > 0
+        metadata = run_dir.read_table(file_of(concept_id), ["image_id"]).schema.metadata
     except ArtifactError:
-        return False
+        return None
+    return dict(json.loads(metadata[b"errors"]))
 
 
 def decode_rows(table: pa.Table) -> Pairs:

@@ -137,7 +137,7 @@ def _machine() -> dict[str, Any]:
 def _adapters(run_dir: RunDir) -> Numbers:
     """The collection: how many adapters there are, and which do not beat doing nothing."""
     texts = {c.concept_id: c.text for c in load_concepts(run_dir)}
-    ids = [f.split("/")[1] for f in run_dir.list(ADAPTERS) if f.endswith("/metrics.json")]
+    ids = [f.split("/")[1] for f in run_dir.files(ADAPTERS) if f.endswith("/metrics.json")]
     metrics = [load_metrics(run_dir, i) for i in ids]
     failing = [
         {
@@ -159,7 +159,7 @@ def _adapters(run_dir: RunDir) -> Numbers:
 def _errors(run_dir: RunDir) -> dict[str, dict[str, int]]:
     """Per stage: reason → number of bad rows."""
     out = {}
-    for name in run_dir.list("errors"):
+    for name in run_dir.files("errors"):
         if name.endswith(".parquet"):
             reasons = [r["reason"] for r in run_dir.read_table(name).to_pylist()]
             out[Path(name).stem] = dict(Counter(reasons).most_common())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,12 +17,26 @@ DEFAULTS = {
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     "RAY_AUTH_MODE": "token",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    # OpenMP threads that wait must sleep: spinning ones cost several times the work on a shared core
+    "OMP_WAIT_POLICY": "PASSIVE",
+}
+# A local Ray starts workers as they are needed, not one per logical CPU at once
+LOCAL = {
+    "RAY_prestart_worker_first_driver": "0",
+    "RAY_enable_worker_prestart": "0",
+    # … and more of them than cores is meant: most only wait
+    "RAY_worker_maximum_startup_concurrency": "16",
 }
 
 
 def threads_per_actor(config: Config) -> int:
-    """Threads an actor may use: its share of the cores, so that actors do not fight for them."""
-    return max(1, int(os.cpu_count() or 1) // max(1, config.cluster.actors))
+    """Threads an actor may use: its share of CPUs, so that actors do not fight for the cores."""
+    return max(1, int(config.cluster.cpus_per_actor))
+
+
+def threads_per_worker(config: Config, workers: int) -> int:
+    """Threads of a training worker, decided on the worker's machine: an equal share of its cores."""
+    return config.cluster.training_threads or max(1, (os.cpu_count() or 1) // workers)
 
 
 @contextmanager
@@ -30,7 +45,8 @@ def ray_session(config: Config) -> Iterator[None]:
 
     A Ray that the caller (a test, a job) has already connected to is used and left running.
     """
-    for key, value in DEFAULTS.items():
+    address = config.cluster.address or os.environ.get("RAY_ADDRESS", "")
+    for key, value in (DEFAULTS if address else DEFAULTS | LOCAL).items():
         os.environ.setdefault(key, value)
     import ray
     import ray.data
@@ -39,14 +55,20 @@ def ray_session(config: Config) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    address = config.cluster.address or os.environ.get("RAY_ADDRESS", "")
     # Logical CPUs: actors + Train workers + one for each streaming stage, or Ray Data waits for ever
-    cores = os.cpu_count() or 1
-    local = {} if address else {"num_cpus": max(cores, config.cluster.actors) + 4, "include_dashboard": False}
+    busy = max(
+        os.cpu_count() or 1,
+        math.ceil(config.cluster.actors * config.cluster.cpus_per_actor),
+        config.base.workers,
+        config.generator.workers,
+    )
+    local = {} if address else {"num_cpus": busy + 4, "include_dashboard": False}
     ray.init(
         address=address or None,
         log_to_driver=True,
         logging_level="warning",
+        # Train's cleaner warns every second that a Ray without dashboard has no state API
+        logging_config=ray.LoggingConfig(log_level="ERROR"),
         **local,  # type: ignore[arg-type]
     )
     try:
@@ -65,3 +87,4 @@ def quiet_data() -> None:
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)

@@ -137,7 +137,7 @@ def _started(name: str) -> str:
 
 def inventory(run: RunDir, stage: Stage) -> dict[str, str]:
     """Size + CRC of every file the stage wrote."""
-    return {name: run.checksum(name) for out in stage.outputs for name in run.list(out)}
+    return {name: run.checksum(name) for out in stage.outputs for name in run.files(out)}
 
 
 def finished(run: RunDir, name: str) -> dict[str, Any] | None:
@@ -151,6 +151,15 @@ def _identity(marker: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def ancestors(name: str) -> list[str]:
+    """All stages that this one builds on, in order."""
+    hit = set(BY_NAME[name].needs)
+    for stage in reversed(STAGES):
+        if stage.name in hit:
+            hit |= set(stage.needs)
+    return [s.name for s in STAGES if s.name in hit]
+
+
 def followers(names: Iterable[str]) -> list[str]:
     """These stages and all that build on them, in order."""
     hit = set(names)
@@ -160,13 +169,22 @@ def followers(names: Iterable[str]) -> list[str]:
     return [s.name for s in STAGES if s.name in hit]
 
 
-def redo(run: RunDir, names: Iterable[str]) -> None:
-    """Delete the work of these stages and of all that follow."""
+def redo(config: Config, run: RunDir, names: Iterable[str]) -> None:
+    """Delete the work of these stages and of all that follow.
+
+    Raises ConfigError, and deletes nothing, if a stage that stays was made with another
+    configuration: the stages could not be made again on top of it.
+    """
     names = list(names)
     unknown = sorted(set(names) - set(BY_NAME))
     if unknown:
         raise ConfigError(f"redo={unknown[0]}: no such stage; there are {', '.join(BY_NAME)}")
-    for name in reversed(followers(names)):
+    doomed = followers(names)
+    for stage in STAGES:
+        marker = finished(run, stage.name)
+        if marker is not None and stage.name not in doomed:
+            _check_config(run, stage, marker, depends_on(stage, config))
+    for name in reversed(doomed):
         if finished(run, name) or run.exists(_started(name)):
             log(f"redo: deleting the work of {name}")
         for path in (_marker(name), _started(name), f"errors/{name}.parquet"):
@@ -195,12 +213,13 @@ def run_stage(config: Config, run: RunDir, name: str) -> None:
     stage = BY_NAME[name]
     wanted = depends_on(stage, config)
     inputs = {}
-    for need in stage.needs:
+    for need in ancestors(name):
         marker = finished(run, need)
         if marker is None:
             raise StageError(f"{name} needs stage {need}, which has not finished in {run.uri}: run it first")
         _check_config(run, BY_NAME[need], marker, depends_on(BY_NAME[need], config))
-        inputs[need] = _identity(marker)
+        if need in stage.needs:
+            inputs[need] = _identity(marker)
     marker = finished(run, name)
     if marker is not None:
         _check_config(run, stage, marker, wanted)
@@ -216,7 +235,10 @@ def run_stage(config: Config, run: RunDir, name: str) -> None:
             run.delete(path)
         run.delete(_marker(name))
     if run.exists(_started(name)):
-        _check_config(run, stage, run.read_json(_started(name)), wanted)
+        started = run.read_json(_started(name))
+        _check_config(run, stage, started, wanted)
+        if started["inputs"] != inputs:
+            raise StageError(f"{name} was begun on other inputs than are there now: give redo=[{name}]")
         log(f"{name}: continuing where it was stopped")
     record = {"stage": name, "config": wanted, "inputs": inputs, **_provenance()}
     run.write_json(_started(name), record)
@@ -233,9 +255,13 @@ def run_stage(config: Config, run: RunDir, name: str) -> None:
 def record_errors(
     config: Config, run: RunDir, stage: str, errors: list[dict[str, str]], total: int
 ) -> None:
-    """Write the `errors` table (key, reason); StageError if more than the allowed part is bad."""
+    """Write the `errors` table (key, reason); StageError if more than the allowed part is bad.
+
+    Takes all errors of the stage, those of an earlier, stopped attempt included.
+    """
     schema = pa.schema([("stage", pa.string()), ("key", pa.string()), ("reason", pa.string())])
     rows = [{"stage": stage, "key": e["key"], "reason": e["reason"]} for e in errors]
+    run.delete(f"errors/{stage}.parquet")
     if rows:
         run.write_table(f"errors/{stage}.parquet", pa.Table.from_pylist(rows, schema))
         log(f"{stage}: {len(rows)} of {total} rows bad, e.g. {rows[0]['key']}: {rows[0]['reason']}")

@@ -12,7 +12,6 @@ from typing import Any
 from pipelines import config as configuration
 from pipelines.artifacts import RunDir
 from pipelines.config import Config
-from pipelines.session import threads_per_actor
 from pipelines.stages import BY_NAME, StageError, depends_on, finished
 
 
@@ -52,7 +51,7 @@ def fit(
         train_loop_config={
             "config": configuration.to_dict(config),
             "run_dir": run_dir,
-            "threads": _threads(config, workers),
+            "workers": workers,
             **settings,
         },
         scaling_config=ScalingConfig(
@@ -77,11 +76,6 @@ def fit(
     with result.checkpoint.as_directory() as folder:
         files = {p.name: p.read_bytes() for p in Path(folder).iterdir() if p.is_file()}
     return dict(result.metrics or {}), files
-
-
-def _threads(config: Config, workers: int) -> int:
-    """All cores for one worker, an equal share each for several."""
-    return max(1, threads_per_actor(config) * config.cluster.actors // workers)
 
 
 def _root(error: BaseException) -> str:

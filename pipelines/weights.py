@@ -106,12 +106,12 @@ def ray_tables(dataset: Any) -> list[pa.Table]:
 def to_numpy(column: Any) -> np.ndarray:
     """A fixed-shape tensor column [rows] → float32 [rows, N, b]."""
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    return array.to_numpy_ndarray()
+    return np.array(array.to_numpy_ndarray())  # Arrow's memory is read-only
 
 
 def checkpoint_rows(config: Config, run_dir: RunDir) -> list[dict[str, Any]]:
     """One row per (concept, checkpoint) that the collection has finished."""
-    files = run_dir.list(ADAPTERS)
+    files = run_dir.files(ADAPTERS)
     done = {f.split("/")[1] for f in files if f.endswith("/metrics.json")}
     rows: list[dict[str, Any]] = []
     for concept in with_adapter(load_concepts(run_dir)):
@@ -141,7 +141,7 @@ def load_layout(run_dir: RunDir) -> tuple[BlockLayout, Normalisation]:
 
 
 def block_files(run_dir: RunDir) -> list[str]:
-    return run_dir.list(f"{FOLDER}/blocks")
+    return run_dir.files(f"{FOLDER}/blocks")
 
 
 def load_blocks(run_dir: RunDir, split: str) -> tuple[list[str], torch.Tensor]:

@@ -394,7 +394,10 @@ def test_an_unfinished_run_names_the_command(own_run: RunDir, tmp_path: Path) ->
             serve.saved_config(where, told(where))
 
 
-def test_a_taken_port_is_named_before_anything_is_loaded(run: RunDir) -> None:
+def test_a_taken_port_is_named_before_anything_is_loaded(
+    run: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

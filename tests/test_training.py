@@ -1,0 +1,532 @@
+"""Adapter training (fused over concepts) and base training on tiny networks."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from modeling.base_training import BaseTraining
+from modeling.coreset import image_coreset
+from modeling.discriminator import (
+    DiscriminatorConfig,
+    PatchDiscriminator,
+    adversarial_loss,
+    discriminator_loss,
+)
+from modeling.lora import AdaptedTranslator, Adapter, stack
+from modeling.training import (
+    ConceptData,
+    Recipe,
+    Trained,
+    batch_order,
+    pad_tokens,
+    to_uint8,
+    to_unit,
+    train_adapters,
+    translate_all,
+)
+from modeling.translator import Translator, TranslatorConfig
+
+TINY: dict[str, Any] = {"width": 8, "text_dim": 6, "heads": 2, "edge_kernel": 3}
+L1_ONLY = Recipe(steps=5, batch=4, lr=0.02, lr_final=0.02, gan_weight=0.0)
+GAN = replace(L1_ONLY, gan_weight=1.0)
+RECIPES = pytest.mark.parametrize("recipe", [L1_ONLY, GAN], ids=["L1", "GAN"])
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def make_translator(dropout: float = 0.0) -> AdaptedTranslator:
+    torch.manual_seed(0)
+    base = Translator(TranslatorConfig(**TINY, dropout=dropout)).freeze_statistics()
+    with torch.no_grad():
+        base.head.weight.normal_(0, 0.05)
+    return AdaptedTranslator(base, 1)
+
+
+def make_discriminator() -> PatchDiscriminator:
+    torch.manual_seed(1)
+    return PatchDiscriminator(DiscriminatorConfig(width=8, layers=1))
+
+
+def make_concept(seed: int, images: int = 8, length: int = 3) -> ConceptData:
+    """Blobs and what a concept of its own makes of them: the channels in another order."""
+    g = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(images, 3, 3, 3, generator=g)
+    source = F.interpolate(coarse, size=8, mode="bilinear").mul(255).to(torch.uint8)
+    order = torch.randperm(3, generator=g)
+    tokens = torch.randn(length, 6, generator=g)
+    return ConceptData(f"concept-{seed}", source, 255 - source[:, order], tokens)
+
+
+def train(
+    concepts: list[ConceptData],
+    recipe: Recipe,
+    *,
+    dropout: float = 0.0,
+    starts: list[Adapter] | None = None,
+    seed: int = 0,
+    **options: Any,
+) -> list[Trained]:
+    translator = make_translator(dropout)
+    return train_adapters(
+        translator,
+        concepts,
+        starts or [translator.zero_adapter() for _ in concepts],
+        recipe,
+        make_discriminator() if recipe.gan_weight else None,
+        seed,
+        **options,
+    )
+
+
+def adapter_of(trained: Trained) -> Adapter:
+    assert trained.adapter is not None, trained.error
+    return trained.adapter
+
+
+def distance(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
+    assert a.keys() == b.keys()
+    return max((a[k] - b[k]).abs().max().item() for k in a)
+
+
+# ---- one adapter ----------------------------------------------------------------------------
+
+
+@RECIPES
+def test_every_weight_moves_and_the_loss_falls(recipe: Recipe) -> None:
+    recipe = replace(recipe, steps=60, batch=8)  # every step sees all images
+    translator = make_translator()
+    before = {k: v.clone() for k, v in translator.network.state_dict().items()}
+    start = translator.zero_adapter()
+    discriminator = make_discriminator()
+    judged = {k: v.clone() for k, v in discriminator.state_dict().items()}
+    critic = discriminator if recipe.gan_weight else None
+    (trained,) = train_adapters(translator, [make_concept(0)], [start], recipe, critic, 0)
+    adapter = adapter_of(trained)
+    assert len(trained.losses) == 60
+    assert trained.losses[-1] < 0.6 * trained.losses[0]
+    assert trained.seconds > 0
+    for key, value in adapter.items():
+        assert not torch.equal(value, start[key]), key
+        assert not value.requires_grad
+    assert distance(start, translator.zero_adapter()) == 0
+    assert distance(before, translator.network.state_dict()) == 0  # the base stays
+    assert distance(judged, discriminator.state_dict()) == 0
+    made = translate_all(
+        translator, stack([adapter]), make_concept(0).source, [make_concept(0).tokens]
+    )
+    l1 = (to_unit(made[0]) - to_unit(make_concept(0).edited)).abs().mean().item()
+    assert l1 < 0.6 * trained.losses[0]
+
+
+def test_against_a_loop_written_out() -> None:
+    """L1 training and its average, by plain Adam on one adapter."""
+    concept, translator = make_concept(0), make_translator()
+    recipe = replace(L1_ONLY, lr_final=0.001, warmup=2, ema=0.6, clip=5.0)
+    weights = {k: v.requires_grad_() for k, v in translator.zero_adapter().items()}
+    average = {k: v.detach().clone() for k, v in weights.items()}
+    optimiser = torch.optim.Adam(weights.values(), lr=1.0, betas=(0.5, 0.999))
+    mask = torch.ones(3, dtype=torch.bool)
+    norms = []
+    for step, index in enumerate(batch_order(8, 5, 4, seed=3)):
+        x, y = concept.source[index] / 127.5 - 1, concept.edited[index] / 127.5 - 1
+        loss = 100 * (translator(weights, x, concept.tokens, mask) - y).abs().mean()
+        optimiser.zero_grad()
+        loss.backward()
+        norms.append(torch.nn.utils.clip_grad_norm_(weights.values(), 5.0).item())
+        optimiser.param_groups[0]["lr"] = recipe.rate(step)
+        optimiser.step()
+        decay = min(0.6, (1 + step) / (10 + step))
+        with torch.no_grad():
+            for k, v in weights.items():
+                average[k].mul_(decay).add_(v, alpha=1 - decay)
+    assert max(norms) > 5
+    (trained,) = train([concept], recipe, seed=3)
+    assert distance(adapter_of(trained), average) < 1e-4
+    assert distance(adapter_of(trained), {k: v.detach() for k, v in weights.items()}) > 1e-3
+
+
+def test_ema_zero_keeps_the_last_weights() -> None:
+    """The last step moves Adam's way by about one learning rate, nothing is averaged."""
+    seen: list[Adapter] = []
+    recipe = replace(L1_ONLY, steps=1, lr=0.5, lr_final=0.5)
+    (trained,) = train(
+        [make_concept(0)],
+        recipe,
+        on_step=lambda _, a: seen.append({k: v[0].clone() for k, v in a.items()}),
+    )
+    moved = {k: (v - seen[0][k]).abs().max().item() for k, v in adapter_of(trained).items()}
+    assert max(moved.values()) == pytest.approx(0.5, rel=1e-3)
+    (averaged,) = train([make_concept(0)], replace(recipe, ema=0.99))
+    assert distance(adapter_of(averaged), seen[0]) == pytest.approx(0.9 * 0.5, rel=1e-3)
+
+
+def test_kept_steps_are_what_shorter_trainings_end_with() -> None:
+    recipe = replace(GAN, ema=0.8)
+    (whole,) = train([make_concept(0)], recipe, keep=[2, 5])
+    (short,) = train([make_concept(0)], replace(recipe, steps=2))
+    assert sorted(whole.checkpoints) == [2, 5]
+    assert distance(whole.checkpoints[2], adapter_of(short)) < 1e-6
+    assert distance(whole.checkpoints[5], adapter_of(whole)) == 0
+    whole.checkpoints[5]["base_model.model.head.lora_B.weight"].zero_()
+    assert adapter_of(whole)["base_model.model.head.lora_B.weight"].abs().max() > 0
+
+
+def test_no_steps_give_the_start_back() -> None:
+    start = train([make_concept(0)], L1_ONLY)[0].adapter
+    assert start is not None
+    (trained,) = train([make_concept(1)], replace(GAN, steps=0), starts=[start])
+    assert distance(adapter_of(trained), start) == 0 and trained.losses == []
+
+
+def test_a_start_is_gone_on_from() -> None:
+    """A fine-tune from a trained adapter begins where that ended."""
+    concept = make_concept(0)
+    (first,) = train([concept], replace(L1_ONLY, steps=20, batch=8))
+    (tuned,) = train([concept], replace(L1_ONLY, batch=8), starts=[adapter_of(first)])
+    assert first.losses[-1] < 0.7 * first.losses[0]
+    assert tuned.losses[0] == pytest.approx(first.losses[-1], rel=0.1)
+
+
+# ---- several at once ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize(
+    "recipe",
+    [L1_ONLY, GAN, replace(GAN, clip=1.0, ema=0.9, warmup=2, lr_final=0.0)],
+    ids=["L1", "GAN", "GAN, clip, average"],
+)
+def test_fused_concepts_equal_each_alone(recipe: Recipe, dropout: float) -> None:
+    concepts = [make_concept(0, length=3), make_concept(1, length=5), make_concept(2, length=1)]
+    fused = train(concepts, recipe, dropout=dropout)
+    for concept, trained in zip(concepts, fused, strict=True):
+        (alone,) = train([concept], recipe, dropout=dropout)
+        assert trained.concept_id == concept.concept_id
+        assert trained.losses == pytest.approx(alone.losses, rel=1e-3)
+        # far below the distance that a single step moves a weight
+        assert distance(adapter_of(trained), adapter_of(alone)) < 0.05 * recipe.lr
+    assert distance(adapter_of(fused[0]), adapter_of(fused[1])) > recipe.lr
+
+
+@RECIPES
+@pytest.mark.parametrize("place", ["tokens", "start"])
+def test_one_bad_concept_does_not_touch_the_others(recipe: Recipe, place: str) -> None:
+    concepts = [make_concept(i) for i in range(3)]
+    starts = [make_translator().zero_adapter() for _ in concepts]
+    good = train([concepts[0], concepts[2]], recipe)
+    if place == "tokens":
+        concepts[1].tokens[0, 0] = float("nan")
+    else:
+        starts[1]["base_model.model.up.norm.bias"][0] = float("inf")
+    results = train(concepts, recipe, starts=starts)
+    assert results[1].adapter is None
+    assert results[1].error == "loss became non-finite at step 1 of 5"
+    for alone, trained in zip(good, (results[0], results[2]), strict=True):
+        assert trained.error == ""
+        assert distance(adapter_of(trained), adapter_of(alone)) < 0.05 * recipe.lr
+
+
+def test_weights_that_overflow_in_the_last_step_are_found() -> None:
+    (trained,) = train([make_concept(0)], replace(L1_ONLY, steps=1, lr=math.inf, lr_final=0.0))
+    assert trained.adapter is None and trained.error == "weights became non-finite"
+
+
+@RECIPES
+def test_equal_seeds_equal_results(recipe: Recipe) -> None:
+    concepts = [make_concept(0), make_concept(1)]
+
+    def result(noise: int, seed: int) -> Trained:
+        torch.manual_seed(noise)  # the caller's random state must not matter
+        return train(concepts, recipe, dropout=0.3, seed=seed)[1]
+
+    first, again, other = result(1, 0), result(2, 0), result(1, 7)
+    assert distance(adapter_of(first), adapter_of(again)) == 0
+    assert first.losses == again.losses
+    assert distance(adapter_of(first), adapter_of(other)) > 0.1 * recipe.lr
+
+
+def test_the_callers_random_state_is_left_alone() -> None:
+    translator = make_translator(0.3)
+    torch.manual_seed(9)
+    expected = torch.rand(3)
+    torch.manual_seed(9)
+    start = [translator.zero_adapter()]
+    train_adapters(translator, [make_concept(0)], start, L1_ONLY, None, 0)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_scoring_on_the_way_changes_nothing_and_sees_no_dropout() -> None:
+    concept = make_concept(0)
+    translator = make_translator(0.3)
+    start = translator.zero_adapter()
+    steps, seen = [], []
+
+    def score(step: int, adapters: Adapter) -> None:
+        assert not translator.network.training
+        torch.rand(5)
+        made = [
+            translate_all(translator, adapters, concept.source, [concept.tokens]) for _ in range(2)
+        ]
+        assert torch.equal(*made)
+        steps.append(step)
+        seen.append({k: v[0].clone() for k, v in adapters.items()})
+
+    (scored,) = train_adapters(translator, [concept], [start], L1_ONLY, None, 0, on_step=score)
+    (plain,) = train_adapters(translator, [concept], [start], L1_ONLY, None, 0)
+    assert steps == list(range(6))
+    assert distance(seen[0], start) == 0
+    assert distance(seen[-1], adapter_of(scored)) == 0
+    assert distance(adapter_of(plain), adapter_of(scored)) == 0
+
+
+def test_an_exception_leaves_the_translator_in_eval_mode() -> None:
+    translator = make_translator(0.3)
+    concept = make_concept(0)
+    concept.tokens = torch.zeros(3, 7)  # not the translator's text_dim
+    with pytest.raises(RuntimeError):
+        train_adapters(translator, [concept], [translator.zero_adapter()], L1_ONLY, None, 0)
+    assert not translator.network.training
+
+
+def test_bad_calls() -> None:
+    translator = make_translator()
+    one, zero = make_concept(0), translator.zero_adapter()
+    with pytest.raises(ValueError, match="needs a discriminator"):
+        train_adapters(translator, [one], [zero], GAN, None, 0)
+    with pytest.raises(ValueError, match="1 concepts with 2 starts"):
+        train_adapters(translator, [one], [zero, zero], L1_ONLY, None, 0)
+    with pytest.raises(ValueError, match="0 concepts"):
+        train_adapters(translator, [], [], L1_ONLY, None, 0)
+    with pytest.raises(ValueError, match=r"equally many pairs, got \[6, 8\]"):
+        train_adapters(translator, [one, make_concept(1, 6)], [zero, zero], L1_ONLY, None, 0)
+    with pytest.raises(ValueError, match="from 0 images"):
+        train_adapters(translator, [make_concept(0, 0)], [zero], L1_ONLY, None, 0)
+
+
+# ---- the parts ------------------------------------------------------------------------------
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    steps=st.integers(1, 60),
+    warmup=st.integers(0, 20),
+    lr=st.floats(1e-5, 1),
+    share=st.floats(0, 1),
+)
+def test_rate_rises_then_falls_within_its_bounds(
+    steps: int, warmup: int, lr: float, share: float
+) -> None:
+    recipe = Recipe(steps=steps, batch=1, lr=lr, lr_final=share * lr, warmup=warmup)
+    rates = [recipe.rate(i) for i in range(steps)]
+    assert all(0 < r <= lr * (1 + 1e-9) for r in rates)
+    rising, falling = rates[: warmup + 1], rates[warmup:]
+    assert rising == sorted(rising)
+    assert all(a >= b - 1e-12 for a, b in zip(falling, falling[1:], strict=False))
+    assert all(r >= recipe.lr_final - 1e-12 for r in falling)
+
+
+def test_rate_by_hand() -> None:
+    recipe = Recipe(steps=10, batch=1, lr=0.8, lr_final=0.2, warmup=2)
+    assert [recipe.rate(i) for i in (0, 1, 2, 6)] == pytest.approx([0.4, 0.8, 0.8, 0.5])
+    assert recipe.rate(10) == pytest.approx(0.2)
+    assert Recipe(steps=7, batch=1, lr=0.3, lr_final=0.3).rate(5) == pytest.approx(0.3)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    images=st.integers(1, 30),
+    steps=st.integers(0, 20),
+    batch=st.integers(1, 12),
+    seed=st.integers(0, 100),
+)
+def test_batch_order_is_whole_epochs(images: int, steps: int, batch: int, seed: int) -> None:
+    order = batch_order(images, steps, batch, seed)
+    assert order.shape == (steps, batch)
+    flat = order.flatten().tolist()
+    for start in range(0, len(flat), images):
+        epoch = flat[start : start + images]
+        assert len(set(epoch)) == len(epoch) and set(epoch) <= set(range(images))
+    assert torch.equal(order, batch_order(images, steps, batch, seed))
+    # a longer training begins as a shorter one
+    assert torch.equal(order, batch_order(images, steps + 3, batch, seed)[:steps])
+
+
+def test_batch_order_shuffles_by_seed() -> None:
+    assert not torch.equal(batch_order(50, 2, 25, 0), batch_order(50, 2, 25, 1))
+    epochs = batch_order(50, 2, 50, 0)
+    assert not torch.equal(epochs[0], epochs[1])
+    for call in ((0, 1, 1), (4, 1, 0), (4, -1, 2)):
+        with pytest.raises(ValueError, match="cannot draw"):
+            batch_order(*call, seed=0)
+
+
+def test_pictures_survive_the_unit_range() -> None:
+    every = torch.arange(256, dtype=torch.uint8)
+    unit = to_unit(every)
+    assert unit.dtype == torch.float32 and unit.aminmax() == (-1, 1)
+    assert torch.equal(to_uint8(unit), every)
+    assert to_uint8(torch.tensor([-7.0, 7.0])).tolist() == [0, 255]
+    floats = torch.tensor([0.0, 255.0])
+    to_unit(floats)
+    assert floats.tolist() == [0, 255]  # the argument is left alone
+
+
+def test_padding_tokens() -> None:
+    parts = [torch.randn(n, 6) for n in (3, 1, 4)]
+    tokens, mask = pad_tokens(parts)
+    assert tokens.shape == (3, 4, 6) and mask.sum(1).tolist() == [3, 1, 4]
+    for i, part in enumerate(parts):
+        assert torch.equal(tokens[i][mask[i]], part)
+        assert (tokens[i][~mask[i]] == 0).all()
+
+
+def test_batched_translation_equals_one_image_and_one_adapter_at_a_time() -> None:
+    translator = make_translator(dropout=0.3)
+    concepts = [make_concept(0, length=2), make_concept(1, length=5)]
+    adapters = [adapter_of(t) for t in train(concepts, L1_ONLY)]
+    tokens = [c.tokens for c in concepts]
+    source = concepts[0].source
+    made = translate_all(translator, stack(adapters), source, tokens, batch=3)
+    assert made.shape == (2, 8, 3, 8, 8) and made.dtype == torch.uint8
+    assert not made.requires_grad
+    whole = translate_all(translator, stack(adapters), source, tokens)
+    # rounding may go either way where the sums are ordered differently
+    assert (made.int() - whole.int()).abs().max() <= 1
+    for i, adapter in enumerate(adapters):
+        for m in range(8):
+            one = translate_all(translator, stack([adapter]), source[m : m + 1], [tokens[i]])
+            assert (one[0, 0].int() - made[i, m].int()).abs().max() <= 1
+    assert (made[0].int() - made[1].int()).abs().max() > 10
+
+
+def test_gan_losses_are_cross_entropies() -> None:
+    g = torch.Generator().manual_seed(0)
+    real, fake = (3 * torch.randn(2, 1, 3, 3, generator=g) for _ in range(2))
+    one, zero = torch.ones_like(real), torch.zeros_like(real)
+    bce = F.binary_cross_entropy_with_logits
+    expected = (bce(real, one) + bce(fake, zero)) / 2
+    assert torch.allclose(discriminator_loss(real, fake), expected)
+    assert torch.allclose(adversarial_loss(fake), bce(fake, one))
+
+
+@torch.no_grad()
+def test_discriminator_judges_patches_of_pairs() -> None:
+    torch.manual_seed(0)
+    network = PatchDiscriminator(DiscriminatorConfig(width=8, layers=3))
+    x, y = torch.rand(2, 3, 64, 64), torch.rand(2, 3, 64, 64)
+    assert network(x, y).shape == (2, 1, 6, 6)
+    assert not torch.allclose(network(x, y), network(y, x), atol=1e-3)
+    assert not list(network.buffers())
+    assert torch.allclose(network(x, y)[:1], network(x[:1], y[:1]), atol=1e-4)
+
+
+def test_image_coreset_has_one_of_each_kind() -> None:
+    g = torch.Generator().manual_seed(0)
+    kinds = torch.randint(0, 256, (4, 3, 16, 16), generator=g)
+    order = torch.arange(4).repeat(5)
+    noise = torch.randint(-3, 4, (20, 3, 16, 16), generator=g)
+    source = (kinds[order] + noise).clamp(0, 255).to(torch.uint8)
+    picked = image_coreset(source, 4, seed=0)
+    assert sorted(order[picked].tolist()) == [0, 1, 2, 3]
+    assert image_coreset(source, 4, seed=0) == picked
+    assert image_coreset(source, 99, seed=0) == list(range(20))
+    assert len(image_coreset(source[..., :4, :4], 3, seed=0)) == 3  # smaller than a thumbnail
+
+
+# ---- the base -------------------------------------------------------------------------------
+
+Batch = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+def make_base_training(recipe: Recipe) -> BaseTraining:
+    torch.manual_seed(0)
+    return BaseTraining(Translator(TranslatorConfig(**TINY)), make_discriminator(), recipe)
+
+
+def base_batch(seed: int = 0) -> Batch:
+    concepts = [make_concept(3 * seed + i, images=2, length=2 + i) for i in range(3)]
+    tokens, mask = pad_tokens([c.tokens for c in concepts for _ in range(2)])
+    source = torch.cat([to_unit(c.source) for c in concepts])
+    return source, torch.cat([to_unit(c.edited) for c in concepts]), tokens, mask
+
+
+def everything(training: BaseTraining) -> dict[str, Tensor]:
+    parts = {"t": training.translator, "d": training.discriminator}
+    return {f"{n}.{k}": v.clone() for n, m in parts.items() for k, v in m.state_dict().items()}
+
+
+BASE = Recipe(steps=30, batch=6, lr=0.01, warmup=3)
+
+
+@pytest.mark.parametrize("gan_weight", [0.0, 1.0])
+def test_base_training_learns_its_batch(gan_weight: float) -> None:
+    training = make_base_training(replace(BASE, gan_weight=gan_weight))
+    before = everything(training)
+    losses = [training.step(*base_batch()) for _ in range(30)]
+    assert training.done == 30
+    assert losses[-1]["l1"] < 0.6 * losses[0]["l1"]
+    assert (losses[-1]["discriminator"] > 0) == bool(gan_weight)
+    for key, value in everything(training).items():
+        assert torch.equal(value, before[key]) == (key.startswith("d.") and not gan_weight), key
+    assert all(p.requires_grad for p in training.discriminator.parameters())
+
+
+@pytest.mark.parametrize("gan_weight", [0.0, 1.0])
+def test_base_training_resumes_as_if_never_stopped(gan_weight: float) -> None:
+    recipe = replace(BASE, steps=6, gan_weight=gan_weight)
+    whole, first = make_base_training(recipe), make_base_training(recipe)
+    for step in range(6):
+        whole.step(*base_batch(step))
+    for step in range(3):
+        first.step(*base_batch(step))
+    saved = first.state()
+    rest = make_base_training(recipe)
+    with torch.no_grad():
+        for p in (*rest.translator.parameters(), *rest.discriminator.parameters()):
+            p.add_(1)  # the state must replace everything
+    rest.load_state(saved)
+    assert rest.done == 3
+    assert rest.state() == saved
+    for step in range(3, 6):
+        rest.step(*base_batch(step))
+    assert distance(everything(whole), everything(rest)) == 0
+    assert whole.state() == rest.state()
+
+
+def test_base_training_refuses_the_state_of_another_network() -> None:
+    training = make_base_training(BASE)
+    wide = Translator(TranslatorConfig(**(TINY | {"width": 16})))
+    other = BaseTraining(wide, make_discriminator(), BASE)
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        training.load_state(other.state())
+
+
+@pytest.mark.parametrize("which", [0, 1, 2])
+def test_base_training_stops_at_a_non_finite_loss(which: int) -> None:
+    training = make_base_training(BASE)
+    training.step(*base_batch())
+    parameters = copy.deepcopy(dict(training.translator.named_parameters()))
+    bad = [t.clone() for t in base_batch()]
+    bad[which].view(-1)[0] = float("nan")
+    with pytest.raises(FloatingPointError, match="step 2"):
+        training.step(*bad)
+    assert training.done == 1
+    for key, value in training.translator.named_parameters():
+        assert torch.equal(value, parameters[key]), key
