@@ -203,7 +203,10 @@ def unstack(adapters: Mapping[str, Tensor]) -> list[Adapter]:
 def to_files(
     adapter: Mapping[str, Tensor], config: LoraConfig, metadata: Mapping[str, str]
 ) -> dict[str, bytes]:
-    """The two files of a PEFT adapter folder, loadable with `PeftModel.from_pretrained`."""
+    """The two files of a PEFT adapter folder, loadable with `PeftModel.from_pretrained`.
+
+    Equal arguments give equal bytes.
+    """
     tensors = {k: v.detach().to("cpu", torch.float32).contiguous() for k, v in adapter.items()}
     described = config.to_dict()
     for key, value in described.items():
@@ -211,9 +214,20 @@ def to_files(
             described[key] = sorted(value)
     described["inference_mode"] = True
     return {
-        WEIGHTS_FILE: save(tensors, {"format": "pt", **metadata}),
+        WEIGHTS_FILE: canonical(save(tensors, {"format": "pt", **metadata})),
         CONFIG_FILE: json.dumps(described, indent=2, sort_keys=True).encode(),
     }
+
+
+def canonical(data: bytes) -> bytes:
+    """A safetensors file with the keys of its header sorted.
+
+    The library writes metadata in random order: equal adapters would not be equal bytes.
+    """
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8:end]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + data[end:]
 
 
 def from_bytes(data: bytes, origin: str | Path) -> Adapter:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -46,7 +47,7 @@ class TextEncoder:
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(where, local_files_only=offline)
             self.clip = "clip" in type(self.tokenizer).__name__.lower()
-            kind = CLIPTextModel if self.clip else AutoModel
+            kind: Any = CLIPTextModel if self.clip else AutoModel
             self.model, info = kind.from_pretrained(
                 where, local_files_only=offline, output_loading_info=True
             )

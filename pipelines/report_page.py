@@ -27,7 +27,7 @@ ABOUT = {
     "noised nearest": "nearest text plus noise",
     CEILING: "trained on the true edits",
 }
-CELL = 132  # widest a cell of pictures gets, in CSS pixels
+CELL = 112
 LISTED = 12  # rows shown before a list is folded
 
 

@@ -46,7 +46,7 @@ small { display: block; font-size: 12px; font-weight: 400; line-height: 1.25 }
 .worse { background: var(--bad-bg) !important; color: var(--bad) }
 
 .grid td, .grid th { padding: 3px 2px; vertical-align: top; text-align: center }
-.grid thead th { vertical-align: bottom; padding-bottom: 8px; font-size: 13.5px; max-width: 136px }
+.grid thead th { vertical-align: bottom; padding-bottom: 8px; font-size: 13px; max-width: 112px }
 .grid thead small { min-height: 2.5em }
 .grid .concept th { text-align: left; padding: 16px 0 6px; font-size: 16px;
   border-top: 1px solid var(--line) }

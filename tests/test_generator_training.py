@@ -86,9 +86,7 @@ class Setup:
         }
         model = build(GeneratorConfig(**(options | changes)))
         translator = self.translator if recipe.image_steps else None
-        return GeneratorTraining(
-            model, self.layout, self.normalisation, recipe, seed, translator
-        )
+        return GeneratorTraining(model, self.layout, self.normalisation, recipe, seed, translator)
 
 
 @pytest.fixture(scope="module")
@@ -104,24 +102,28 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
-@KINDS
-def test_weights_steps_learn_the_map_from_text_to_blocks(setup: Setup, kind: str) -> None:
+def test_weights_steps_learn_the_map_from_text_to_blocks(setup: Setup) -> None:
     # near pure noise, so that the text, not the noisy input, must say which blocks are meant
-    steps = {"transformer": 120, "unet": 60}[kind]
-    recipe = replace(RECIPE, steps=steps, lr=0.01, t_min=990, ema=0.9)
-    training = setup.training(recipe, kind)
+    training = setup.training(replace(RECIPE, steps=120, lr=0.01, t_min=990, ema=0.9))
     text = text_of()
-    losses = [training.step(setup.blocks, text)["denoising"] for _ in range(steps)]
+    losses = [training.step(setup.blocks, text)["denoising"] for _ in range(120)]
     assert losses[0] == pytest.approx(1, abs=0.1)  # normalised blocks, guessed as zero
-    factor = {"transformer": 0.3, "unet": 0.95}[kind]
-    assert sum(losses[-10:]) < factor * sum(losses[:10])
-    assert training.done == steps
-    if kind == "transformer":
-        training.ema.copy_to(training.model)
-        found = predict_blocks(training.model, training.schedule, text, 999, seed=0)
-        truth = setup.normalisation.apply(setup.blocks)
-        nearest = (found[:, None] - truth[None]).square().mean((2, 3)).argmin(1)
-        assert nearest.tolist() == list(range(CONCEPTS))
+    assert sum(losses[-10:]) < 0.3 * sum(losses[:10])
+    assert training.done == 120
+    training.ema.copy_to(training.model)
+    found = predict_blocks(training.model, training.schedule, text, 999, seed=0)
+    truth = setup.normalisation.apply(setup.blocks)
+    nearest = (found[:, None] - truth[None]).square().mean((2, 3)).argmin(1)
+    assert nearest.tolist() == list(range(CONCEPTS))
+
+
+def test_weights_steps_teach_the_unet_to_denoise(setup: Setup) -> None:
+    """On a few blocks per step, and little noise, which a UNet soon learns to take off."""
+    recipe = replace(RECIPE, steps=60, lr=0.02, blocks_per_concept=22)
+    training = setup.training(recipe, "unet", steps=100)
+    losses = [training.step(setup.blocks, text_of())["denoising"] for _ in range(60)]
+    assert losses[0] == pytest.approx(1, abs=0.1)
+    assert sum(losses[-10:]) < 0.7 * sum(losses[:10])
 
 
 @pytest.mark.parametrize(("chosen", "seen"), [(0, "all"), (5, "some")])
@@ -163,8 +165,8 @@ def test_a_joint_model_refuses_some_of_the_blocks(setup: Setup) -> None:
 def test_image_steps_lower_the_image_loss_and_move_the_generator_alone(
     setup: Setup, kind: str
 ) -> None:
-    recipe = replace(RECIPE, steps=0, image_steps=25, image_lr=0.01, image_weight=10.0)
-    training = setup.training(recipe, kind)
+    recipe = replace(RECIPE, steps=0, image_steps=25, image_lr=0.03)
+    training = setup.training(recipe, kind, channels=(8, 8))
     before = values(training)
     frozen = copy.deepcopy(setup.translator.network.state_dict())
     text = text_of()
@@ -194,9 +196,7 @@ def test_image_loss_is_the_l1_of_the_predicted_adapters_pictures(setup: Setup) -
             p.add_(0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(0)))
     training.model.eval()
     text = text_of()
-    found = training.image_loss(
-        text, text, setup.images, torch.Generator().manual_seed(5)
-    ).item()
+    found = training.image_loss(text, text, setup.images, torch.Generator().manual_seed(5)).item()
     shape = (CONCEPTS, setup.layout.n_blocks, BLOCK)
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(5))
     blocks = predict_blocks(training.model, training.schedule, text, 700, noise=noise)

@@ -1,0 +1,79 @@
+"""What the tests of the stages share: settings for a small local Ray, and one finished run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+# Before anything imports Ray or torch. Only tests run without a token.
+os.environ |= {
+    "OMP_NUM_THREADS": "1",
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_COLOR_PREFIX": "0",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_DATA_EXECUTION_NO_PROGRESS_TIMEOUT_S": "120",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "60",
+}
+os.environ.pop("RAY_ADDRESS", None)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run of all stages on the tiny preset that was killed twice and continued. Read only."""
+
+    folder: Path
+    words: list[str]
+    """What the command was given, run_dir left out."""
+    base_step: int
+    """Step of the last checkpoint of base when the driver was killed first."""
+    adapters: int
+    """Adapters that were done when it was killed again."""
+    outputs: list[str]
+    """What each of the three drivers printed."""
+
+    def copy(self, to: Path) -> list[str]:
+        """Copy the run; returns the words for a command on the copy."""
+        shutil.copytree(self.folder, to)
+        return [*self.words, f"run_dir={to}"]
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """One command, three times: killed in base's training, killed in gans, then let be."""
+    from safetensors.torch import load_file
+
+    from tests.driver import Driver
+
+    logs = tmp_path_factory.mktemp("finished")
+    folder = logs / "run"
+    words = ["preset=tiny", "base.steps=30", "gans.concepts_per_batch=2"]
+    command = ["run", *words, f"run_dir={folder}"]
+    outputs = []
+
+    def states() -> list[Path]:
+        return sorted(folder.glob("train/base/*/checkpoint_*/state.safetensors"))
+
+    with Driver(command, logs) as driver:
+        driver.wait_until(lambda: bool(states()))
+        driver.kill()
+        outputs.append(driver.output())
+    base_step = int(load_file(states()[-1])["step"])
+
+    def done() -> int:
+        return len(list(folder.glob("adapters/*/metrics.json")))
+
+    with Driver(command, logs) as driver:
+        driver.wait_until(lambda: done() > 0)
+        driver.kill()
+        outputs.append(driver.output())
+    adapters = done()
+    assert not (folder / "stages/gans.json").exists()
+    with Driver(command, logs) as driver:
+        outputs.append(driver.wait())
+    return Finished(folder, words, base_step, adapters, outputs)
