@@ -141,7 +141,11 @@ class AdaptConcept(Predictor):
         }
         path = f"{FOLDER}/{concept_id}/timings.json"
         self.run_dir.write(path, json.dumps(timings, indent=2).encode())
-        return {"concept_id": concept_id, "error": "", "seconds": predicted - begun + trained.seconds}
+        return {
+            "concept_id": concept_id,
+            "error": "",
+            "seconds": predicted - begun + trained.seconds,
+        }
 
 
 def heldout(run_dir: RunDir) -> list[str]:
@@ -181,6 +185,8 @@ def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
     record_errors(config, run_dir, "adapt", bad, len(ids))
     failed = {b["key"] for b in bad}
     times = [load_timings(run_dir, i) for i in ids if i not in failed]
-    mean = {k: float(np.mean([t[k] for t in times])) for k in ("predict", "load", "coreset", "finetune")}
+    mean = {
+        k: float(np.mean([t[k] for t in times])) for k in ("predict", "load", "coreset", "finetune")
+    }
     log(f"adapt: predict {mean['predict']:.3f} s, fine-tune {mean['finetune']:.2f} s a concept")
     return {"concepts": len(times), "seconds": mean}

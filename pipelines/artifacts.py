@@ -67,7 +67,9 @@ class RunDir:
         try:
             return bytes(self.fs.cat_file(self.path(name)))
         except FileNotFoundError as error:
-            raise ArtifactError(f"{self.url(name)} is missing: run the stage that writes it") from error
+            raise ArtifactError(
+                f"{self.url(name)} is missing: run the stage that writes it"
+            ) from error
 
     def write(self, name: str, data: bytes) -> None:
         """Atomic write; OSError (a full disk, no permission) leaves what was there before."""

@@ -68,7 +68,9 @@ def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
         FOLDER,
         {
             "translator.safetensors": save(dict(network.state_dict())),
-            "discriminator.safetensors": save(_discriminator_state(checkpoint["state.safetensors"])),
+            "discriminator.safetensors": save(
+                _discriminator_state(checkpoint["state.safetensors"])
+            ),
             "base.json": json.dumps(
                 {
                     "translator": network.config.to_dict(),
@@ -122,12 +124,18 @@ def train_loop(settings: dict[str, Any]) -> None:
     edited = torch.from_numpy(data["edited"])
     owner = torch.from_numpy(data["concept"])
 
-    device, world, rank = get_device(), get_context().get_world_size(), get_context().get_world_rank()
+    device, world, rank = (
+        get_device(),
+        get_context().get_world_size(),
+        get_context().get_world_rank(),
+    )
     torch.manual_seed(config.seed)
     translator = Translator(translator_config(config, tokens.shape[-1])).to(device)
     discriminator = PatchDiscriminator(discriminator_config(config)).to(device)
     channels_last = translator.to(memory_format=torch.channels_last)
-    wrapped = (prepare_model(channels_last), prepare_model(discriminator)) if world > 1 else (None, None)
+    wrapped = (
+        (prepare_model(channels_last), prepare_model(discriminator)) if world > 1 else (None, None)
+    )
     training = BaseTraining(translator, discriminator, base_recipe(config), *wrapped)
     saved = ray.train.get_checkpoint()
     if saved:
@@ -210,6 +218,8 @@ def load_base(config: Config, run_dir: RunDir) -> tuple[AdaptedTranslator, Patch
         except ArtifactError:
             raise
         except Exception as error:
-            raise ArtifactError(f"{run_dir.url(path)} is damaged or of another base: {error}") from error
+            raise ArtifactError(
+                f"{run_dir.url(path)} is damaged or of another base: {error}"
+            ) from error
     lora = config.lora
     return AdaptedTranslator(network, lora.rank, lora.ranks, lora.seed), discriminator

@@ -12,7 +12,14 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from modeling.concepts import Concept, ConceptError, ConceptSpec, from_table, plan_concepts, to_table
+from modeling.concepts import (
+    Concept,
+    ConceptError,
+    ConceptSpec,
+    from_table,
+    plan_concepts,
+    to_table,
+)
 from modeling.editors import make_editor
 from modeling.text import TextEmbedding, TextEncoder
 from pipelines.artifacts import RunDir
@@ -33,7 +40,9 @@ TEXT_SCHEMA = pa.schema(
 def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
     editor = make_editor(resolve_editor(config))
     try:
-        concepts = plan_concepts(ConceptSpec(**asdict(config.concepts)), config.seed, editor.supports)
+        concepts = plan_concepts(
+            ConceptSpec(**asdict(config.concepts)), config.seed, editor.supports
+        )
     except ConceptError as error:
         raise ConfigError(f"concepts: {error}") from error
     encoder = TextEncoder(config.text_encoder)

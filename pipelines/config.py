@@ -332,9 +332,9 @@ def _merge(tree: DictConfig, more: Any, what: str, key: str = "") -> DictConfig:
         raise ConfigError(unknown)
     try:
         merged = OmegaConf.merge(tree, more)
-    except OmegaConfBaseException as error:
-        # OmegaConf does not name the key of a list inside a list
-        name = (error.full_key or key).partition("[")[0]
+    except (OmegaConfBaseException, TypeError) as error:
+        # OmegaConf does not always name the key, such as that of a list inside a list
+        name = (getattr(error, "full_key", None) or key).partition("[")[0]
         wrong = (
             f"{name} must be {_in_words(_type_of(name))}" if name else str(error).splitlines()[0]
         )

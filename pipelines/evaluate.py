@@ -98,7 +98,9 @@ class EvaluateConcept(Predictor):
         self.pooled = torch.stack([self.texts[i].pooled for i in ids]).to(self.device)
         tests = heldout(run_dir)
         self.other = (
-            dict(zip(tests, shuffled(tests, self.config.seed), strict=True)) if len(tests) > 1 else {}
+            dict(zip(tests, shuffled(tests, self.config.seed), strict=True))
+            if len(tests) > 1
+            else {}
         )
         self._sources: dict[tuple[int, int], list[Any]] = {}
 
@@ -134,7 +136,9 @@ class EvaluateConcept(Predictor):
         c = self.config
         if c.images.source != "avatars":
             pairs = load_pairs(self.run_dir, concept.concept_id, "test")
-            return Judged(pairs.image_ids, torch.from_numpy(pairs.source), torch.from_numpy(pairs.edited))
+            return Judged(
+                pairs.image_ids, torch.from_numpy(pairs.source), torch.from_numpy(pairs.edited)
+            )
         if (first, count) not in self._sources:
             names = source_ids("avatars", count, c.images.count + first)
             self._sources[first, count] = [load_source(i, "avatars", c.images.size) for i in names]
@@ -183,13 +187,16 @@ class EvaluateConcept(Predictor):
         judged = self.judged(concept, 0, self.config.evaluate.images)
         rows, pictures = self.score(concept, judged, tracks, seconds, extra)
         path = f"{FOLDER}/concepts/{concept.concept_id}"
-        self.run_dir.write_table(f"{path}.pictures.parquet", pa.Table.from_pylist(pictures, PICTURES))
+        self.run_dir.write_table(
+            f"{path}.pictures.parquet", pa.Table.from_pylist(pictures, PICTURES)
+        )
         self.run_dir.write_table(f"{path}.rows.parquet", pa.Table.from_pylist(rows, ROWS))
         return "; ".join(errors)
 
     def predicted(self, concept_id: str) -> dict[int, Adapter]:
         return {
-            s: load_adapter(self.run_dir, step_folder(concept_id, s)) for s in scored_steps(self.config)
+            s: load_adapter(self.run_dir, step_folder(concept_id, s))
+            for s in scored_steps(self.config)
         }
 
     def controls(self, concept_id: str) -> list[tuple[str, Trained, Adapter]]:
@@ -247,11 +254,17 @@ class EvaluateConcept(Predictor):
                     {**key, "method": method, "step": step, "image_id": image_id, "image": data}
                 )
 
-        wide = judged if not c.evaluate.fd_images else self.judged(concept, 10**6, c.evaluate.fd_images)
+        wide = (
+            judged
+            if not c.evaluate.fd_images
+            else self.judged(concept, 10**6, c.evaluate.fd_images)
+        )
         true_kid = self._embed(truth) if c.evaluate.kid else None
         true_fd = self._embed(wide.edited) if c.evaluate.fd_images else None
 
-        def row(method: str, step: int, spent: float, made: torch.Tensor, made_wide: Any, end: bool) -> None:
+        def row(
+            method: str, step: int, spent: float, made: torch.Tensor, made_wide: Any, end: bool
+        ) -> None:
             values: dict[str, Any] = {"kid": None, "fd": None}
             if end and true_kid is not None:
                 values["kid"] = kid(self._embed(made), true_kid, 1, len(true_kid), c.seed)
@@ -325,7 +338,9 @@ def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
             progress.add()
     record_errors(config, run_dir, "evaluate", bad, len(ids))
     tables = {
-        kind: pa.concat_tables(run_dir.read_table(f"{FOLDER}/concepts/{i}.{kind}.parquet") for i in ids)
+        kind: pa.concat_tables(
+            run_dir.read_table(f"{FOLDER}/concepts/{i}.{kind}.parquet") for i in ids
+        )
         for kind in ("rows", "pictures")
     }
     for kind, table in tables.items():

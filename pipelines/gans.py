@@ -75,7 +75,9 @@ class Trainer:
 
     def l1(self, adapters: list[Adapter], data: ConceptData) -> list[float]:
         """Mean |difference| of each adapter's pictures to the edits, images in [-1, 1]."""
-        made = translate_all(self.translator, stack(adapters), data.source, [data.tokens] * len(adapters))
+        made = translate_all(
+            self.translator, stack(adapters), data.source, [data.tokens] * len(adapters)
+        )
         return [float((to_unit(m) - to_unit(data.edited)).abs().mean()) for m in made]
 
 
@@ -136,7 +138,12 @@ class CollectAdapters(Trainer):
                 self.run_dir.write_files(f"{folder}/step-{step:06d}", files, last=CONFIG_FILE)
         l1, zero = self.l1([trained.adapter, self.translator.zero_adapter()], validation)
         scores = {"l1": l1, "zero": zero, "identity": identity_l1(validation)}
-        metrics = {**about, **scores, "steps": self.recipe.steps, "seconds": round(trained.seconds, 3)}
+        metrics = {
+            **about,
+            **scores,
+            "steps": self.recipe.steps,
+            "seconds": round(trained.seconds, 3),
+        }
         files = to_files(trained.adapter, config, {**about, "step": str(self.recipe.steps)})
         files["metrics.json"] = json.dumps(metrics, indent=2).encode()
         self.run_dir.write_files(folder, files, last="metrics.json")
@@ -186,7 +193,9 @@ def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
             if metrics["l1"] >= metrics["identity"]:
                 failures.append(concept_id)
     trained = len(ids) - len(bad)
-    log(f"gans: {trained - len(failures)} of {trained} adapters beat doing nothing on validation images")
+    log(
+        f"gans: {trained - len(failures)} of {trained} adapters beat doing nothing on validation images"
+    )
     return {"steps": steps, "adapters": trained, "not better than identity": failures}
 
 
@@ -228,7 +237,9 @@ def _pilot(config: Config, run_dir: RunDir) -> int:
     steps = [step for step, _ in curves[0]]
     mean = np.mean([[score for _, score in c] for c in curves], axis=0).tolist()
     found = converged_at(steps, mean, config.gans.pilot_tolerance)
-    run_dir.write_json(f"{FOLDER}/pilot.json", {"concepts": chosen, "steps": steps, "l1": mean, "found": found})
+    run_dir.write_json(
+        f"{FOLDER}/pilot.json", {"concepts": chosen, "steps": steps, "l1": mean, "found": found}
+    )
     log(f"gans: converged after {found} steps")
     return found
 

@@ -118,7 +118,11 @@ def train_loop(settings: dict[str, Any]) -> None:
     config, run_dir = configuration.from_dict(settings["config"]), settings["run_dir"]
     torch.set_num_threads(threads_per_worker(config, settings["workers"]))
     g = config.generator
-    device, world, rank = get_device(), get_context().get_world_size(), get_context().get_world_rank()
+    device, world, rank = (
+        get_device(),
+        get_context().get_world_size(),
+        get_context().get_world_rank(),
+    )
     layout, normalisation = load_layout(run_dir)
     texts, wordings = load_text(run_dir), _wordings(run_dir)
     dim = next(iter(texts.values())).pooled.shape[0]
@@ -167,7 +171,11 @@ def train_loop(settings: dict[str, Any]) -> None:
         with tempfile.TemporaryDirectory() as folder:
             checkpoint = None
             if rank == 0:
-                about = {"step": training.done, "t": config.adapt.t, "text_encoder": config.text_encoder}
+                about = {
+                    "step": training.done,
+                    "t": config.adapt.t,
+                    "text_encoder": config.text_encoder,
+                }
                 for name, data in to_files(model, training.ema, about).items():
                     Path(folder, name).write_bytes(data)
                 Path(folder, "training.safetensors").write_bytes(training.state())
@@ -226,4 +234,3 @@ def load_generator(run_dir: RunDir) -> Checkpoint:
     checkpoint.ema.copy_to(checkpoint.model)
     checkpoint.model.eval()
     return checkpoint
-

@@ -59,7 +59,9 @@ def streamed_batches(shard: Any, steps: int, batch: int, seed: int, start: int) 
         ):
             if step >= steps:
                 return
-            yield Batch(table["concept_id"].to_pylist(), torch.from_numpy(to_numpy(table["blocks"])))
+            yield Batch(
+                table["concept_id"].to_pylist(), torch.from_numpy(to_numpy(table["blocks"]))
+            )
             step += 1
         if step == before:
             raise ValueError(f"this worker's shard has fewer rows than a batch of {batch}")

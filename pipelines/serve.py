@@ -11,7 +11,6 @@ Ray's token does not guard the HTTP port: whoever reaches it may use the service
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import os
 import socket
@@ -178,9 +177,7 @@ class Service:
             about |= {"layout": layout, "base": base, "generator": self.digests["generator"]}
             files = to_files(adapter, self.translator.lora_config, about)
             seconds = time.perf_counter() - begun
-        return AdapterFiles(
-            canonical(files[WEIGHTS_FILE]), files[CONFIG_FILE], layout, base, seconds
-        )
+        return AdapterFiles(files[WEIGHTS_FILE], files[CONFIG_FILE], layout, base, seconds)
 
     def translate(self, picture: np.ndarray, concept: str, seed: int, t: int | None) -> np.ndarray:
         """Edit uint8 [S, S, 3] by a predicted adapter; S is the size the run was trained at."""
@@ -217,17 +214,6 @@ def digest(run: RunDir, files: tuple[str, ...]) -> str:
     for name in files:
         total.update(f"{name}:{hashlib.sha256(run.read(name)).hexdigest()}\n".encode())
     return total.hexdigest()
-
-
-def canonical(data: bytes) -> bytes:
-    """A safetensors file with the keys of its header sorted.
-
-    The library writes metadata in random order: equal adapters would not be equal bytes.
-    """
-    end = 8 + int.from_bytes(data[:8], "little")
-    header = json.dumps(json.loads(data[8:end]), sort_keys=True, separators=(",", ":")).encode()
-    header += b" " * (-len(header) % 8)
-    return len(header).to_bytes(8, "little") + header + data[end:]
 
 
 def limits(config: Config) -> Limits:

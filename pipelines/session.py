@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections.abc import Iterator
@@ -66,7 +67,7 @@ def ray_session(config: Config) -> Iterator[None]:
     ray.init(
         address=address or None,
         log_to_driver=True,
-        logging_level="warning",
+        logging_level=logging.WARNING,
         # Train's cleaner warns every second that a Ray without dashboard has no state API
         logging_config=ray.LoggingConfig(log_level="ERROR"),
         **local,  # type: ignore[arg-type]
@@ -82,8 +83,6 @@ def set_up_data() -> None:
 
     Parquet is read without actors for the footers: on two cores those alone take 12 s to start.
     """
-    import logging
-
     from ray.data import DataContext
 
     context = DataContext.get_current()

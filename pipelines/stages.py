@@ -194,7 +194,9 @@ def redo(config: Config, run: RunDir, names: Iterable[str]) -> None:
         run.delete(f"train/{name}")
 
 
-def _check_config(run: RunDir, stage: Stage, record: dict[str, Any], wanted: dict[str, Any]) -> None:
+def _check_config(
+    run: RunDir, stage: Stage, record: dict[str, Any], wanted: dict[str, Any]
+) -> None:
     lines = _differences(record["config"], wanted, "")
     if lines:
         more = f" (and {len(lines) - 1} more)" if len(lines) > 1 else ""
@@ -216,7 +218,9 @@ def run_stage(config: Config, run: RunDir, name: str) -> None:
     for need in ancestors(name):
         marker = finished(run, need)
         if marker is None:
-            raise StageError(f"{name} needs stage {need}, which has not finished in {run.uri}: run it first")
+            raise StageError(
+                f"{name} needs stage {need}, which has not finished in {run.uri}: run it first"
+            )
         _check_config(run, BY_NAME[need], marker, depends_on(BY_NAME[need], config))
         if need in stage.needs:
             inputs[need] = _identity(marker)
@@ -224,7 +228,9 @@ def run_stage(config: Config, run: RunDir, name: str) -> None:
     if marker is not None:
         _check_config(run, stage, marker, wanted)
         if marker["inputs"] != inputs:
-            raise StageError(f"{name} was made from other inputs than are there now: give redo=[{name}]")
+            raise StageError(
+                f"{name} was made from other inputs than are there now: give redo=[{name}]"
+            )
         there = inventory(run, stage)
         bad = sorted(f for f, sum_ in marker["files"].items() if there.get(f) != sum_)
         if not bad:
@@ -238,7 +244,9 @@ def run_stage(config: Config, run: RunDir, name: str) -> None:
         started = run.read_json(_started(name))
         _check_config(run, stage, started, wanted)
         if started["inputs"] != inputs:
-            raise StageError(f"{name} was begun on other inputs than are there now: give redo=[{name}]")
+            raise StageError(
+                f"{name} was begun on other inputs than are there now: give redo=[{name}]"
+            )
         log(f"{name}: continuing where it was stopped")
     record = {"stage": name, "config": wanted, "inputs": inputs, **_provenance()}
     run.write_json(_started(name), record)
@@ -247,7 +255,11 @@ def run_stage(config: Config, run: RunDir, name: str) -> None:
     begun = time.perf_counter()
     summary = importlib.import_module(f"pipelines.{name}").run(config, run)
     seconds = time.perf_counter() - begun
-    record |= {"seconds": round(seconds, 2), "summary": summary or {}, "files": inventory(run, stage)}
+    record |= {
+        "seconds": round(seconds, 2),
+        "summary": summary or {},
+        "files": inventory(run, stage),
+    }
     run.write_json(_marker(name), record)
     log(f"{name}: done in {seconds:.1f} s")
 
@@ -275,12 +287,25 @@ def record_errors(
 
 def _provenance() -> dict[str, Any]:
     """Package versions and git commit, saved beside the artifacts."""
-    packages = ("ray", "torch", "diffusers", "peft", "transformers", "clean-fid", "pyarrow", "numpy")
+    packages = (
+        "ray",
+        "torch",
+        "diffusers",
+        "peft",
+        "transformers",
+        "clean-fid",
+        "pyarrow",
+        "numpy",
+    )
     commit = ""
     try:
         root = Path(__file__).parent
         commit = subprocess.run(
-            ["git", "describe", "--always", "--dirty"], cwd=root, capture_output=True, text=True, timeout=10
+            ["git", "describe", "--always", "--dirty"],
+            cwd=root,
+            capture_output=True,
+            text=True,
+            timeout=10,
         ).stdout.strip()
     except (OSError, subprocess.TimeoutExpired):
         pass  # an installed copy has no repository

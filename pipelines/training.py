@@ -30,20 +30,17 @@ def fit(
     A run that was killed goes on from its last checkpoint. `split_data` shards the datasets over
     the workers; otherwise each sees all rows. Raises StageError if the training fails for good.
     """
-    from ray.train import (
-        CheckpointConfig,
-        DataConfig,
-        FailureConfig,
-        LoggingConfig,
-        RunConfig,
-        ScalingConfig,
-        TrainingFailedError,
-    )
+    # the classes of Train's current version by their own names: ray.train exports these at run
+    # time, but to a type checker it shows the older ones
+    from ray.train import CheckpointConfig, DataConfig, LoggingConfig, TrainingFailedError
     from ray.train.torch import TorchTrainer
+    from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
 
     logging.getLogger("ray.train").setLevel(logging.WARNING)
     parent = BY_NAME[stage].needs[0]
-    identity = json.dumps([depends_on(BY_NAME[stage], config), finished(run_dir, parent)], sort_keys=True)
+    identity = json.dumps(
+        [depends_on(BY_NAME[stage], config), finished(run_dir, parent)], sort_keys=True
+    )
     name = f"{stage}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
     gpu = config.cluster.gpu_training
     trainer = TorchTrainer(
@@ -55,7 +52,9 @@ def fit(
             **settings,
         },
         scaling_config=ScalingConfig(
-            num_workers=workers, use_gpu=gpu, resources_per_worker={"CPU": 1, **({"GPU": 1} if gpu else {})}
+            num_workers=workers,
+            use_gpu=gpu,
+            resources_per_worker={"CPU": 1, **({"GPU": 1} if gpu else {})},
         ),
         run_config=RunConfig(
             name=name,

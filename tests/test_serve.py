@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import io
-import json
 import os
 import socket
 import zipfile
@@ -412,15 +411,6 @@ def test_a_foreign_file_is_noticed(own_run: RunDir) -> None:
     own_run.write("generator/ema.safetensors", bytes(data))
     with pytest.raises(ArtifactError, match=r"ema\.safetensors"):
         serve.saved_config(own_run, told(own_run))
-
-
-def test_canonical_keeps_tensors_and_metadata() -> None:
-    tensors = {"b": torch.randn(3, 5), "a": torch.randn(2)}
-    about = {"format": "pt", "concept": "é 头\n", "seed": "1", "t": "9"}
-    files = {serve.canonical(save(tensors, about)) for _ in range(10)}
-    (data,) = files
-    assert all(torch.equal(load(data)[k], v) for k, v in tensors.items())
-    assert json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"] == about
 
 
 # cluster/serve.yaml

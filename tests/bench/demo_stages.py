@@ -27,7 +27,9 @@ RESULTS = Path(__file__).parent / "results"
 def machine() -> dict[str, object]:
     """What the figures were measured on."""
     model = platform.processor() or platform.machine()
-    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []:
+    for line in (
+        Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    ):
         if line.startswith("model name"):
             model = line.split(":", 1)[1].strip()
             break
@@ -43,7 +45,15 @@ def machine() -> dict[str, object]:
 def main(words: list[str]) -> int:
     load = os.getloadavg()
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "pipelines", "run", "preset=demo", f"run_dir={folder}", *words]
+        command = [
+            sys.executable,
+            "-m",
+            "pipelines",
+            "run",
+            "preset=demo",
+            f"run_dir={folder}",
+            *words,
+        ]
         begun = time.perf_counter()
         process = subprocess.Popen(command)
         most = 0

@@ -1,0 +1,230 @@
+"""The configuration: presets, the words of a command line, and one clear line for what is wrong."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from modeling.concepts import ConceptSpec, plan_concepts
+from modeling.editors import make_editor
+from pipelines import config as configuration
+from pipelines.config import Config, ConfigError, load_config
+
+FOLDER = ["images.source=folder", "images.path=photos"]
+
+
+@pytest.mark.parametrize("preset", configuration.preset_names())
+def test_every_preset_loads(preset: str) -> None:
+    config = load_config([f"preset={preset}"])
+    assert (config.preset, config.run_dir) == (preset, f"runs/{preset}")
+
+
+@pytest.mark.parametrize("words", [["preset=tiny"], ["preset=demo"], ["preset=small"], FOLDER])
+def test_the_concepts_of_a_preset_can_be_planned(words: list[str]) -> None:
+    """With photographs, too: the demo's own families are of avatars (paper's take 10 s to plan)."""
+    config = load_config(words)
+    editor = make_editor(configuration.resolve_editor(config))
+    concepts = plan_concepts(ConceptSpec(**vars(config.concepts)), config.seed, editor.supports)
+    assert {"train", "test"} <= {c.split for c in concepts}
+    assert all(editor.supports(f) for c in concepts for f in c.families)
+
+
+def test_the_demo_is_the_default() -> None:
+    assert load_config([]) == load_config(["preset=demo"])
+    assert configuration.resolve_editor(load_config([])) == "avatar"
+    assert configuration.resolve_editor(load_config(FOLDER)) == "filter"
+
+
+def test_the_documented_keys() -> None:
+    words = [
+        "preset=tiny",
+        "run_dir=/tmp/x",
+        *FOLDER,
+        "editor=filter",
+        "weights.block_size=32",
+        "weights.grouping=3",
+        "text_encoder=/models/clip",
+        "seed=7",
+    ]
+    c = load_config(words)
+    assert (c.run_dir, c.images.source, c.images.path, c.editor) == (
+        "/tmp/x",
+        "folder",
+        "photos",
+        "filter",
+    )
+    assert (c.weights.block_size, c.weights.grouping) == (32, 3)
+    assert (c.text_encoder, c.seed) == ("/models/clip", 7)
+
+
+@pytest.mark.parametrize(
+    ("word", "key", "value"),
+    [
+        ("redo=[base]", "redo", ["base"]),
+        ("redo=[base,weights]", "redo", ["base", "weights"]),
+        ("redo=[]", "redo", []),
+        ("adapt.keep=[1,2]", "adapt.keep", [1, 2]),
+        ("adapt.keep=[ 1, 3 ]", "adapt.keep", [1, 3]),
+        ("lora.ranks={head: 2}", "lora.ranks", {"head": 2}),
+        ("lora.ranks.head=2", "lora.ranks", {"head": 2}),
+        ("concepts.combine=[[hair, background]]", "concepts.combine", [["hair", "background"]]),
+        ("evaluate.controls=[zero LoRA, ridge]", "evaluate.controls", ["zero LoRA", "ridge"]),
+        ("weights={block_size: 32}", "weights.block_size", 32),
+        ("images.path=", "images.path", ""),
+        ("run_dir=s3://bucket/a=b", "run_dir", "s3://bucket/a=b"),
+        ("run_dir=out/${preset}-${seed}", "run_dir", "out/tiny-0"),
+        ("text_encoder=5", "text_encoder", "5"),
+        ("base.lr=1e-3", "base.lr", 1e-3),
+        ("cluster.gpu_training=true", "cluster.gpu_training", True),
+        ("max_error_fraction=1", "max_error_fraction", 1.0),
+    ],
+)
+def test_values_from_the_command_line(word: str, key: str, value: Any) -> None:
+    tree: Any = configuration.to_dict(load_config(["preset=tiny", word]))
+    for part in key.split("."):
+        tree = tree[part]
+    assert tree == value and type(tree) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        # what is not a key
+        (["seed"], "'seed' is not of the form key=value"),
+        (["=1"], "'=1' is not of the form key=value"),
+        (["seed=1", "seed=1"], "seed is given twice"),
+        (["preset=demo", "preset=tiny"], "preset is given twice"),
+        (["sed=1"], "unknown key sed; did you mean seed?"),
+        (["--seed=1"], "unknown key --seed; did you mean seed?"),
+        (["images.soruce=x"], "unknown key images.soruce; did you mean images.source?"),
+        (["images={soruce: x}"], "unknown key images.soruce; did you mean images.source?"),
+        (["images.qqq=x"], "unknown key images.qqq (images.has: source, path, size, count)"),
+        (["weights.block_size.x=1"], "weights.block_size must be a whole number"),
+        (["images=5"], "images is a section: give images.KEY=value"),
+        (["images="], "images is a section"),
+        # wrong types
+        (["seed=abc"], "seed=abc: seed must be a whole number"),
+        (["seed=1.5"], "seed must be a whole number"),
+        (["seed=true"], "seed must be a whole number"),
+        (["seed="], "seed must be a whole number"),
+        (["seed=null"], "seed must be a whole number"),
+        (["base.lr=fast"], "base.lr must be a number"),
+        (["cluster.gpu_training=maybe"], "cluster.gpu_training must be true or false"),
+        (["redo=base"], "redo must be a list such as [a, b]"),
+        (["adapt.keep=3"], "adapt.keep must be a list of whole numbers such as [1, 2]"),
+        (["adapt.keep=[1,x]"], "adapt.keep must be a list of whole numbers"),
+        (["concepts.combine=[hair]"], "concepts.combine must be a list of lists"),
+        (["lora.ranks=5"], "lora.ranks must be a mapping to whole numbers such as {a: 1}"),
+        (["run_dir=[a]"], "run_dir must be a text"),
+        (["redo=[base"], "redo=[base: cannot be read as YAML"),
+        (["seed=${nope}"], "seed: Interpolation key 'nope' not found"),
+        # values that are not allowed
+        (["preset=huge"], "preset=huge: no such preset; there are demo"),
+        (["run_dir="], "run_dir: must not be empty"),
+        (["text_encoder="], "text_encoder: must not be empty"),
+        (["seed=-1"], "seed=-1: must be at least 0"),
+        (["images.source=web"], "images.source=web: must be one of avatars, folder"),
+        (["editor=photoshop"], "editor=photoshop: must be one of auto, avatar, filter"),
+        (["weights.grouping=4"], "weights.grouping=4: must be one of 1, 2, 3"),
+        (["weights.centre=mean"], "weights.centre=mean: must be one of element, tensor"),
+        (["weights.block_size=4"], "weights.block_size=4: must be at least 8"),
+        (["generator.kind=gpt"], "generator.kind=gpt: must be one of transformer, unet"),
+        (["generator.prediction=x1"], "must be one of x0, v, epsilon"),
+        (["generator.schedule=cosine"], "must be one of linear, scaled_linear, squaredcos_cap_v2"),
+        (["adapt.sampler=euler"], "adapt.sampler=euler: must be one of one_step, ddim"),
+        (
+            ["evaluate.features=vgg"],
+            "evaluate.features=vgg: must be one of efficientnet, inception",
+        ),
+        (["evaluate.controls=[magic]"], "evaluate.controls=magic: must be one of zero LoRA"),
+        (["images.count=9"], "images.count=9: must be at least 10"),
+        (["base.checkpoint_every=0"], "base.checkpoint_every=0: must be at least 1"),
+        (["gans.batch=0"], "gans.batch=0: must be at least 1"),
+        (["cluster.actors=0"], "cluster.actors=0: must be at least 1"),
+        (["translator.heads=0"], "translator.heads=0: must be at least 1"),
+        (["generator.heads=0"], "generator.heads=0: must be at least 1"),
+        (["lora.ranks={head: 0}"], "lora.ranks.head=0: must be at least 1"),
+        (["base.lr=0"], "base.lr=0.0: must be more than 0"),
+        (["gans.lr=.nan"], "gans.lr=nan: must be more than 0"),
+        (["max_error_fraction=.nan"], "max_error_fraction=nan: must be at least 0"),
+        (["generator.ema=1"], "generator.ema=1.0: must lie in [0, 1)"),
+        (["translator.edge_kernel=4"], "translator.edge_kernel=4: must be odd"),
+        (["generator.t_min=1000"], "generator.t_min=1000: must lie in 0 … 999"),
+        # combinations that cannot be
+        (["images.source=folder"], "images.source=folder needs images.path=DIR"),
+        (["images.path=photos"], "use images.source=folder"),
+        ([*FOLDER, "editor=avatar"], "use editor=filter with images.source=folder"),
+        (["images.size=34"], "must be a multiple of 4 with translator.downs=1"),
+        (["translator.heads=3"], "translator.heads=3: must divide 16 channels"),
+        (["generator.heads=3"], "generator.heads=3: must divide generator.width=32"),
+        (["generator.kind=unet", "generator.channels=[]"], "generator.channels=[]: one or more"),
+        (["generator.kind=unet", "generator.channels=[3]"], "a multiple of generator.heads=2"),
+        (["generator.blocks_per_concept=4"], "the transformer needs all blocks, set it to 0"),
+        (["generator.t_min=500", "adapt.t=400"], "adapt.t=400: must lie in generator.t_min=500"),
+        (["adapt.sampler=ddim", "generator.t_min=9"], "it needs generator.t_min=0"),
+        (["adapt.keep=[4]"], "adapt.keep=[4]: must lie between 0 and adapt.steps=4"),
+        (["evaluate.fd_images=100"], "at least 2048 images, or 0 for none"),
+        ([*FOLDER, "evaluate.fd_images=2048"], "fresh images exist for images.source=avatars only"),
+    ],
+)
+def test_one_clear_line_for_what_is_wrong(words: list[str], expected: str) -> None:
+    preset = [] if any(w.startswith("preset=") for w in words) else ["preset=tiny"]
+    with pytest.raises(ConfigError) as caught:
+        load_config([*preset, *words])
+    text = str(caught.value)
+    assert expected in text
+    assert "\n" not in text
+
+
+WORDS = st.text(st.characters(codec="ascii", exclude_categories=["Cc"]), max_size=12)
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    key=st.sampled_from(["seed", "images", "redo", "lora.ranks", "adapt.keep[0]", ""]), value=WORDS
+)
+@example("seed", "!!python/object/apply:os.system [echo]")
+@example("seed", "*x")
+@example("run_dir", "${oc.env:NO_SUCH_VARIABLE}")
+@example("redo", "[[]]")
+@example("images..size", "16")
+@example("[", "1")
+def test_whatever_is_typed_gives_a_config_or_one_line(key: str, value: str) -> None:
+    try:
+        load_config(["preset=tiny", f"{key}={value}"])
+    except ConfigError as error:
+        assert len(str(error).splitlines()) == 1
+
+
+@pytest.mark.parametrize("preset", configuration.preset_names())
+def test_round_trips(preset: str) -> None:
+    config = load_config([f"preset={preset}", "seed=3", "lora.ranks={head: 2}", "redo=[base]"])
+    tree = configuration.to_dict(config)
+    assert configuration.from_dict(tree) == config
+    assert yaml.safe_load(configuration.to_yaml(config)) == tree
+    assert configuration.to_dict(configuration.from_dict(tree)) == tree
+
+
+def test_a_saved_configuration_is_read_strictly() -> None:
+    tree = configuration.to_dict(load_config(["preset=tiny"]))
+    with pytest.raises(ConfigError, match=r"unknown key images\.sise; did you mean images\.size"):
+        configuration.from_dict(tree | {"images": {**tree["images"], "sise": 1}})
+    with pytest.raises(ConfigError, match=r"images\.size must be a whole number"):
+        configuration.from_dict(tree | {"images": {**tree["images"], "size": "big"}})
+
+
+def test_every_bound_names_a_number_of_the_schema() -> None:
+    config = Config()
+    for key in (*configuration.LEAST, *configuration.RATES, *configuration.FRACTIONS):
+        value: Any = config
+        for part in key.split("."):
+            value = getattr(value, part)
+        assert isinstance(value, int | float), key
+
+
+def test_the_schemas_own_defaults_pass() -> None:
+    configuration.check(Config())

@@ -1,0 +1,280 @@
+"""When a stage runs, is skipped, goes on or refuses: with stages that take no time."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from pipelines import stages
+from pipelines.artifacts import ArtifactError, RunDir
+from pipelines.config import Config, ConfigError, load_config
+from pipelines.stages import STAGES, Stage, StageError, record_errors, redo, run_stage
+
+
+class Fake(ModuleType):
+    """A stage's module that writes `files` and counts how often it ran."""
+
+    def __init__(self, name: str, folder: str) -> None:
+        super().__init__(f"pipelines.{name}")
+        self.folder, self.runs = folder, 0
+        self.made: list[str] = []
+        self.fails: Exception | None = None
+        self.salt = ""
+
+    def run(self, config: Config, run_dir: RunDir) -> dict[str, Any]:
+        self.runs += 1
+        for i in range(3):
+            name = f"{self.folder}/{i}"
+            if run_dir.exists(name):
+                continue
+            if self.fails and i == 2:
+                raise self.fails
+            self.made.append(name)
+            run_dir.write(name, f"{self.folder} {config.seed} {i}{self.salt}".encode())
+        return {"rows": 3}
+
+
+class World:
+    """Three stages in a row, one beside them, and a run directory."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.run = RunDir(str(folder))
+        chain = (
+            Stage("one", "the first", (), ("seed", "images.size"), ("out1",)),
+            Stage("two", "the second", ("one",), ("base",), ("out2",)),
+            Stage("three", "the third", ("two",), ("gans",), ("out3",)),
+            Stage("side", "beside them", ("one",), ("weights",), ("outs",)),
+        )
+        self.modules = {s.name: Fake(s.name, s.outputs[0]) for s in chain}
+        monkeypatch.setattr(stages, "STAGES", chain)
+        monkeypatch.setattr(stages, "BY_NAME", {s.name: s for s in chain})
+        for name, module in self.modules.items():
+            monkeypatch.setitem(sys.modules, f"pipelines.{name}", module)
+
+    def __call__(self, *names: str, words: tuple[str, ...] = ()) -> None:
+        for name in names:
+            run_stage(self.config(*words), self.run, name)
+
+    def config(self, *words: str) -> Config:
+        return load_config(["preset=tiny", f"run_dir={self.run.uri}", *words])
+
+    @property
+    def runs(self) -> dict[str, int]:
+        return {name: module.runs for name, module in self.modules.items()}
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    return World(tmp_path, monkeypatch)
+
+
+def test_a_finished_stage_is_verified_and_skipped(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world("one", "two", "three")
+    world("one", "two", "three")
+    assert world.runs == {"one": 1, "two": 1, "three": 1, "side": 0}
+    assert "one: finished earlier, 3 files verified" in capsys.readouterr().err
+    marker = world.run.read_json("stages/two.json")
+    assert marker["summary"] == {"rows": 3} and set(marker["files"]) == {
+        f"out2/{i}" for i in range(3)
+    }
+    assert {"torch", "ray"} <= marker["versions"].keys() and "commit" in marker
+    assert load_config(["preset=tiny", f"run_dir={world.run.uri}"]) == world.config()
+
+
+def test_a_missing_stage_is_named(world: World) -> None:
+    with pytest.raises(
+        StageError, match=r"three needs stage one, which has not finished in .*: run it"
+    ):
+        world("three")
+    world("one")
+    with pytest.raises(StageError, match="three needs stage two"):
+        world("three")
+    assert world.runs["three"] == 0 and world.run.files("stages") == [
+        "stages/one.json",
+        "stages/one.started.json",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("stage", "word", "message"),
+    [
+        ("one", "seed=1", "seed=0 then, seed=1 now"),
+        ("one", "images.size=64", r"images\.size=32 then, images\.size=64 now"),
+        ("two", "base.lr=0.5", r"base\.lr=0\.001 then, base\.lr=0\.5 now"),
+    ],
+)
+def test_another_configuration_is_refused(
+    world: World, stage: str, word: str, message: str
+) -> None:
+    world("one", "two")
+    with pytest.raises(
+        ConfigError, match=f"stage {stage} made with another .*: {message}"
+    ) as caught:
+        world("one", "two", words=(word,))
+    assert f"redo=[{stage}]" in str(caught.value) and "\n" not in str(caught.value)
+    assert world.runs["one"] == world.runs["two"] == 1
+    world("one", "two", words=("gans.lr=0.5", "cluster.actors=1", "max_error_fraction=0.5"))
+
+
+def test_a_change_far_above_is_noticed_by_a_stage_run_alone(world: World) -> None:
+    world("one", "two")
+    with pytest.raises(ConfigError, match=r"stage one made with another.*seed=0 then, seed=1 now"):
+        world("three", words=("seed=1",))
+
+
+def test_several_changes_are_counted(world: World) -> None:
+    world("one")
+    with pytest.raises(ConfigError, match=r"\(and 1 more\)"):
+        world("one", words=("seed=1", "images.size=64"))
+
+
+def test_a_stopped_stage_goes_on(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    one = world.modules["one"]
+    one.fails = RuntimeError("killed")
+    with pytest.raises(RuntimeError, match="killed"):
+        world("one")
+    assert not world.run.exists("stages/one.json")
+    with pytest.raises(StageError, match="two needs stage one, which has not finished"):
+        world("two")
+    with pytest.raises(ConfigError, match="seed=0 then, seed=1 now"):
+        world("one", words=("seed=1",))
+    one.fails = None
+    capsys.readouterr()
+    world("one", "two")
+    assert "one: continuing where it was stopped" in capsys.readouterr().err
+    assert one.made == ["out1/0", "out1/1", "out1/2"]  # each file was made once
+
+
+@pytest.mark.parametrize("damage", ["delete", "truncate", "flip"])
+def test_damaged_output_is_noticed_and_made_again(
+    world: World, damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world("one", "two")
+    sound = world.run.read("out1/1")
+    if damage == "delete":
+        world.run.delete("out1/1")
+    else:
+        world.run.write("out1/1", sound[:-1] if damage == "truncate" else b"X" + sound[1:])
+    world("one", "two")
+    assert "one: 1 of its files are missing or changed (out1/1)" in capsys.readouterr().err
+    assert world.run.read("out1/1") == sound
+    assert world.modules["one"].made == ["out1/0", "out1/1", "out1/2", "out1/1"]
+    assert world.runs["two"] == 1  # what it was made from is there again
+
+
+def test_work_on_other_inputs_is_refused(world: World) -> None:
+    world("one", "two")
+    world.run.delete("out1/1")
+    world.modules["one"].salt = "!"
+    world("one")
+    with pytest.raises(StageError, match=r"two was made from other inputs .*redo=\[two\]"):
+        world("two")
+    world("side")  # has no earlier work
+    redo(world.config(), world.run, ["two"])
+    world("two")
+
+
+def test_a_stopped_stage_does_not_go_on_on_other_inputs(world: World) -> None:
+    world("one")
+    world.modules["two"].fails = RuntimeError("killed")
+    with pytest.raises(RuntimeError):
+        world("two")
+    world.run.delete("out1/1")
+    world.modules["one"].salt = "!"
+    world.modules["two"].fails = None
+    world("one")
+    with pytest.raises(StageError, match=r"two was begun on other inputs .*redo=\[two\]"):
+        world("two")
+
+
+def test_redo_deletes_the_stage_and_its_followers_only(world: World) -> None:
+    world("one", "two", "three", "side")
+    for name in ("two", "side"):
+        world.run.write(f"train/{name}/x", b"")
+        world.run.write(f"errors/{name}.parquet", b"")
+    redo(world.config(), world.run, ["two"])
+    left = world.run.files("")
+    assert left == sorted(
+        [
+            "config.yaml",
+            "errors/side.parquet",
+            *(f"{out}/{i}" for out in ("out1", "outs") for i in range(3)),
+            *(f"stages/{s}{end}" for s in ("one", "side") for end in (".json", ".started.json")),
+            "train/side/x",
+        ]
+    )
+    world("one", "two", "three", "side")
+    assert world.runs == {"one": 1, "two": 2, "three": 2, "side": 1}
+
+
+def test_redo_with_a_changed_key(world: World) -> None:
+    world("one", "two")
+    word = "base.lr=0.5"
+    redo(world.config(word), world.run, ["two"])
+    world("one", "two", words=(word,))
+
+
+def test_redo_deletes_nothing_that_could_not_be_made_again(world: World) -> None:
+    world("one", "two")
+    before = world.run.files("")
+    with pytest.raises(ConfigError, match="stage one made with another configuration: seed=0 then"):
+        redo(world.config("seed=1"), world.run, ["two"])
+    with pytest.raises(
+        ConfigError, match="redo=four: no such stage; there are one, two, three, side"
+    ):
+        redo(world.config(), world.run, ["two", "four"])
+    assert world.run.files("") == before
+
+
+def test_followers_and_ancestors_are_in_order(world: World) -> None:
+    assert stages.followers(["two"]) == ["two", "three"]
+    assert stages.followers(["side", "one"]) == ["one", "two", "three", "side"]
+    assert stages.ancestors("three") == ["one", "two"]
+    assert stages.ancestors("one") == []
+
+
+def test_the_real_stages_are_a_chain() -> None:
+    names = [s.name for s in STAGES]
+    order = "concepts, pairs, base, gans, weights, generator, adapt, evaluate, report"
+    assert ", ".join(names) == order
+    for i, name in enumerate(names):
+        assert stages.ancestors(name) == names[:i]
+        assert stages.followers([name]) == names[i:]
+    outputs = [o for s in STAGES for o in s.outputs]
+    assert len(outputs) == len(set(outputs))
+    config = load_config(["preset=tiny"])
+    sections = {key for s in STAGES for key in stages.depends_on(s, config)}
+    left_out = {"preset", "run_dir", "redo", "max_error_fraction", "cluster", "serve"}
+    top = set(vars(config)) - {key.partition(".")[0] for key in sections}
+    assert top == left_out  # nothing else may change without being noticed
+
+
+def test_a_damaged_marker_is_named(world: World) -> None:
+    world("one")
+    world.run.write("stages/one.json", b"{")
+    with pytest.raises(ArtifactError, match=r"stages/one\.json is damaged"):
+        world("one")
+
+
+def test_errors_table_and_its_limit(tmp_path: Path) -> None:
+    run = RunDir(str(tmp_path))
+    config = load_config(["preset=tiny", "max_error_fraction=0.1"])
+    bad = [{"key": f"k{i}", "reason": f"because {i}"} for i in range(3)]
+    record_errors(config, run, "pairs", bad[:1], 10)
+    table = run.read_table("errors/pairs.parquet")
+    assert table.to_pylist() == [{"stage": "pairs", "key": "k0", "reason": "because 0"}]
+    with pytest.raises(
+        StageError, match=r"2 of 10 rows are bad.*max_error_fraction=0\.1.*k0: because 0"
+    ):
+        record_errors(config, run, "pairs", bad[:2], 10)
+    assert run.read_table("errors/pairs.parquet").num_rows == 2  # to be read after the failure
+    record_errors(config, run, "pairs", bad, 30)
+    record_errors(config, run, "gans", [], 0)
+    record_errors(config, run, "pairs", [], 10)
+    assert run.files("errors") == []  # of an attempt that went well, none are left
