@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from tests.driver import Driver
 
 # Before anything imports Ray or torch. Only tests run without a token.
 os.environ |= {
@@ -30,8 +33,8 @@ class Finished:
     folder: Path
     words: list[str]
     """What the command was given, run_dir left out."""
-    base_step: int
-    """Step of the last checkpoint of base when the driver was killed first."""
+    base_steps: list[dict[str, int]]
+    """Checkpoints of base (folder → step) seen before it was killed, and after."""
     adapters: int
     """Adapters that were done when it was killed again."""
     outputs: list[str]
@@ -46,34 +49,37 @@ class Finished:
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     """One command, three times: killed in base's training, killed in gans, then let be."""
-    from safetensors.torch import load_file
-
-    from tests.driver import Driver
-
     logs = tmp_path_factory.mktemp("finished")
     folder = logs / "run"
-    words = ["preset=tiny", "base.steps=30", "gans.concepts_per_batch=2"]
+    words = ["preset=tiny", "base.steps=30", "gans.steps=20", "gans.concepts_per_batch=1"]
     command = ["run", *words, f"run_dir={folder}"]
     outputs = []
+    steps: list[dict[str, int]] = [{}, {}]
 
-    def states() -> list[Path]:
-        return sorted(folder.glob("train/base/*/checkpoint_*/state.safetensors"))
+    def look(seen: dict[str, int]) -> None:
+        """Note the latest checkpoint that Ray Train would continue from."""
+        for snapshot in folder.glob("train/base/*/checkpoint_manager_snapshot.json"):
+            try:
+                latest = json.loads(snapshot.read_text())["latest_checkpoint_result"]
+            except ValueError:  # being written
+                continue
+            seen[latest["checkpoint_dir_name"]] = latest["metrics"]["step"]
 
-    with Driver(command, logs) as driver:
-        driver.wait_until(lambda: bool(states()))
-        driver.kill()
-        outputs.append(driver.output())
-    base_step = int(load_file(states()[-1])["step"])
+    def trained() -> bool:
+        look(steps[0])
+        return bool(steps[0])
 
-    def done() -> int:
+    def collected() -> int:
+        look(steps[1])
         return len(list(folder.glob("adapters/*/metrics.json")))
 
-    with Driver(command, logs) as driver:
-        driver.wait_until(lambda: done() > 0)
-        driver.kill()
-        outputs.append(driver.output())
-    adapters = done()
+    for happened in (trained, collected):
+        with Driver(command, logs) as driver:
+            driver.wait_until(lambda: bool(happened()))  # noqa: B023 (called in the loop)
+            driver.kill()
+            outputs.append(driver.output())
+    adapters = collected()
     assert not (folder / "stages/gans.json").exists()
     with Driver(command, logs) as driver:
         outputs.append(driver.wait())
-    return Finished(folder, words, base_step, adapters, outputs)
+    return Finished(folder, words, steps, adapters, outputs)

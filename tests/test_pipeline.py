@@ -1,0 +1,467 @@
+"""All stages, end to end on a real local Ray: what they leave, and what they survive.
+
+The run under test was killed twice (conftest.py): nothing here may tell it from one that was not.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from modeling.codec import NormalisationSums
+from modeling.editors import load_source, make_editor
+from modeling.images import decode_image, encode_png
+from modeling.lora import WEIGHTS_FILE, AdapterError
+from modeling.training import batch_order
+from pipelines.__main__ import main
+from pipelines.artifacts import ArtifactError, RunDir
+from pipelines.concepts import load_concepts, load_text
+from pipelines.config import Config, load_config, to_dict
+from pipelines.session import ray_session
+from pipelines.stages import STAGES, inventory
+from tests.conftest import Finished
+
+METHODS = {
+    "prediction",
+    "identity",
+    "zero LoRA",
+    "mean adapter",
+    "nearest text",
+    "ridge",
+    "shuffled prompt",
+    "ground-truth adapter",
+}
+
+
+@pytest.fixture(scope="module")
+def run(finished: Finished) -> RunDir:
+    return RunDir(str(finished.folder))
+
+
+@pytest.fixture(scope="module")
+def config(finished: Finished) -> Config:
+    return load_config([*finished.words, f"run_dir={finished.folder}"])
+
+
+@pytest.fixture(scope="module")
+def ray() -> Iterator[None]:
+    """One local Ray for the commands that tests give in this process."""
+    with ray_session(load_config(["preset=tiny", "generator.workers=2"])):
+        yield
+
+
+def files_of(folder: Path) -> dict[str, tuple[int, int]]:
+    """Size and time of change of all files, hidden ones included."""
+    paths = [Path(at, name) for at, _, names in os.walk(folder) for name in names]
+    return {str(p): (p.stat().st_size, p.stat().st_mtime_ns) for p in paths}
+
+
+# What the kills did
+
+
+def test_base_went_on_from_its_checkpoint(finished: Finished) -> None:
+    before, after = finished.base_steps
+    killed_at = max(before.values())
+    assert 6 <= killed_at < 30
+    fresh = {name: step for name, step in after.items() if name not in before}
+    assert fresh and min(fresh.values()) > killed_at and max(fresh.values()) == 30
+    assert "base: continuing where it was stopped" in finished.outputs[1]
+
+
+def test_gans_went_on_with_the_concepts_that_were_left(finished: Finished) -> None:
+    assert 0 < finished.adapters < 15
+    last = finished.outputs[2]
+    assert "gans: continuing where it was stopped" in last
+    assert "base: finished earlier, 3 files verified" in last
+
+
+# What a run leaves
+
+
+def test_every_stage_left_its_artifacts_and_a_marker(run: RunDir, config: Config) -> None:
+    for stage in STAGES:
+        marker = run.read_json(f"stages/{stage.name}.json")
+        assert marker["files"] == inventory(run, stage) != {}
+    assert run.read("report/index.html").lstrip().lower().startswith(b"<!doctype html")
+    assert run.files("errors") == []
+    assert not [name for name in files_of(Path(run.uri)) if name.endswith(".part")]
+    with pytest.raises(ArtifactError):
+        run.read("no such file")
+
+
+def test_pairs_are_plain_parquet_split_by_image_and_exact(run: RunDir, config: Config) -> None:
+    concepts = {c.concept_id: c for c in load_concepts(run) if c.origin != "paraphrased"}
+    editor = make_editor("avatar")
+    split_of: dict[str, str] = {}
+    for number, (concept_id, concept) in enumerate(concepts.items()):
+        table = pq.read_table(f"{run.uri}/pairs/{concept_id}.parquet")
+        rows = table.to_pylist()
+        assert len({r["image_id"] for r in rows}) == len(rows) == 20
+        assert Counter(r["split"] for r in rows) == {"train": 16, "val": 2, "test": 2}
+        assert {(r["concept_id"], r["editor"]) for r in rows} == {(concept_id, "avatar")}
+        for row in rows:
+            assert split_of.setdefault(row["image_id"], row["split"]) == row["split"]
+        for row in rows[number % 5 :: 5]:
+            source = load_source(row["image_id"], "avatars", 32)
+            assert np.array_equal(np.asarray(Image.open(io.BytesIO(row["source"]))), source.image)
+            edited = editor.edit(source, concept)
+            assert np.array_equal(decode_image(row["edited"]), edited.image)
+            assert json.loads(row["scores"]) == edited.scores
+    assert len(split_of) == 20 and len(run.files("pairs")) == len(concepts)
+
+
+def test_nothing_held_out_was_trained_on(run: RunDir) -> None:
+    concepts = load_concepts(run)
+    heldout = {c.concept_id for c in concepts if c.split == "test"}
+    paraphrases = {c.concept_id for c in concepts if c.origin == "paraphrased"}
+    train = {c.concept_id for c in concepts if c.split == "train"} - paraphrases
+    assert len(heldout) == 3 and len(train) == 15
+    assert {f.split("/")[1] for f in run.files("adapters")} == train
+    blocks = pq.read_table(f"{run.uri}/weights/blocks")
+    assert set(blocks["concept_id"].to_pylist()) == train
+    assert set(blocks["split"].to_pylist()) == {"train"}
+    assert set(run.read_json("base/base.json")["concepts"]) <= train
+    assert {f.split("/")[1] for f in run.files("adapted")} == heldout
+
+
+def test_adapters_load_in_peft_and_edit_as_ours_do(run: RunDir, config: Config) -> None:
+    from peft import PeftModel
+
+    from modeling.translator import TranslatorConfig, frozen_translator
+    from pipelines.base import load_base
+    from pipelines.gans import load_adapter
+
+    translator, _ = load_base(config, run)
+    texts = load_text(run)
+    x = torch.rand(2, 3, 32, 32) * 2 - 1
+    ids = sorted({f.split("/")[1] for f in run.files("adapters")})
+    for folder in [f"adapters/{ids[0]}", f"adapters/{ids[-1]}"]:
+        network = frozen_translator(
+            TranslatorConfig(**run.read_json("base/base.json")["translator"])
+        )
+        network.load_state_dict(load_file(f"{run.uri}/base/translator.safetensors"))
+        tokens = texts[folder.split("/")[1]].tokens
+        mask = torch.ones(len(tokens), dtype=torch.bool)
+        adapter = load_adapter(run, folder)
+        translator.check(adapter)
+        with torch.no_grad():
+            plain = network(x, tokens[None], mask[None])
+            model = PeftModel.from_pretrained(network, f"{run.uri}/{folder}").eval()
+            theirs = model(x, tokens[None], mask[None])
+            ours = translator(adapter, x, tokens, mask)
+        torch.testing.assert_close(theirs, ours, atol=1e-5, rtol=1e-5)
+        assert (theirs - plain).abs().max() > 1e-3
+
+
+def test_metrics_of_the_collection(run: RunDir) -> None:
+    ids = {f.split("/")[1] for f in run.files("adapters")}
+    for concept_id in ids:
+        metrics = run.read_json(f"adapters/{concept_id}/metrics.json")
+        assert metrics["steps"] == 20 and metrics["seconds"] > 0
+        # trained adapters beat the base without one, on images that no training saw
+        assert metrics["l1"] < metrics["zero"]
+
+
+def test_blocks_are_the_adapters_and_invert_exactly(run: RunDir) -> None:
+    from pipelines.weights import load_layout
+
+    layout, normalisation = load_layout(run)
+    table = pq.read_table(f"{run.uri}/weights/blocks")
+    blocks = torch.from_numpy(
+        np.array(table["blocks"].combine_chunks().to_numpy_ndarray(), dtype=np.float32)
+    )
+    assert blocks.shape == (15, layout.n_blocks, layout.block_size) == (15, layout.n_blocks, 64)
+    assert (blocks[:, ~layout.mask] == 0).all()
+    for concept_id, own in zip(table["concept_id"].to_pylist(), blocks, strict=True):
+        adapter = load_file(f"{run.uri}/adapters/{concept_id}/{WEIGHTS_FILE}")
+        back = layout.from_blocks(own)
+        assert back.keys() == adapter.keys()
+        assert all(torch.equal(back[k], adapter[k]) for k in adapter)
+    sums = NormalisationSums.empty(layout)
+    sums.add(blocks)
+    again = sums.finish(layout, "element")
+    torch.testing.assert_close(again.apply(blocks), normalisation.apply(blocks))
+    torch.testing.assert_close(normalisation.invert(normalisation.apply(blocks)), blocks)
+    unit = normalisation.apply(blocks)[:, layout.mask]
+    assert unit.mean(0).abs().max() < 1e-3 and 0.5 < unit.std() < 1.5
+
+
+def test_the_weight_generator_fits_the_layout_and_predicts_what_was_adapted(
+    run: RunDir, config: Config
+) -> None:
+    from pipelines.adapt import Predictor, heldout, load_timings, step_folder
+    from pipelines.gans import load_adapter
+    from pipelines.generator import load_generator
+
+    generator = load_generator(run).model.config
+    predictor = Predictor(to_dict(config), run)
+    assert (generator.n_blocks, generator.block_size) == (predictor.layout.n_blocks, 64)
+    for concept_id in heldout(run):
+        (predicted,) = predictor.predict([concept_id])
+        steps = [load_adapter(run, step_folder(concept_id, s)) for s in (0, 2, 4)]
+        for key, value in predicted.items():
+            torch.testing.assert_close(value, steps[0][key], atol=1e-6, rtol=1e-5)
+        assert all(
+            not torch.equal(a[k], b[k])
+            for a, b in zip(steps, steps[1:], strict=False)
+            for k in predicted
+            if "lora_B" in k
+        )
+        timings = load_timings(run, concept_id)
+        assert all(timings[k] > 0 for k in ("predict", "load", "coreset", "finetune"))
+
+
+def test_evaluation_has_every_method_at_equal_n(run: RunDir) -> None:
+    from pipelines.evaluate import PICTURES, ROWS
+
+    table = pq.read_table(f"{run.uri}/evaluation/rows.parquet")
+    assert table.schema.equals(ROWS)
+    rows = table.to_pylist()
+    steps: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for row in rows:
+        steps[row["concept_id"], row["method"]].append(row["step"])
+    concepts = {c.concept_id: c for c in load_concepts(run) if c.split == "test"}
+    assert set(steps) == {(c, m) for c in concepts for m in METHODS}
+    for (_, method), taken in steps.items():
+        assert taken == {"identity": [0], "ground-truth adapter": [20]}.get(method, [0, 2, 4])
+    for row in rows:
+        concept = concepts[row["concept_id"]]
+        assert row["n"] == 8 and row["split"] == "test" and row["fd"] is None
+        assert (row["text"], row["heldout"]) == (concept.text, concept.heldout)
+        assert 0 < row["l1"] < 2 and row["seconds"] >= 0
+        assert (row["kid"] is None) == (row["step"] == 2)
+        assert row["kid"] is None or math.isfinite(row["kid"])
+    pictures = pq.read_table(f"{run.uri}/evaluation/pictures.parquet")
+    assert pictures.schema.equals(PICTURES)
+    shown = {(r["method"], r["step"]) for r in pictures.to_pylist()}
+    assert {("source", 0), ("ground truth", 0), ("prediction", 0), ("prediction", 4)} <= shown
+    assert decode_image(pictures["image"][0].as_py()).shape == (32, 32, 3)
+
+
+def test_evaluation_scores_images_that_no_training_saw(run: RunDir, config: Config) -> None:
+    pictures = pq.read_table(f"{run.uri}/evaluation/pictures.parquet").to_pylist()
+    used = set(pq.read_table(f"{run.uri}/pairs")["image_id"].to_pylist())
+    assert not used & {r["image_id"] for r in pictures}
+    truth = next(r for r in pictures if r["method"] == "ground truth")
+    concept = next(c for c in load_concepts(run) if c.concept_id == truth["concept_id"])
+    source = load_source(truth["image_id"], "avatars", 32)
+    assert np.array_equal(
+        decode_image(truth["image"]), make_editor("avatar").edit(source, concept).image
+    )
+
+
+# What a run survives
+
+
+def test_the_same_command_again_changes_nothing(
+    finished: Finished, ray: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = files_of(finished.folder)
+    assert main(["run", *finished.words, f"run_dir={finished.folder}"]) == 0
+    printed = capsys.readouterr().err
+    assert all(f"{s.name}: finished earlier" in printed for s in STAGES)
+    assert files_of(finished.folder) == before
+
+
+def test_damage_heals_bit_for_bit(
+    finished: Finished, ray: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also: base, trained here in one go, is what the killed training gave."""
+    words = finished.copy(tmp_path / "run")
+    run, whole = RunDir(str(tmp_path / "run")), RunDir(str(finished.folder))
+    (pair, *_) = run.files("pairs")
+    run.write(pair, run.read(pair)[:-100])
+    run.delete("base/translator.safetensors")
+    run.delete("train/base")  # no checkpoint to go on from
+    run.delete("generator/ema.safetensors")  # there is one
+    normalisation = bytearray(run.read("weights/normalisation.safetensors"))
+    normalisation[-1] ^= 1
+    run.write("weights/normalisation.safetensors", bytes(normalisation))
+    status = main(["run", *words])
+    printed = capsys.readouterr().err
+    assert status == 0, printed
+    for name in ("pairs", "base", "weights", "generator"):
+        assert f"{name}: 1 of its files are missing or changed" in printed
+    for stage in STAGES:
+        assert inventory(run, stage) == inventory(whole, stage)
+
+
+def test_damaged_files_are_named(finished: Finished, config: Config, tmp_path: Path) -> None:
+    from pipelines.base import load_base
+    from pipelines.gans import load_adapter
+    from pipelines.generator import load_generator
+    from pipelines.pairs import load_pairs
+    from pipelines.weights import load_blocks, load_layout
+
+    finished.copy(tmp_path / "run")
+    run = RunDir(str(tmp_path / "run"))
+    (adapter, *_) = [f for f in run.files("adapters") if f.endswith(WEIGHTS_FILE)]
+    (pair, *_) = run.files("pairs")
+    concept_id = Path(pair).stem
+    readers = {
+        "concepts.parquet": lambda: load_concepts(run),
+        "text.parquet": lambda: load_text(run),
+        pair: lambda: load_pairs(run, concept_id, "train"),
+        "base/base.json": lambda: load_base(config, run),
+        "base/translator.safetensors": lambda: load_base(config, run),
+        "base/discriminator.safetensors": lambda: load_base(config, run),
+        adapter: lambda: load_adapter(run, adapter.rpartition("/")[0]),
+        "weights/layout.json": lambda: load_layout(run),
+        "weights/normalisation.safetensors": lambda: load_layout(run),
+        "weights/blocks/part-00000.parquet": lambda: load_blocks(run, "train"),
+        "generator/generator.json": lambda: load_generator(run),
+        "generator/model.safetensors": lambda: load_generator(run),
+        "generator/ema.safetensors": lambda: load_generator(run),
+    }
+    for name, read in readers.items():
+        sound = run.read(name)
+        read()
+        for damaged in (sound[: len(sound) // 2], b""):
+            run.write(name, damaged)
+            with pytest.raises((ArtifactError, AdapterError)) as caught:
+                read()
+            # a folder's files are read as one: its name, and then the file's
+            assert all(part in str(caught.value) for part in (run.uri, name.split("/")[0])), name
+        run.write(name, sound)
+
+
+def test_a_corrupt_picture_is_an_error_row_and_the_rest_is_fine(
+    ray: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos, run = tmp_path / "photos", RunDir(str(tmp_path / "run"))
+    photos.mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(12):
+        image = rng.integers(0, 256, (40, 48, 3), dtype=np.uint8)
+        (photos / f"{i:02}.png").write_bytes(encode_png(image))
+    (photos / "05.png").write_bytes((photos / "05.png").read_bytes()[:200])
+    words = [
+        "preset=tiny",
+        f"run_dir={run.uri}",
+        "images.source=folder",
+        f"images.path={photos}",
+        "images.count=12",
+        "concepts.families=[duotone]",
+        "concepts.combine=[]",
+        "concepts.train_combinations=0",
+        "concepts.test_combinations=0",
+    ]
+    assert main(["concepts", *words]) == 0
+    for _ in range(2):  # the second time there is nothing left to do, and still it must not pass
+        assert main(["pairs", *words]) == 1
+        line = capsys.readouterr().err.splitlines()[-1]
+        assert "rows are bad, more than max_error_fraction=0.05" in line and "05.png" in line
+    assert main(["pairs", *words, "max_error_fraction=0.1"]) == 0
+    concepts = [c for c in load_concepts(run) if c.origin != "paraphrased"]
+    errors = run.read_table("errors/pairs.parquet").to_pylist()
+    assert [e["key"] for e in errors] == [f"{c.concept_id}/05.png" for c in concepts]
+    assert all(f"{photos}/05.png" in e["reason"] for e in errors)
+    for concept in concepts:
+        rows = pq.read_table(f"{run.uri}/pairs/{concept.concept_id}.parquet").to_pylist()
+        assert [r["image_id"] for r in rows] == [f"{i:02}.png" for i in range(12) if i != 5]
+        for row in rows:
+            source = load_source(row["image_id"], photos, 32)
+            assert np.array_equal(decode_image(row["source"]), source.image)
+            edited = make_editor("filter").edit(source, concept).image
+            assert np.array_equal(decode_image(row["edited"]), edited)
+
+
+def test_a_diverging_concept_is_an_error_row(finished: Finished, tmp_path: Path) -> None:
+    """Without Ray: what the actor gives the stage for a batch."""
+    from pipelines.gans import CollectAdapters
+
+    words = finished.copy(tmp_path / "run")
+    run = RunDir(str(tmp_path / "run"))
+    run.delete("adapters")
+    config = load_config([*words, "gans.lr=1e30"])
+    concept_id = next(c.concept_id for c in load_concepts(run) if c.split == "train")
+    out = CollectAdapters(to_dict(config), run, 4)({"concept_id": np.array([concept_id])})
+    assert out["concept_id"] == [concept_id] and "non-finite" in out["error"][0]
+    assert run.files("adapters") == []
+
+
+def test_two_workers_train_one_weight_generator(
+    finished: Finished, ray: None, tmp_path: Path
+) -> None:
+    """DistributedDataParallel over gloo, on both losses."""
+    from pipelines.generator import load_generator
+
+    words = finished.copy(tmp_path / "run")
+    run = RunDir(str(tmp_path / "run"))
+    alone = load_generator(run)
+    assert main(["generator", *words, "redo=[generator]", "generator.workers=2"]) == 0
+    summary = run.read_json("stages/generator.json")["summary"]
+    assert math.isfinite(summary["denoising"]) and 0 < summary["image"] < 2
+    both = load_generator(run)
+    assert both.metadata["step"] == 12
+    weights = both.model.state_dict()
+    assert all(torch.isfinite(w).all() for w in weights.values())
+    assert any(not torch.equal(w, alone.model.state_dict()[k]) for k, w in weights.items())
+    assert run.files("adapted") == run.files("evaluation") == []
+
+
+def test_pilots_decide_the_number_of_steps(finished: Finished, ray: None, tmp_path: Path) -> None:
+    from pipelines.gans import _pilot
+
+    words = finished.copy(tmp_path / "run")
+    run = RunDir(str(tmp_path / "run"))
+    config = load_config([*words, "gans.steps=0", "gans.pilots=2", "gans.pilot_steps=20"])
+    steps = _pilot(config, run)
+    pilot = run.read_json("adapters/pilot.json")
+    assert steps == pilot["found"] in pilot["steps"] == list(range(1, 21))
+    assert len(pilot["concepts"]) == 2 and len(pilot["l1"]) == 20
+    assert pilot["l1"][-1] < pilot["l1"][0]
+
+
+# How the weight generator is fed
+
+
+def test_cached_batches_are_a_share_of_one_global_order(run: RunDir, ray: None) -> None:
+    import ray.data
+
+    from pipelines.ingest import cached_batches
+    from pipelines.weights import load_blocks
+
+    ids, blocks = load_blocks(run, "train")
+    own = dict(zip(ids, blocks, strict=True))
+    shard = ray.data.read_parquet(f"{run.uri}/weights/blocks").iterator()
+    order = batch_order(15, 6, 8, 3)
+    for rank in (0, 1):
+        batches = list(cached_batches(shard, 6, 4, 3, 0, rank, 2))
+        for step, batch in enumerate(batches):
+            index = order[step].view(2, 4)[rank].tolist()
+            assert batch.concept_ids == [sorted(ids)[i] for i in index]
+            assert all(torch.equal(b, own[i]) for i, b in zip(*batch, strict=True))
+        late = list(cached_batches(shard, 6, 4, 3, 4, rank, 2))
+        assert [b.concept_ids for b in late] == [b.concept_ids for b in batches[4:]]
+
+
+def test_streamed_batches_see_every_row_in_an_epoch(run: RunDir, ray: None) -> None:
+    import ray.data
+
+    from pipelines.ingest import streamed_batches
+    from pipelines.weights import load_blocks
+
+    ids, blocks = load_blocks(run, "train")
+    own = dict(zip(ids, blocks, strict=True))
+    shard = ray.data.read_parquet(f"{run.uri}/weights/blocks").iterator()
+    batches = list(streamed_batches(shard, 8, 5, 0, 1))
+    assert len(batches) == 7
+    for epoch in (batches[:3], batches[3:6]):
+        assert sorted(i for b in epoch for i in b.concept_ids) == sorted(ids)
+    for batch in batches:
+        assert all(torch.equal(b, own[i]) for i, b in zip(*batch, strict=True))
+    with pytest.raises(ValueError, match="fewer rows than a batch of 16"):
+        list(streamed_batches(shard, 1, 16, 0, 0))
