@@ -18,6 +18,7 @@ from modeling.lora import CONFIG_FILE, Adapter, to_files
 from modeling.training import ConceptData, Recipe, train_adapters
 from modeling.weight_generator import predict_blocks
 from pipelines import config as configuration
+from pipelines.actors import map_actors
 from pipelines.artifacts import RunDir
 from pipelines.concepts import load_concepts
 from pipelines.config import Config
@@ -158,30 +159,15 @@ def load_timings(run_dir: RunDir, concept_id: str) -> dict[str, Any]:
 
 
 def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
-    import ray.data
-    from ray.data import ActorPoolStrategy
-
     ids = heldout(run_dir)
     todo = [i for i in ids if not run_dir.exists(f"{FOLDER}/{i}/timings.json")]
     progress = Progress("adapt", len(ids), "concepts", len(ids) - len(todo))
     bad = []
-    if todo:
-        results = (
-            ray.data.from_items([{"concept_id": i} for i in todo])
-            .repartition(len(todo))
-            .map_batches(
-                AdaptConcept,  # type: ignore[arg-type]
-                fn_constructor_kwargs={"config": configuration.to_dict(config), "run_dir": run_dir},
-                batch_size=1,
-                compute=ActorPoolStrategy(size=min(config.cluster.actors, len(todo))),
-                num_cpus=config.cluster.cpus_per_actor,
-                num_gpus=config.cluster.gpus_per_actor or None,
-            )
-        )
-        for row in results.iter_rows():
-            if row["error"]:
-                bad.append({"key": row["concept_id"], "reason": row["error"]})
-            progress.add()
+    arguments = {"config": configuration.to_dict(config), "run_dir": run_dir}
+    for row in map_actors(config, AdaptConcept, arguments, [{"concept_id": i} for i in todo]):
+        if row["error"]:
+            bad.append({"key": row["concept_id"], "reason": row["error"]})
+        progress.add()
     record_errors(config, run_dir, "adapt", bad, len(ids))
     failed = {b["key"] for b in bad}
     times = [load_timings(run_dir, i) for i in ids if i not in failed]

@@ -90,14 +90,14 @@ class RunDir:
             part.unlink(missing_ok=True)
 
     def write_files(self, folder: str, files: Mapping[str, bytes], last: str) -> None:
-        """Several files as one unit: `last` is written last, and its presence means all are there."""
+        """Several files as one unit: `last` is written last, so with it all are there."""
         for name, data in files.items():
             if name != last:
                 self.write(f"{folder}/{name}", data)
         self.write(f"{folder}/{last}", files[last])
 
     def files(self, folder: str) -> list[str]:
-        """Relative paths of all files under a folder, sorted; hidden and temporary files left out."""
+        """Relative paths of all files under a folder, sorted; hidden ones left out."""
         base = self.path(folder)
         if not self.fs.exists(base):
             return []

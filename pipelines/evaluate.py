@@ -34,6 +34,7 @@ from pipelines.adapt import (
     scored_steps,
     step_folder,
 )
+from pipelines.actors import map_actors
 from pipelines.artifacts import RunDir
 from pipelines.concepts import load_concepts
 from pipelines.config import Config, Evaluate, resolve_editor
@@ -132,7 +133,7 @@ class EvaluateConcept(Predictor):
         return self.layout.from_blocks(self.normalisation.invert(blocks))
 
     def judged(self, concept: Concept, first: int, count: int) -> Judged:
-        """Fresh avatars number `first` … after those of the pairs, or the test split of a folder."""
+        """Fresh avatars, `first` … after those of the pairs; or the test split of a folder."""
         c = self.config
         if c.images.source != "avatars":
             pairs = load_pairs(self.run_dir, concept.concept_id, "test")
@@ -162,7 +163,7 @@ class EvaluateConcept(Predictor):
         return out
 
     def evaluate(self, concept: Concept) -> str:
-        """Write `evaluation/concepts/<id>.{rows,pictures}.parquet`; returns errors of single rows."""
+        """Write `concepts/<id>.{rows,pictures}.parquet`; returns errors of single methods."""
         tracks = {PREDICTION: self.predicted(concept.concept_id)}
         timings = load_timings(self.run_dir, concept.concept_id)
         seconds = {PREDICTION: timings["finetune"]}
@@ -174,7 +175,7 @@ class EvaluateConcept(Predictor):
                 continue
             last = max(scored_steps(self.config))
             tracks[method] = {0: start, **trained.checkpoints, last: trained.adapter}
-            # all starts are trained in one fused batch: the fine-tune of one alone is the prediction's
+            # starts are trained fused: the time of one alone is the prediction's
             seconds[method] = timings["finetune"]
         if self.config.evaluate.ceiling:
             ceiling = self.ceiling(concept.concept_id)
@@ -311,31 +312,16 @@ class EvaluateConcept(Predictor):
 
 
 def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
-    import ray.data
-    from ray.data import ActorPoolStrategy
-
     done = [f for f in run_dir.files("adapted") if f.endswith("/timings.json")]
     ids = [f.split("/")[1] for f in done]
     todo = [i for i in ids if not run_dir.exists(f"{FOLDER}/concepts/{i}.rows.parquet")]
     progress = Progress("evaluate", len(ids), "concepts", len(ids) - len(todo))
     bad = []
-    if todo:
-        results = (
-            ray.data.from_items([{"concept_id": i} for i in todo])
-            .repartition(len(todo))
-            .map_batches(
-                EvaluateConcept,  # type: ignore[arg-type]
-                fn_constructor_kwargs={"config": configuration.to_dict(config), "run_dir": run_dir},
-                batch_size=1,
-                compute=ActorPoolStrategy(size=min(config.cluster.actors, len(todo))),
-                num_cpus=config.cluster.cpus_per_actor,
-                num_gpus=config.cluster.gpus_per_actor or None,
-            )
-        )
-        for row in results.iter_rows():
-            if row["error"]:
-                bad.append({"key": row["concept_id"], "reason": row["error"]})
-            progress.add()
+    arguments = {"config": configuration.to_dict(config), "run_dir": run_dir}
+    for row in map_actors(config, EvaluateConcept, arguments, [{"concept_id": i} for i in todo]):
+        if row["error"]:
+            bad.append({"key": row["concept_id"], "reason": row["error"]})
+        progress.add()
     record_errors(config, run_dir, "evaluate", bad, len(ids))
     tables = {
         kind: pa.concat_tables(

@@ -18,6 +18,7 @@ from modeling.convergence import converged_at
 from modeling.lora import CONFIG_FILE, WEIGHTS_FILE, Adapter, from_bytes, stack, to_files
 from modeling.training import ConceptData, Recipe, Trained, to_unit, train_adapters, translate_all
 from pipelines import config as configuration
+from pipelines.actors import map_actors
 from pipelines.artifacts import RunDir
 from pipelines.base import load_base
 from pipelines.concepts import load_concepts, load_text, with_adapter
@@ -47,7 +48,7 @@ def recipe(config: Config, steps: int) -> Recipe:
 
 
 def kept_steps(config: Config, steps: int) -> list[int]:
-    """The K steps whose checkpoints are kept: evenly over the last quarter, the last one included."""
+    """The K steps whose checkpoints are kept: evenly over the last quarter, the last included."""
     count = config.gans.checkpoints
     return sorted({round(steps - i * steps / 4 / count) for i in range(count)})
 
@@ -151,40 +152,21 @@ class CollectAdapters(Trainer):
 
 
 def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
-    import ray.data
-    from ray.data import ActorPoolStrategy
-
     concepts = [c for c in with_adapter(load_concepts(run_dir)) if c.split in ("train", "val")]
     ids = [c.concept_id for c in concepts]
     steps = config.gans.steps or _pilot(config, run_dir)
     todo = [i for i in ids if not run_dir.exists(f"{FOLDER}/{i}/metrics.json")]
     progress = Progress("gans", len(ids), "concepts", len(ids) - len(todo))
-    bad = []
-    if todo:
-        batches = -(-len(todo) // config.gans.concepts_per_batch)
-        results = (
-            ray.data.from_items([{"concept_id": i} for i in todo])
-            .repartition(batches)
-            .map_batches(
-                CollectAdapters,  # type: ignore[arg-type]
-                fn_constructor_kwargs={
-                    "config": configuration.to_dict(config),
-                    "run_dir": run_dir,
-                    "steps": steps,
-                },
-                batch_size=config.gans.concepts_per_batch,
-                compute=ActorPoolStrategy(size=min(config.cluster.actors, batches)),
-                num_cpus=config.cluster.cpus_per_actor,
-                num_gpus=config.cluster.gpus_per_actor or None,
-            )
-        )
-        scores = []
-        for row in results.iter_rows():
-            if row["error"]:
-                bad.append({"key": row["concept_id"], "reason": row["error"]})
-            else:
-                scores.append(row["l1"])
-            progress.add(note=f"validation L1 {np.mean(scores):.3f}" if scores else "")
+    arguments = {"config": configuration.to_dict(config), "run_dir": run_dir, "steps": steps}
+    rows = [{"concept_id": i} for i in todo]
+    bad, scores = [], []
+    batch = config.gans.concepts_per_batch
+    for row in map_actors(config, CollectAdapters, arguments, rows, batch):
+        if row["error"]:
+            bad.append({"key": row["concept_id"], "reason": row["error"]})
+        else:
+            scores.append(row["l1"])
+        progress.add(note=f"validation L1 {np.mean(scores):.3f}" if scores else "")
     record_errors(config, run_dir, "gans", bad, len(ids))
     failures = []
     for concept_id in ids:
@@ -194,7 +176,7 @@ def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
                 failures.append(concept_id)
     trained = len(ids) - len(bad)
     log(
-        f"gans: {trained - len(failures)} of {trained} adapters beat doing nothing on validation images"
+        f"gans: {trained - len(failures)} of {trained} adapters beat doing nothing on validation"
     )
     return {"steps": steps, "adapters": trained, "not better than identity": failures}
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import asdict
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ import pyarrow as pa
 from modeling.concepts import Concept
 from modeling.editors import Source, load_source, make_editor, source_ids
 from modeling.images import ImageError, decode_image, encode_png
+from pipelines.actors import map_actors
 from pipelines.artifacts import ArtifactError, RunDir
 from pipelines.concepts import load_concepts, with_adapter
 from pipelines.config import Config, Images, resolve_editor
@@ -119,34 +121,21 @@ class EditConcept:
 
 
 def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
-    import ray.data
-    from ray.data import ActorPoolStrategy
-
     ids = source_ids(location(config.images), config.images.count)
     concepts = with_adapter(load_concepts(run_dir))
     reasons = {c.concept_id: _recorded(run_dir, c.concept_id) for c in concepts}
     todo = [c for c in concepts if reasons[c.concept_id] is None]
     progress = Progress("pairs", len(concepts), "concepts", len(concepts) - len(todo))
-    if todo:
-        from dataclasses import asdict
-
-        rows = ray.data.from_items([{"concept": json.dumps(asdict(c))} for c in todo])
-        results = rows.repartition(len(todo)).map_batches(
-            EditConcept,  # type: ignore[arg-type]
-            fn_constructor_kwargs={
-                "editor": resolve_editor(config),
-                "images": config.images,
-                "seed": config.seed,
-                "run_dir": run_dir,
-            },
-            batch_size=1,
-            compute=ActorPoolStrategy(size=min(config.cluster.actors, len(todo))),
-            num_cpus=config.cluster.cpus_per_actor,
-            num_gpus=config.cluster.gpus_per_actor or None,
-        )
-        for row in results.iter_rows():
-            reasons[row["concept_id"]] = json.loads(row["errors"])
-            progress.add()
+    arguments = {
+        "editor": resolve_editor(config),
+        "images": config.images,
+        "seed": config.seed,
+        "run_dir": run_dir,
+    }
+    rows = [{"concept": json.dumps(asdict(c))} for c in todo]
+    for row in map_actors(config, EditConcept, arguments, rows):
+        reasons[row["concept_id"]] = json.loads(row["errors"])
+        progress.add()
     errors = [{"key": k, "reason": v} for bad in reasons.values() if bad for k, v in bad.items()]
     record_errors(config, run_dir, "pairs", errors, len(concepts) * len(ids))
     log(f"pairs: {len(ids)} images × {len(concepts)} concepts")

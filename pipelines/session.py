@@ -18,7 +18,7 @@ DEFAULTS = {
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     "RAY_AUTH_MODE": "token",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
-    # OpenMP threads that wait must sleep: spinning ones cost several times the work on a shared core
+    # waiting OpenMP threads must sleep: spinning ones cost several times the work on busy cores
     "OMP_WAIT_POLICY": "PASSIVE",
 }
 # A local Ray starts workers as they are needed, not one per logical CPU at once
@@ -36,7 +36,7 @@ def threads_per_actor(config: Config) -> int:
 
 
 def threads_per_worker(config: Config, workers: int) -> int:
-    """Threads of a training worker, decided on the worker's machine: an equal share of its cores."""
+    """Threads of a training worker, an equal share of the cores of the machine it is on."""
     return config.cluster.training_threads or max(1, (os.cpu_count() or 1) // workers)
 
 
@@ -56,7 +56,7 @@ def ray_session(config: Config) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    # Logical CPUs: actors + Train workers + one for each streaming stage, or Ray Data waits for ever
+    # Logical CPUs: actors + Train workers + one a streaming stage, or Ray Data waits for ever
     busy = max(
         os.cpu_count() or 1,
         math.ceil(config.cluster.actors * config.cluster.cpus_per_actor),
@@ -65,7 +65,7 @@ def ray_session(config: Config) -> Iterator[None]:
     )
     local = {} if address else {"num_cpus": busy + 4, "include_dashboard": False}
     ray.init(
-        address=address or None,
+        address=address or "local",  # None would join whatever runs on this machine
         log_to_driver=True,
         logging_level=logging.WARNING,
         # Train's cleaner warns every second that a Ray without dashboard has no state API

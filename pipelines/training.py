@@ -30,11 +30,9 @@ def fit(
     A run that was killed goes on from its last checkpoint. `split_data` shards the datasets over
     the workers; otherwise each sees all rows. Raises StageError if the training fails for good.
     """
-    # the classes of Train's current version by their own names: ray.train exports these at run
-    # time, but to a type checker it shows the older ones
-    from ray.train import CheckpointConfig, DataConfig, LoggingConfig, TrainingFailedError
+    import ray.train
+    from ray.train import TrainingFailedError
     from ray.train.torch import TorchTrainer
-    from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
 
     logging.getLogger("ray.train").setLevel(logging.WARNING)
     parent = BY_NAME[stage].needs[0]
@@ -43,6 +41,8 @@ def fit(
     )
     name = f"{stage}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
     gpu = config.cluster.gpu_training
+    # Any: a type checker sees these names as the classes of Train's former version
+    train: Any = ray.train
     trainer = TorchTrainer(
         loop,
         train_loop_config={
@@ -51,20 +51,20 @@ def fit(
             "workers": workers,
             **settings,
         },
-        scaling_config=ScalingConfig(
+        scaling_config=train.ScalingConfig(
             num_workers=workers,
             use_gpu=gpu,
             resources_per_worker={"CPU": 1, **({"GPU": 1} if gpu else {})},
         ),
-        run_config=RunConfig(
+        run_config=train.RunConfig(
             name=name,
             storage_path=run_dir.url(f"train/{stage}"),
-            failure_config=FailureConfig(max_failures=2, controller_failure_limit=2),
-            checkpoint_config=CheckpointConfig(num_to_keep=1),
-            logging_config=LoggingConfig("WARNING"),
+            failure_config=train.FailureConfig(max_failures=2, controller_failure_limit=2),
+            checkpoint_config=train.CheckpointConfig(num_to_keep=1),
+            logging_config=train.LoggingConfig("WARNING"),
         ),
         datasets=datasets,
-        dataset_config=DataConfig(datasets_to_split="all" if split_data else []),
+        dataset_config=train.DataConfig(datasets_to_split="all" if split_data else []),
     )
     try:
         result = trainer.fit()

@@ -8,9 +8,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import NamedTuple
 
 ROOT = Path(__file__).parent.parent
 _number = itertools.count()
@@ -73,14 +74,31 @@ class Driver:
             time.sleep(0.05)
 
 
+def children(parent: int) -> set[str]:
+    """Names of a process's living children, up to the first bracket."""
+    return {p.name.partition("(")[0] for p in _processes() if p.parent == parent}
+
+
 def _session_members(session: int) -> list[int]:
     """Living processes of a session, whatever their process group."""
-    found = []
+    return [p.pid for p in _processes() if p.session == session]
+
+
+class _Process(NamedTuple):
+    pid: int
+    name: str
+    parent: int
+    session: int
+
+
+def _processes() -> Iterator[_Process]:
+    """All processes that are not zombies."""
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
-            state, _, _, sid = stat.read_text().rpartition(")")[2].split()[:4]
+            head, _, tail = stat.read_text().rpartition(")")
+            name = stat.with_name("cmdline").read_text().partition("\0")[0]
         except (FileNotFoundError, ProcessLookupError):
             continue
-        if int(sid) == session and state != "Z":
-            found.append(int(stat.parent.name))
-    return found
+        state, parent, _, session = tail.split()[:4]
+        if state != "Z":
+            yield _Process(int(head.partition(" ")[0]), name, int(parent), int(session))

@@ -1,0 +1,39 @@
+"""Rows through a pool of Ray Data actors: what pairs, gans, adapt and evaluate have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from pipelines.config import Config
+
+
+def map_actors(
+    config: Config,
+    actor: type,
+    arguments: Mapping[str, Any],
+    rows: Sequence[Mapping[str, Any]],
+    batch: int = 1,
+) -> Iterator[dict[str, Any]]:
+    """Yield what the actors return, row by row, as it comes.
+
+    `actor(**arguments)` is built once per process and called with batches (dicts of arrays) of
+    `batch` rows. An actor whose process or node dies is replaced and its batch done again, so
+    a call must be idempotent.
+    """
+    if not rows:
+        return
+    import ray.data
+    from ray.data import ActorPoolStrategy
+
+    blocks = -(-len(rows) // batch)
+    mapped: Any = actor  # Ray's stubs know only callables that return one kind of batch
+    results = ray.data.from_items(list(rows), override_num_blocks=blocks).map_batches(
+        mapped,
+        fn_constructor_kwargs=dict(arguments),
+        batch_size=batch,
+        compute=ActorPoolStrategy(size=min(config.cluster.actors, blocks)),
+        num_cpus=config.cluster.cpus_per_actor,
+        num_gpus=config.cluster.gpus_per_actor or None,
+    )
+    yield from results.iter_rows()
