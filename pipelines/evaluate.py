@@ -25,6 +25,7 @@ from modeling.lora import Adapter, stack
 from modeling.metrics import frechet_distance_from_features, kid
 from modeling.training import Trained, to_unit, train_adapters, translate_all
 from pipelines import config as configuration
+from pipelines.actors import map_actors
 from pipelines.adapt import (
     Predictor,
     cut,
@@ -34,7 +35,6 @@ from pipelines.adapt import (
     scored_steps,
     step_folder,
 )
-from pipelines.actors import map_actors
 from pipelines.artifacts import RunDir
 from pipelines.concepts import load_concepts
 from pipelines.config import Config, Evaluate, resolve_editor

@@ -175,9 +175,7 @@ def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
             if metrics["l1"] >= metrics["identity"]:
                 failures.append(concept_id)
     trained = len(ids) - len(bad)
-    log(
-        f"gans: {trained - len(failures)} of {trained} adapters beat doing nothing on validation"
-    )
+    log(f"gans: {trained - len(failures)} of {trained} adapters beat doing nothing on validation")
     return {"steps": steps, "adapters": trained, "not better than identity": failures}
 
 

@@ -18,8 +18,6 @@ DEFAULTS = {
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     "RAY_AUTH_MODE": "token",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
-    # waiting OpenMP threads must sleep: spinning ones cost several times the work on busy cores
-    "OMP_WAIT_POLICY": "PASSIVE",
 }
 # A local Ray starts workers as they are needed, not one per logical CPU at once
 LOCAL = {

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import socket
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,33 +25,31 @@ SMALL = 100 * 2**20
 QUICK = {"initial_delay_ms": 500, "period_ms": 500, "timeout_ms": 1000, "failure_threshold": 3}
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Any]:
-    """A head without CPUs, as in cluster/, and two nodes with three each."""
-    settings = {f"RAY_health_check_{key}": str(value) for key, value in QUICK.items()}
-    os.environ |= settings
+@contextmanager
+def started(monkeypatch: pytest.MonkeyPatch, head: dict[str, Any], nodes: int) -> Iterator[Any]:
+    """A cluster on this machine: a head, and nodes with three CPUs each."""
+    for key, value in QUICK.items():
+        monkeypatch.setenv(f"RAY_health_check_{key}", str(value))
     from ray.cluster_utils import Cluster
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    head = {"num_cpus": 0, "include_dashboard": True, "dashboard_port": port}
     cluster = Cluster(initialize_head=True, head_node_args={**head, "object_store_memory": SMALL})
     try:
-        for _ in range(2):
+        for _ in range(nodes):
             cluster.add_node(num_cpus=3, object_store_memory=SMALL)
         cluster.wait_for_nodes()
         yield cluster
     finally:
         cluster.shutdown()
-        for key in settings:
-            del os.environ[key]
 
 
-def test_a_job_runs_the_code_that_it_uploads(cluster: Any, tmp_path: Path) -> None:
-    """As in the README, from a copy that names its editor otherwise, to tell it from ours."""
-    from ray.job_submission import JobStatus, JobSubmissionClient
+def test_a_job_runs_the_code_that_it_uploads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in the README, from a copy that names its editor otherwise, to tell it from ours.
 
+    On one node: several on one machine unpack a job's code into one folder, and the first that no
+    longer needs it deletes it for all.
+    """
     code, run = tmp_path / "code", RunDir(str(tmp_path / "run"))
     for package in ("modeling", "pipelines"):
         shutil.copytree(ROOT / package, code / package)
@@ -61,21 +59,17 @@ def test_a_job_runs_the_code_that_it_uploads(cluster: Any, tmp_path: Path) -> No
     assert text.count('name = "avatar"') == 1
     editors.write_text(text.replace('name = "avatar"', 'name = "uploaded"'))
 
-    client = JobSubmissionClient(f"http://{cluster.webui_url}")
     command = f"{sys.executable} -m pipelines {{}} preset=tiny images.count=10 run_dir={run.uri}"
-    entrypoint = f"{command.format('concepts')} && {command.format('pairs')}"
-    limit = time.monotonic() + 300
-    while True:
-        try:
-            job = client.submit_job(entrypoint=entrypoint, runtime_env={"working_dir": str(code)})
-            break
-        except RuntimeError as error:  # the nodes' agents start later than the nodes
-            assert "No available agent" in str(error) and time.monotonic() < limit
-            time.sleep(0.5)
-    while not (status := client.get_job_status(job)).is_terminal():
-        assert time.monotonic() < limit, client.get_job_logs(job)
-        time.sleep(0.2)
-    assert status == JobStatus.SUCCEEDED, client.get_job_logs(job)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    head = {"num_cpus": 4, "include_dashboard": True, "dashboard_port": port}
+    with started(monkeypatch, head, nodes=0) as cluster:
+        submit(
+            f"http://{cluster.webui_url}",
+            f"{command.format('concepts')} && {command.format('pairs')}",
+            {"working_dir": str(code)},
+        )
     concepts = {c.concept_id for c in load_concepts(run) if c.origin != "paraphrased"}
     table = pq.read_table(f"{run.uri}/pairs")
     assert table.num_rows == 10 * len(concepts)
@@ -84,28 +78,53 @@ def test_a_job_runs_the_code_that_it_uploads(cluster: Any, tmp_path: Path) -> No
     assert run.exists("stages/pairs.json")
 
 
+def submit(url: str, entrypoint: str, runtime_env: dict[str, Any]) -> None:
+    """Submit a job and wait for its success."""
+    from ray.job_submission import JobStatus, JobSubmissionClient
+
+    client = JobSubmissionClient(url)
+    limit = time.monotonic() + 300
+    while True:
+        try:
+            job = client.submit_job(entrypoint=entrypoint, runtime_env=runtime_env)
+            break
+        except RuntimeError as error:  # a node's agent starts later than the node
+            assert "No available agent" in str(error) and time.monotonic() < limit
+            time.sleep(0.5)
+    while not (status := client.get_job_status(job)).is_terminal():
+        assert time.monotonic() < limit, client.get_job_logs(job)
+        time.sleep(0.2)
+    assert status == JobStatus.SUCCEEDED, client.get_job_logs(job)
+
+
 def test_a_node_killed_under_gans_costs_nothing(
-    cluster: Any, finished: Finished, tmp_path: Path
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every concept once, and equal to what one machine made; so is base, in one go here."""
+    """Two nodes and a head without CPUs, as in cluster/; one node is lost.
+
+    Every concept is there once, and equal to what one machine made; so is base, which was trained
+    in one go here.
+    """
     words = finished.copy(tmp_path / "run")
     run = RunDir(str(tmp_path / "run"))
-    with Driver(["base", *words, "redo=[base]"], tmp_path, RAY_ADDRESS=cluster.address) as driver:
-        driver.wait()
-    for name in ("translator", "discriminator"):
-        path = f"base/{name}.safetensors"
-        assert run.read(path) == (finished.folder / path).read_bytes()
 
     def done() -> list[str]:
         return [f for f in run.files("adapters") if f.endswith("/metrics.json")]
 
-    with Driver(["gans", *words], tmp_path, RAY_ADDRESS=cluster.address) as driver:
-        driver.wait_until(lambda: len(done()) > 0)
-        busy = [n for n in cluster.worker_nodes if "ray::MapWorker" in children(raylet(n))]
-        lost, before = busy[0], len(done())
-        cluster.remove_node(lost, allow_graceful=False)
-        assert before < 15
-        driver.wait()
+    head = {"num_cpus": 0, "include_dashboard": False}
+    with started(monkeypatch, head, nodes=2) as cluster:
+        address = {"RAY_ADDRESS": cluster.address}
+        with Driver(["base", *words, "redo=[base]"], tmp_path, **address) as driver:
+            driver.wait()
+        with Driver(["gans", *words], tmp_path, **address) as driver:
+            driver.wait_until(lambda: len(done()) > 0)
+            busy = [n for n in cluster.worker_nodes if "ray::MapWorker" in children(raylet(n))]
+            cluster.remove_node(busy[0], allow_graceful=False)
+            assert len(done()) < 15
+            driver.wait()
+    for name in ("translator", "discriminator"):
+        path = f"base/{name}.safetensors"
+        assert run.read(path) == (finished.folder / path).read_bytes()
     assert run.read_json("stages/gans.json")["summary"]["adapters"] == len(done()) == 15
     concepts = load_concepts(run)
     assert {f.split("/")[1] for f in done()} == {
