@@ -1,8 +1,8 @@
 """How long the demo takes, stage by stage: `python -m tests.bench.demo_stages [key=value …]`.
 
 Runs `denoised-weights run preset=demo` in a fresh run directory, as a user does (own process, Ray
-started and stopped), and writes tests/bench/results/demo_stages.json. Use an otherwise idle
-machine: the load average before the run is recorded.
+started and stopped). Writes tests/bench/results/demo_stages.json and the README's picture,
+docs/demo.png. Use an otherwise idle machine: the load average before the run is recorded.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -22,6 +23,7 @@ from pipelines.artifacts import RunDir
 from pipelines.stages import STAGES, finished
 
 RESULTS = Path(__file__).parent / "results"
+PICTURE = Path(__file__).parents[2] / "docs" / "demo.png"
 
 
 def machine() -> dict[str, object]:
@@ -80,6 +82,7 @@ def main(words: list[str]) -> int:
             "commit": markers["report"]["commit"],
             "result": markers["evaluate"]["summary"]["l1"],
         }
+        shutil.copy(Path(folder, "report", "pictures.png"), PICTURE)
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "demo_stages.json").write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps({k: result[k] for k in ("seconds", "stages")}))
