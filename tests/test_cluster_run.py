@@ -60,10 +60,9 @@ def test_a_job_runs_the_code_that_it_uploads(
     editors.write_text(text.replace('name = "avatar"', 'name = "uploaded"'))
 
     command = f"{sys.executable} -m pipelines {{}} preset=tiny images.count=10 run_dir={run.uri}"
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    head = {"num_cpus": 4, "include_dashboard": True, "dashboard_port": port}
+    # of its own, so that a Ray that runs here already is in nobody's way
+    ports = {"dashboard_port": free_port(), "dashboard_agent_listen_port": free_port()}
+    head = {"num_cpus": 4, "include_dashboard": True, **ports}
     with started(monkeypatch, head, nodes=0) as cluster:
         submit(
             f"http://{cluster.webui_url}",
@@ -78,6 +77,12 @@ def test_a_job_runs_the_code_that_it_uploads(
     assert run.exists("stages/pairs.json")
 
 
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 def submit(url: str, entrypoint: str, runtime_env: dict[str, Any]) -> None:
     """Submit a job and wait for its success."""
     from ray.job_submission import JobStatus, JobSubmissionClient
@@ -89,7 +94,7 @@ def submit(url: str, entrypoint: str, runtime_env: dict[str, Any]) -> None:
             job = client.submit_job(entrypoint=entrypoint, runtime_env=runtime_env)
             break
         except RuntimeError as error:  # a node's agent starts later than the node
-            assert "No available agent" in str(error) and time.monotonic() < limit
+            assert "No available agent" in str(error) and time.monotonic() < limit - 240
             time.sleep(0.5)
     while not (status := client.get_job_status(job)).is_terminal():
         assert time.monotonic() < limit, client.get_job_logs(job)

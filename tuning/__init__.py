@@ -1,0 +1,1 @@
+"""Ray Tune studies over the stages' own functions, and their results."""
