@@ -71,18 +71,22 @@ class Concept:
 class ConceptSpec:
     """How many concepts of which kind.
 
-    families: empty for all that the editor supports. atoms_per_family: 0 for all, else an even
-    sample. train_atoms: -1 for all that are left. paraphrases: per training concept. combine:
-    tuples of families to combine; empty for all pairs from different categories.
+    families: empty for all that the editor supports. heldout_families, validation_families: seen
+    by no training; `test_families` and `val_families` of their atoms are concepts of the test and
+    the validation set. atoms_per_family: 0 for all, else an even sample. train_atoms: -1 for all
+    that are left. paraphrases: per training concept. combine: tuples of families to combine; empty
+    for all pairs from different categories.
     """
 
     families: list[str] = field(default_factory=list)
     heldout_families: list[str] = field(default_factory=list)
+    validation_families: list[str] = field(default_factory=list)
     atoms_per_family: int = 0
     train_atoms: int = -1
     train_combinations: int = 0
     val_atoms: int = 0
     val_combinations: int = 0
+    val_families: int = 0
     test_atoms: int = 0
     test_combinations: int = 0
     test_families: int = 0
@@ -111,12 +115,17 @@ def plan_concepts(
     """
     _check_counts(spec)
     seen, unseen = _families(spec, supports)
-    heldout_families = _heldout_family_atoms(spec, unseen)
+    test_families = _unseen_atoms(
+        unseen["heldout_families"], spec.test_families, "test_families", "heldout_families"
+    )
+    val_families = _unseen_atoms(
+        unseen["validation_families"], spec.val_families, "val_families", "validation_families"
+    )
     pools = {f.name: _even(len(f.rows), spec.atoms_per_family) for f in seen}
     test, val, train = _split_atoms(spec, seed, pools)
 
     planner = _Combinations(train, _tuples(spec, seen), seed)
-    planner.avoid([*test, *val, *heldout_families])
+    planner.avoid([*test, *val, *test_families, *val_families])
     combined = {
         split: planner.choose(count, f"{split}_combinations")
         for split, count in (
@@ -130,9 +139,10 @@ def plan_concepts(
         *(_concept(refs, "train") for refs in combined["train"]),
         *(_concept([ref], "val", "atoms") for ref in val),
         *(_concept(refs, "val", "combinations") for refs in combined["val"]),
+        *(_concept([ref], "val", "families") for ref in val_families),
         *(_concept([ref], "test", "atoms") for ref in test),
         *(_concept(refs, "test", "combinations") for refs in combined["test"]),
-        *(_concept([ref], "test", "families") for ref in heldout_families),
+        *(_concept([ref], "test", "families") for ref in test_families),
     ]
     parts = [*([ref] for ref in train), *combined["train"]]
     concepts += _paraphrases(concepts, parts, spec.paraphrases, seed)
@@ -193,10 +203,11 @@ def _check_counts(spec: ConceptSpec) -> None:
 
 def _families(
     spec: ConceptSpec, supports: Callable[[str], bool]
-) -> tuple[list[Family], list[Family]]:
-    """Families that training sees, and those held out, both in the grammar's order."""
+) -> tuple[list[Family], dict[str, list[Family]]]:
+    """Families that training sees, and by key those held out, all in the grammar's order."""
     supported = [name for name in FAMILIES if supports(name)]
-    for key in ("families", "heldout_families"):
+    held = ("heldout_families", "validation_families")
+    for key in ("families", *held):
         for name in getattr(spec, key):
             if name not in FAMILIES:
                 known = ", ".join(FAMILIES)
@@ -204,12 +215,15 @@ def _families(
             if name not in supported:
                 known = ", ".join(supported)
                 raise ConceptError(f"{key}: the editor does not support {name!r}, only {known}")
-    seen = set(spec.families or supported) - set(spec.heldout_families)
+    both = set(spec.heldout_families) & set(spec.validation_families)
+    if both:
+        raise ConceptError(f"validation_families: {min(both)!r} is one of heldout_families, too")
+    seen = set(spec.families or supported).difference(*(getattr(spec, key) for key in held))
     if not seen:
         raise ConceptError("families: none is left for training")
     return (
         [FAMILIES[name] for name in supported if name in seen],
-        [FAMILIES[name] for name in supported if name in spec.heldout_families],
+        {key: [FAMILIES[n] for n in supported if n in getattr(spec, key)] for key in held},
     )
 
 
@@ -229,15 +243,13 @@ def _digest(text: str) -> bytes:
     return hashlib.sha256(text.encode()).digest()
 
 
-def _heldout_family_atoms(spec: ConceptSpec, unseen: list[Family]) -> list[_Ref]:
+def _unseen_atoms(unseen: list[Family], wanted: int, key: str, families: str) -> list[_Ref]:
+    """`wanted` atoms of families that training does not see, spread evenly."""
     available = sum(len(family.rows) for family in unseen)
-    if spec.test_families > available:
-        raise ConceptError(
-            f"test_families: {spec.test_families} wanted, but heldout_families has "
-            f"{available} atoms"
-        )
+    if wanted > available:
+        raise ConceptError(f"{key}: {wanted} wanted, but {families} has {available} atoms")
     queues = [[(f.name, i) for i in range(len(f.rows))] for f in unseen]
-    shares = _shares([len(queue) for queue in queues], spec.test_families)
+    shares = _shares([len(queue) for queue in queues], wanted)
     return [
         queue[i]
         for queue, share in zip(queues, shares, strict=True)

@@ -16,7 +16,7 @@ import torch
 from modeling.coreset import image_coreset
 from modeling.lora import CONFIG_FILE, Adapter, to_files
 from modeling.training import ConceptData, Recipe, train_adapters
-from modeling.weight_generator import predict_blocks
+from modeling.weight_generator import WeightGenerator, predict_blocks
 from pipelines import config as configuration
 from pipelines.actors import map_actors
 from pipelines.artifacts import RunDir
@@ -66,20 +66,28 @@ class Predictor(Trainer):
     def __init__(self, config: dict[str, Any], run_dir: RunDir) -> None:
         super().__init__(config, run_dir)
         self.generator = load_generator(run_dir).model.to(self.device)
-        self.schedule = self.generator.config.noise_schedule()
         self.layout, normalisation = load_layout(run_dir)
         self.normalisation = normalisation.to(self.device)
 
-    def predict(self, text_of: list[str]) -> list[Adapter]:
-        """Adapters for the texts of these concepts, by the configured sampler."""
+    def predict(
+        self,
+        text_of: list[str],
+        generator: WeightGenerator | None = None,
+        seed: int | None = None,
+    ) -> list[Adapter]:
+        """Adapters for the texts of these concepts, by the configured sampler.
+
+        generator, seed: others than the run's own.
+        """
         a = self.config.adapt
         text = text_batch([self.texts[i] for i in text_of])
+        generator = generator or self.generator
         blocks = predict_blocks(
-            self.generator,
-            self.schedule,
+            generator,
+            generator.config.noise_schedule(),
             type(text)(*(v.to(self.device) for v in text)),
             a.t,
-            seed=self.config.seed,
+            seed=self.config.seed if seed is None else seed,
             method=a.sampler,  # type: ignore[arg-type]
             ddim_steps=a.ddim_steps,
         )
@@ -149,9 +157,9 @@ class AdaptConcept(Predictor):
         }
 
 
-def heldout(run_dir: RunDir) -> list[str]:
-    """concept_ids of the test concepts."""
-    return [c.concept_id for c in load_concepts(run_dir) if c.split == "test"]
+def heldout(run_dir: RunDir, split: str) -> list[str]:
+    """concept_ids of the held-out concepts of a split, test or val."""
+    return [c.concept_id for c in load_concepts(run_dir) if c.split == split]
 
 
 def load_timings(run_dir: RunDir, concept_id: str) -> dict[str, Any]:
@@ -159,7 +167,7 @@ def load_timings(run_dir: RunDir, concept_id: str) -> dict[str, Any]:
 
 
 def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
-    ids = heldout(run_dir)
+    ids = heldout(run_dir, config.adapt.split)
     todo = [i for i in ids if not run_dir.exists(f"{FOLDER}/{i}/timings.json")]
     progress = Progress("adapt", len(ids), "concepts", len(ids) - len(todo))
     bad = []

@@ -43,6 +43,9 @@ class Concepts:
     families: list[str] = field(default_factory=list)
     """Families to draw from; empty = all that the editor supports."""
     heldout_families: list[str] = field(default_factory=list)
+    """Families of the test set that no training sees."""
+    validation_families: list[str] = field(default_factory=list)
+    """The same of the validation set."""
     atoms_per_family: int = 0
     """0 = all."""
     train_atoms: int = -1
@@ -50,6 +53,7 @@ class Concepts:
     train_combinations: int = 0
     val_atoms: int = 0
     val_combinations: int = 0
+    val_families: int = 0
     test_atoms: int = 0
     test_combinations: int = 0
     test_families: int = 0
@@ -171,8 +175,19 @@ class Generator:
 
 
 @dataclass
+class Rival(Generator):
+    """A second weight generator, trained and scored beside the first: the paper's, by default."""
+
+    train: bool = False
+    kind: str = "unet"
+
+
+@dataclass
 class Adapt:
     """Prediction for an unseen concept and the short fine-tune (paper Sec. 4.4)."""
+
+    split: str = "test"
+    """test | val: the held-out concepts. Choose hyper-parameters on val."""
 
     t: int = 999
     """Time step of the one-step recovery, near pure noise."""
@@ -205,6 +220,12 @@ class Evaluate:
     )
     ceiling: bool = True
     """Also train an adapter per held-out concept with the collection's recipe."""
+    weights_only: bool = False
+    """Also score weight generators as they were before the steps on the image loss."""
+    scratch_steps: int = 0
+    """Also train whole translators from scratch by the base's recipe, this long; 0 = none."""
+    scratch_concepts: int = 8
+    """How many of each held-out set, evenly; with the first seed only."""
     features: str = "efficientnet"
     """efficientnet | inception (clean-fid's weights, where they are)"""
     features_path: str = ""
@@ -268,6 +289,8 @@ class Config:
     """auto = avatar for avatars, filter for a folder; see modeling/editors.py"""
     text_encoder: str = "minilm"
     """minilm (packaged), or the folder or cached hub id of a transformers model such as CLIP."""
+    repeats: int = 1
+    """Seeds (seed, seed + 1, …) of weight-generator training and fine-tuning that are scored."""
     max_error_fraction: float = 0.05
     """A stage fails when more than this part of its rows is bad."""
     redo: list[str] = field(default_factory=list)
@@ -281,6 +304,7 @@ class Config:
     gans: Gans = field(default_factory=Gans)
     weights: Weights = field(default_factory=Weights)
     generator: Generator = field(default_factory=Generator)
+    rival: Rival = field(default_factory=Rival)
     adapt: Adapt = field(default_factory=Adapt)
     evaluate: Evaluate = field(default_factory=Evaluate)
     report: Report = field(default_factory=Report)
@@ -432,8 +456,23 @@ CONTROLS = (
     "shuffled prompt",
     "noised nearest",
 )
+GENERATOR_LEAST = {
+    "width": 1,
+    "depth": 1,
+    "heads": 1,
+    "steps": 1,
+    "batch": 1,
+    "blocks_per_concept": 0,
+    "text_noise": 0,
+    "image_steps": 0,
+    "image_concepts": 1,
+    "image_batch": 1,
+    "checkpoint_every": 1,
+    "workers": 1,
+}
 LEAST = {
     "seed": 0,
+    "repeats": 1,
     "max_error_fraction": 0,
     "images.size": 16,
     "images.count": 10,
@@ -455,31 +494,31 @@ LEAST = {
     "gans.pilots": 1,
     "gans.pilot_steps": 1,
     "weights.block_size": 8,
-    "generator.width": 1,
-    "generator.depth": 1,
-    "generator.heads": 1,
-    "generator.steps": 1,
-    "generator.batch": 1,
-    "generator.blocks_per_concept": 0,
-    "generator.text_noise": 0,
-    "generator.image_steps": 0,
-    "generator.image_concepts": 1,
-    "generator.image_batch": 1,
-    "generator.checkpoint_every": 1,
-    "generator.workers": 1,
+    **{f"generator.{key}": least for key, least in GENERATOR_LEAST.items()},
+    **{f"rival.{key}": least for key, least in GENERATOR_LEAST.items()},
     "adapt.steps": 0,
     "adapt.batch": 1,
     "adapt.coreset": 1,
     "adapt.ddim_steps": 1,
     "evaluate.images": 1,
+    "evaluate.scratch_steps": 0,
+    "evaluate.scratch_concepts": 1,
     "report.pictures": 0,
     "report.concepts": 0,
     "cluster.actors": 1,
     "cluster.cpus_per_actor": 0,
     "cluster.gpus_per_actor": 0,
 }
-RATES = ("base.lr", "gans.lr", "generator.lr", "generator.image_lr", "adapt.lr")
-FRACTIONS = ("translator.dropout", "gans.ema", "generator.ema", "adapt.ema")
+RATES = (
+    "base.lr",
+    "gans.lr",
+    "generator.lr",
+    "generator.image_lr",
+    "rival.lr",
+    "rival.image_lr",
+    "adapt.lr",
+)
+FRACTIONS = ("translator.dropout", "gans.ema", "generator.ema", "rival.ema", "adapt.ema")
 
 
 def check(config: Config) -> None:
@@ -499,10 +538,9 @@ def check(config: Config) -> None:
         )
     _choice("weights.grouping", c.weights.grouping, (1, 2, 3))
     _choice("weights.centre", c.weights.centre, ("element", "tensor"))
-    _choice("generator.kind", c.generator.kind, ("transformer", "unet"))
-    _choice("generator.prediction", c.generator.prediction, ("x0", "v", "epsilon"))
-    schedules = ("linear", "scaled_linear", "squaredcos_cap_v2")
-    _choice("generator.schedule", c.generator.schedule, schedules)
+    for name in ("generator", "rival"):
+        _check_generator(c, name)
+    _choice("adapt.split", c.adapt.split, ("test", "val"))
     _choice("adapt.sampler", c.adapt.sampler, ("one_step", "ddim"))
     _choice("evaluate.features", c.evaluate.features, ("efficientnet", "inception"))
     for method in c.evaluate.controls:
@@ -536,31 +574,6 @@ def check(config: Config) -> None:
     inner = c.translator.width * 2**c.translator.downs
     if inner % c.translator.heads:
         raise ConfigError(f"translator.heads={c.translator.heads}: must divide {inner} channels")
-    if c.generator.width % c.generator.heads:
-        raise ConfigError(
-            f"generator.heads={c.generator.heads}: must divide generator.width={c.generator.width}"
-        )
-    if c.generator.kind == "unet" and (
-        not c.generator.channels
-        or any(n < 1 or n % c.generator.heads for n in c.generator.channels)
-    ):
-        raise ConfigError(
-            f"generator.channels={c.generator.channels}: one or more numbers, each a multiple of"
-            f" generator.heads={c.generator.heads}"
-        )
-    if c.generator.kind == "transformer" and c.generator.blocks_per_concept:
-        raise ConfigError(
-            "generator.blocks_per_concept: the transformer needs all blocks, set it to 0"
-        )
-    if not 0 <= c.generator.t_min <= 999:
-        raise ConfigError(f"generator.t_min={c.generator.t_min}: must lie in 0 … 999")
-    if not c.generator.t_min <= c.adapt.t <= 999:
-        raise ConfigError(
-            f"adapt.t={c.adapt.t}: must lie in generator.t_min={c.generator.t_min} … 999,"
-            " the time steps the weight generator is trained on"
-        )
-    if c.adapt.sampler == "ddim" and c.generator.t_min > 0:
-        raise ConfigError("adapt.sampler=ddim visits all time steps: it needs generator.t_min=0")
     if any(not 0 < k < max(c.adapt.steps, 1) for k in c.adapt.keep):
         raise ConfigError(
             f"adapt.keep={c.adapt.keep}: must lie between 0 and adapt.steps={c.adapt.steps}"
@@ -571,3 +584,34 @@ def check(config: Config) -> None:
         )
     if c.evaluate.fd_images and c.images.source != "avatars":
         raise ConfigError("evaluate.fd_images: fresh images exist for images.source=avatars only")
+
+
+def _check_generator(c: Config, name: str) -> None:
+    """The checks of a section that describes a weight generator: generator or rival."""
+    g: Generator = attrgetter(name)(c)
+    _choice(f"{name}.kind", g.kind, ("transformer", "unet"))
+    _choice(f"{name}.prediction", g.prediction, ("x0", "v", "epsilon"))
+    schedules = ("linear", "scaled_linear", "squaredcos_cap_v2")
+    _choice(f"{name}.schedule", g.schedule, schedules)
+    if g.width % g.heads:
+        raise ConfigError(f"{name}.heads={g.heads}: must divide {name}.width={g.width}")
+    if g.kind == "unet" and (not g.channels or any(n < 1 or n % g.heads for n in g.channels)):
+        raise ConfigError(
+            f"{name}.channels={g.channels}: one or more numbers, each a multiple of"
+            f" {name}.heads={g.heads}"
+        )
+    if g.kind == "transformer" and g.blocks_per_concept:
+        raise ConfigError(
+            f"{name}.blocks_per_concept: the transformer needs all blocks, set it to 0"
+        )
+    if not 0 <= g.t_min <= 999:
+        raise ConfigError(f"{name}.t_min={g.t_min}: must lie in 0 … 999")
+    if name == "rival" and not c.rival.train:
+        return
+    if not g.t_min <= c.adapt.t <= 999:
+        raise ConfigError(
+            f"adapt.t={c.adapt.t}: must lie in {name}.t_min={g.t_min} … 999,"
+            " the time steps the weight generator is trained on"
+        )
+    if c.adapt.sampler == "ddim" and g.t_min > 0:
+        raise ConfigError(f"adapt.sampler=ddim visits all time steps: it needs {name}.t_min=0")

@@ -8,6 +8,8 @@ training saw: fresh avatars, or the test split of a folder.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -15,38 +17,42 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from modeling.base_training import BaseTraining
 from modeling.concepts import Concept
-from modeling.controls import KernelRidge, mean_adapter, nearest_text, noised_nearest, shuffled
 from modeling.coreset import image_coreset
+from modeling.discriminator import PatchDiscriminator
 from modeling.editors import load_source, make_editor, source_ids
 from modeling.features import FeatureExtractor, make_features
 from modeling.images import encode_png
 from modeling.lora import Adapter, stack
 from modeling.metrics import frechet_distance_from_features, kid
-from modeling.training import Trained, to_unit, train_adapters, translate_all
+from modeling.training import (
+    ConceptData,
+    Trained,
+    batch_order,
+    pad_tokens,
+    to_uint8,
+    to_unit,
+    train_adapters,
+    translate_all,
+)
+from modeling.translator import Translator
 from pipelines import config as configuration
 from pipelines.actors import map_actors
-from pipelines.adapt import (
-    Predictor,
-    cut,
-    heldout,
-    load_timings,
-    recipe,
-    scored_steps,
-    step_folder,
-)
+from pipelines.adapt import cut, load_timings, recipe, scored_steps, step_folder
 from pipelines.artifacts import RunDir
+from pipelines.base import base_recipe, discriminator_config, translator_config
 from pipelines.concepts import load_concepts
 from pipelines.config import Config, Evaluate, resolve_editor
+from pipelines.contenders import CEILING, IDENTITY, PREDICTION, SCRATCH, SHUFFLED, Contenders
 from pipelines.gans import load_adapter
 from pipelines.gans import recipe as collection_recipe
 from pipelines.log import Progress, log
 from pipelines.pairs import load_pairs
 from pipelines.stages import record_errors
-from pipelines.weights import load_blocks
+from pipelines.weights import load_blocks, load_layout
 
 FOLDER = "evaluation"
-PREDICTION, IDENTITY, CEILING = "prediction", "identity", "ground-truth adapter"
 ROWS = pa.schema(
     [
         ("method", pa.string()),
@@ -73,6 +79,22 @@ PICTURES = pa.schema(
         ("image", pa.binary()),
     ]
 )
+MEMORY = pa.schema(
+    [
+        ("method", pa.string()),
+        ("concept_id", pa.string()),
+        ("text", pa.string()),
+        ("split", pa.string()),
+        ("heldout", pa.string()),
+        ("seed", pa.int32()),
+        ("nearest", pa.string()),  # concept_id of the nearest training adapter
+        ("distance", pa.float64()),  # to it, root mean square of normalised weights
+        ("pictures", pa.float64()),  # L1 between its pictures and the prediction's
+        ("nearest_l1", pa.float64()),  # L1 of its pictures
+        ("n", pa.int32()),
+    ]
+)
+SCHEMAS = {"rows": ROWS, "pictures": PICTURES, "memory": MEMORY}
 
 
 class Judged:
@@ -88,49 +110,17 @@ def features_of(config: Evaluate) -> FeatureExtractor:
     return make_features("efficientnet-lite0", input_size=config.features_size)
 
 
-class EvaluateConcept(Predictor):
+class EvaluateConcept(Contenders):
     """Ray Data actor: all methods on one concept; writes the concept's rows and pictures."""
 
     def __init__(self, config: dict[str, Any], run_dir: RunDir) -> None:
         super().__init__(config, run_dir)
         self.concepts = {c.concept_id: c for c in load_concepts(run_dir)}
-        ids, raw = load_blocks(run_dir, "train")
-        self.blocks = self.normalisation.apply(raw.to(self.device))
-        self.pooled = torch.stack([self.texts[i].pooled for i in ids]).to(self.device)
-        tests = heldout(run_dir)
-        self.other = (
-            dict(zip(tests, shuffled(tests, self.config.seed), strict=True))
-            if len(tests) > 1
-            else {}
-        )
         self._sources: dict[tuple[int, int], list[Any]] = {}
-
-    @cached_property
-    def ridge(self) -> KernelRidge:
-        return KernelRidge.fit(self.pooled, self.blocks)
 
     @cached_property
     def features(self) -> FeatureExtractor:
         return features_of(self.config.evaluate)
-
-    def start(self, method: str, concept_id: str) -> Adapter:
-        """The adapter from which a control starts."""
-        if method == "zero LoRA":
-            return self.translator.zero_adapter()
-        if method == "shuffled prompt":
-            return self.predict([self.other[concept_id]])[0]
-        query = self.texts[concept_id].pooled.to(self.device)
-        if method == "mean adapter":
-            blocks = mean_adapter(self.blocks)
-        elif method == "nearest text":
-            blocks = nearest_text(query, self.pooled, self.blocks)[0]
-        elif method == "noised nearest":
-            blocks = noised_nearest(query, self.pooled, self.blocks, 0.5, self.config.seed)[0]
-        elif method == "ridge":
-            blocks = self.ridge.predict(query).to(self.blocks)
-        else:
-            raise ValueError(f"no control named {method!r}")
-        return self.layout.from_blocks(self.normalisation.invert(blocks))
 
     def judged(self, concept: Concept, first: int, count: int) -> Judged:
         """Fresh avatars, `first` … after those of the pairs; or the test split of a folder."""
@@ -163,75 +153,142 @@ class EvaluateConcept(Predictor):
         return out
 
     def evaluate(self, concept: Concept) -> str:
-        """Write `concepts/<id>.{rows,pictures}.parquet`; returns errors of single methods."""
-        tracks = {PREDICTION: self.predicted(concept.concept_id)}
-        timings = load_timings(self.run_dir, concept.concept_id)
-        seconds = {PREDICTION: timings["finetune"]}
-        extra = {PREDICTION: timings["predict"]}
-        errors = []
-        for method, trained, start in self.controls(concept.concept_id):
-            if trained.adapter is None:
-                errors.append(f"{method}: {trained.error}")
-                continue
-            last = max(scored_steps(self.config))
-            tracks[method] = {0: start, **trained.checkpoints, last: trained.adapter}
-            # starts are trained fused: the time of one alone is the prediction's
-            seconds[method] = timings["finetune"]
-        if self.config.evaluate.ceiling:
-            ceiling = self.ceiling(concept.concept_id)
-            if ceiling.adapter is None:
-                errors.append(f"{CEILING}: {ceiling.error}")
-            else:
-                final = len(ceiling.losses)
-                tracks[CEILING] = {final: ceiling.adapter}
-                seconds[CEILING] = ceiling.seconds
+        """Write the concept's tables; returns errors of single methods."""
         judged = self.judged(concept, 0, self.config.evaluate.images)
-        rows, pictures = self.score(concept, judged, tracks, seconds, extra)
-        path = f"{FOLDER}/concepts/{concept.concept_id}"
-        self.run_dir.write_table(
-            f"{path}.pictures.parquet", pa.Table.from_pylist(pictures, PICTURES)
-        )
-        self.run_dir.write_table(f"{path}.rows.parquet", pa.Table.from_pylist(rows, ROWS))
+        tables: dict[str, list[dict[str, Any]]] = {kind: [] for kind in SCHEMAS}
+        errors: list[str] = []
+        for repeat in range(self.config.repeats):
+            starts = self.starts(concept.concept_id, repeat)
+            tracks, seconds = self.tracks(concept.concept_id, repeat, starts, errors)
+            rows, pictures = self.score(concept, judged, tracks, seconds, repeat)
+            tables["rows"] += rows
+            tables["memory"] += self.memory(concept, judged, repeat, starts)
+            if not repeat:
+                tables["pictures"] += pictures
+        if concept.concept_id in from_scratch(self.config, list(self.concepts.values())):
+            tables["rows"] += self.scratch(concept, judged)
+        for kind in reversed(SCHEMAS):  # the rows, whose file says that the concept is done, last
+            path = f"{FOLDER}/concepts/{concept.concept_id}.{kind}.parquet"
+            table = pa.Table.from_pylist(tables[kind], SCHEMAS[kind])
+            self.run_dir.write_table(path, table)
         return "; ".join(errors)
 
-    def predicted(self, concept_id: str) -> dict[int, Adapter]:
-        return {
-            s: load_adapter(self.run_dir, step_folder(concept_id, s))
-            for s in scored_steps(self.config)
-        }
+    def tracks(
+        self, concept_id: str, repeat: int, starts: dict[str, Adapter], errors: list[str]
+    ) -> tuple[dict[str, dict[int, Adapter]], dict[str, float]]:
+        """Every method's adapters by step, and its seconds of training.
 
-    def controls(self, concept_id: str) -> list[tuple[str, Trained, Adapter]]:
-        """Every control, fine-tuned as the prediction was."""
+        The first prediction is that of stage `adapt`, whose seconds also stand for the others of
+        the same steps: they are trained in one call.
+        """
         c = self.config
-        methods = [m for m in c.evaluate.controls if m != "shuffled prompt" or self.other]
-        if not methods:
-            return []
+        timings = load_timings(self.run_dir, concept_id)
+        tracks: dict[str, dict[int, Adapter]] = {}
+        if not repeat:
+            tracks[PREDICTION] = {
+                s: load_adapter(self.run_dir, step_folder(concept_id, s)) for s in scored_steps(c)
+            }
         data = self.data(concept_id)
         small = cut(data, image_coreset(data.source, c.adapt.coreset, c.seed))
-        starts = [self.start(m, concept_id) for m in methods]
-        results = train_adapters(
+        todo = {m: a for m, a in starts.items() if m not in tracks}
+        trained = train_adapters(
             self.translator,
-            [small] * len(methods),
-            starts,
+            [small] * len(todo),
+            list(todo.values()),
             recipe(c),
             self.discriminator,
-            c.seed,
+            c.seed + repeat,
             c.adapt.keep,
         )
-        return list(zip(methods, results, starts, strict=True))
+        for (method, start), result in zip(todo.items(), trained, strict=True):
+            if result.adapter is None:
+                errors.append(f"{method}, seed {c.seed + repeat}: {result.error}")
+                continue
+            tracks[method] = {0: start, **result.checkpoints, c.adapt.steps: result.adapter}
+        seconds = dict.fromkeys(tracks, timings["finetune"])
+        if c.evaluate.ceiling:
+            ceiling = self.ceiling(data, repeat)
+            if ceiling.adapter is None:
+                errors.append(f"{CEILING}, seed {c.seed + repeat}: {ceiling.error}")
+            else:
+                tracks[CEILING] = {**ceiling.checkpoints, len(ceiling.losses): ceiling.adapter}
+                seconds[CEILING] = ceiling.seconds
+        return tracks, seconds
 
-    def ceiling(self, concept_id: str) -> Trained:
-        """An adapter trained on the ground truth by the collection's recipe."""
+    def ceiling(self, data: ConceptData, repeat: int) -> Trained:
+        """An adapter trained on all of the ground truth by the collection's recipe."""
         steps = int(self.run_dir.read_json("stages/gans.json")["summary"]["steps"])
         (trained,) = train_adapters(
             self.translator,
-            [self.data(concept_id)],
+            [data],
             [self.translator.zero_adapter()],
             collection_recipe(self.config, steps),
             self.discriminator,
-            self.config.seed,
+            self.config.seed + repeat,
+            [steps * part // 5 for part in range(1, 5)],
         )
         return trained
+
+    def scratch(self, concept: Concept, judged: Judged) -> list[dict[str, Any]]:
+        """Rows of a whole translator trained on this concept alone, by the base's recipe."""
+        c = self.config
+        steps = c.evaluate.scratch_steps
+        plan = replace(base_recipe(c), steps=steps, batch=c.adapt.batch)
+        data = self.data(concept.concept_id)
+        tokens, mask = (t.to(self.device) for t in pad_tokens([data.tokens]))
+        torch.manual_seed(c.seed)
+        network = Translator(translator_config(c, tokens.shape[-1])).to(self.device)
+        critic = PatchDiscriminator(discriminator_config(c)).to(self.device)
+        training = BaseTraining(network, critic, plan)
+        truth, rows, seconds = to_unit(judged.edited), [], 0.0
+        kept = {max(1, steps * part // 10) for part in range(1, 11)}
+        for step, index in enumerate(batch_order(len(data.source), steps, plan.batch, c.seed), 1):
+            begun = self.wait()
+            training.step(to_unit(data.source[index]), to_unit(data.edited[index]), tokens, mask)
+            seconds += self.wait() - begun
+            if step in kept:
+                network.eval()
+                with torch.no_grad():
+                    made = network(to_unit(judged.source).to(self.device), tokens, mask).cpu()
+                l1 = float((to_unit(to_uint8(made)) - truth).abs().mean())
+                about = _about(concept, c.seed, len(truth))
+                rows.append(
+                    {**about, "method": SCRATCH, "step": step, "seconds": seconds, "l1": l1}
+                )
+        return rows
+
+    def memory(
+        self, concept: Concept, judged: Judged, repeat: int, starts: dict[str, Adapter]
+    ) -> list[dict[str, Any]]:
+        """How far each generated adapter is from the nearest one it was trained on.
+
+        In normalised weights (root mean square) and in pictures (L1 between what the two draw):
+        arXiv 2506.07998 finds weight generators that only repeat their training set.
+        """
+        tokens = [self.texts[concept.concept_id].tokens] * 2
+        rows = []
+        for method in self.generators(repeat):
+            start = starts[method]
+            own = self.normalisation.apply(self.layout.to_blocks(start))
+            real = self.layout.mask.to(own.device)
+            gaps = (self.blocks - own)[:, real].square().mean(1).sqrt()
+            nearest = int(gaps.argmin())
+            raw = self.normalisation.invert(self.blocks[nearest])
+            both = stack([start, self.layout.from_blocks(raw)])
+            made = to_unit(
+                translate_all(self.translator, both, judged.source.to(self.device), tokens).cpu()
+            )
+            rows.append(
+                {
+                    **_about(concept, self.config.seed + repeat, len(judged.source)),
+                    "method": method,
+                    "nearest": self.blocks_ids[nearest],
+                    "distance": float(gaps[nearest]),
+                    "pictures": float((made[0] - made[1]).abs().mean()),
+                    "nearest_l1": float((made[1] - to_unit(judged.edited)).abs().mean()),
+                }
+            )
+        return rows
 
     def score(
         self,
@@ -239,12 +296,15 @@ class EvaluateConcept(Predictor):
         judged: Judged,
         tracks: dict[str, dict[int, Adapter]],
         seconds: dict[str, float],
-        extra: dict[str, float],
+        repeat: int,
     ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """Rows (one per method and step) and pictures (end points, first images)."""
         c = self.config
         truth, source = judged.edited, judged.source
         key = {"concept_id": concept.concept_id, "text": concept.text}
+        predict = load_timings(self.run_dir, concept.concept_id)["predict"]
+        generated = {*self.generators(repeat), SHUFFLED}
+        about = _about(concept, c.seed + repeat, len(truth))
         rows: list[dict[str, Any]] = []
         pictures: list[dict[str, Any]] = []
 
@@ -271,19 +331,9 @@ class EvaluateConcept(Predictor):
                 values["kid"] = kid(self._embed(made), true_kid, 1, len(true_kid), c.seed)
             if end and true_fd is not None:
                 values["fd"] = frechet_distance_from_features(self._embed(made_wide), true_fd)
+            l1 = float((to_unit(made) - to_unit(truth)).abs().mean())
             rows.append(
-                {
-                    **key,
-                    **values,
-                    "method": method,
-                    "split": concept.split,
-                    "heldout": concept.heldout,
-                    "seed": c.seed,
-                    "step": step,
-                    "seconds": spent,
-                    "l1": float((to_unit(made) - to_unit(truth)).abs().mean()),
-                    "n": len(truth),
-                }
+                {**about, **values, "method": method, "step": step, "seconds": spent, "l1": l1}
             )
             if end:
                 show(method, step, made)
@@ -303,12 +353,39 @@ class EvaluateConcept(Predictor):
                     one = {k: v[i : i + 1] for k, v in adapters.items()}
                     x = wide.source.to(self.device)
                     made_wide = translate_all(self.translator, one, x, tokens[:1])[0].cpu()
-                spent = extra.get(method, 0.0) + seconds[method] * (step / last if last else 0.0)
+                spent = seconds[method] * (step / last if last else 0.0)
+                spent += predict if method in generated else 0.0
                 row(method, step, spent, made[i], made_wide, end)
         return rows, pictures
 
     def _embed(self, images: torch.Tensor) -> np.ndarray:
         return self.features(images.permute(0, 2, 3, 1).contiguous().numpy())
+
+
+def _about(concept: Concept, seed: int, n: int) -> dict[str, Any]:
+    """What every row says of its concept."""
+    return {
+        "concept_id": concept.concept_id,
+        "text": concept.text,
+        "split": concept.split,
+        "heldout": concept.heldout,
+        "seed": seed,
+        "n": n,
+    }
+
+
+def from_scratch(config: Config, concepts: Sequence[Concept]) -> set[str]:
+    """Held-out concepts on which translators are trained from scratch, evenly of each set."""
+    if not config.evaluate.scratch_steps:
+        return set()
+    out: set[str] = set()
+    for held in {c.heldout for c in concepts}:
+        ids = [
+            c.concept_id for c in concepts if c.heldout == held and c.split == config.adapt.split
+        ]
+        wanted = min(config.evaluate.scratch_concepts, len(ids))
+        out |= {ids[i * len(ids) // wanted] for i in range(wanted)}
+    return out
 
 
 def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
@@ -327,12 +404,15 @@ def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
         kind: pa.concat_tables(
             run_dir.read_table(f"{FOLDER}/concepts/{i}.{kind}.parquet") for i in ids
         )
-        for kind in ("rows", "pictures")
+        for kind in SCHEMAS
     }
     for kind, table in tables.items():
         run_dir.write_table(f"{FOLDER}/{kind}.parquet", table)
-    label = features_of(config.evaluate).description if config.evaluate.kid else ""
-    run_dir.write(f"{FOLDER}/about.json", json.dumps({"features": label}).encode())
+    about = {
+        "features": features_of(config.evaluate).description if config.evaluate.kid else "",
+        "training_gap": training_gap(run_dir),
+    }
+    run_dir.write(f"{FOLDER}/about.json", json.dumps(about).encode())
     summary = summarise(tables["rows"].to_pylist())
     for line in summary:
         log(
@@ -340,6 +420,18 @@ def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
             f" L1 {line['before']:.3f} → {line['after']:.3f}"
         )
     return {"concepts": len(ids), "l1": summary}
+
+
+def training_gap(run_dir: RunDir) -> float | None:
+    """Mean distance of a training adapter to its nearest other, as in `memory`; None for one."""
+    layout, normalisation = load_layout(run_dir)
+    ids, raw = load_blocks(run_dir, "train")
+    vectors = normalisation.apply(raw)[:, layout.mask]
+    gaps = torch.cdist(vectors, vectors) / vectors.shape[1] ** 0.5
+    names = np.array(ids)  # checkpoints of one concept are no others
+    gaps[torch.from_numpy(names[:, None] == names[None])] = float("inf")
+    nearest = gaps.amin(1)
+    return float(nearest.mean()) if torch.isfinite(nearest).all() else None
 
 
 def summarise(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

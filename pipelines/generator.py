@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import tempfile
 from collections import defaultdict
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ from modeling.generator_training import GeneratorRecipe, GeneratorTraining, Imag
 from modeling.text import TextEmbedding
 from modeling.training import pad_tokens
 from modeling.weight_generator import (
+    CONFIG_FILE,
+    EMA_FILE,
+    MODEL_FILE,
     Checkpoint,
     GeneratorConfig,
     GeneratorError,
@@ -28,7 +32,7 @@ from pipelines import config as configuration
 from pipelines.artifacts import ArtifactError, RunDir
 from pipelines.base import load_base
 from pipelines.concepts import load_concepts, load_text
-from pipelines.config import Config
+from pipelines.config import Config, Generator
 from pipelines.ingest import CACHE_BYTES, Batch, cached_batches, streamed_batches
 from pipelines.log import Progress, log
 from pipelines.pairs import load_pairs
@@ -37,6 +41,33 @@ from pipelines.training import fit
 from pipelines.weights import block_files, load_layout
 
 FOLDER = "generator"
+BEFORE_IMAGES = "before-images.safetensors"
+
+
+@dataclass(frozen=True)
+class Member:
+    """One training of the stage: which section of the configuration describes it, which seed."""
+
+    section: str
+    repeat: int
+
+    @property
+    def folder(self) -> str:
+        """The weight generator that predicts and serves lies in FOLDER itself."""
+        if self.section == "generator" and not self.repeat:
+            return FOLDER
+        return f"{FOLDER}/{self.section}-{self.repeat}"
+
+    def of(self, config: Config) -> Config:
+        """The configuration with this member's section and seed as `generator` and `seed`."""
+        section = getattr(config, self.section)
+        plain = Generator(**{f.name: getattr(section, f.name) for f in fields(Generator)})
+        return replace(config, generator=plain, seed=config.seed + self.repeat)
+
+
+def members(config: Config) -> list[Member]:
+    sections = ["generator", *(["rival"] if config.rival.train else [])]
+    return [Member(s, i) for s in sections for i in range(config.repeats)]
 
 
 def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
@@ -45,29 +76,42 @@ def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
     files = block_files(run_dir)
     size = sum(run_dir.size(f) for f in files)
     cached = size <= CACHE_BYTES
-    blocks = ray.data.read_parquet([run_dir.path(f) for f in files], filesystem=run_dir.fs)
-    blocks = blocks.filter(expr="split == 'train'")
-    g = config.generator
-    log(
-        f"generator: {g.kind}, {g.steps} steps on weights"
-        + (f", then {g.image_steps} on the image loss" if g.image_steps else "")
-        + f"; data {'kept in memory' if cached else 'streamed'}"
-    )
-    metrics, files_out = fit(
-        config,
-        run_dir,
-        "generator",
-        train_loop,
-        {"cached": cached},
-        {"train": blocks},
-        workers=g.workers,
-        split_data=not cached,
-    )
-    files_out.pop("training.safetensors", None)
-    files_out = {k: v for k, v in files_out.items() if not k.startswith(".")}
-    run_dir.write_files(FOLDER, files_out, last="generator.json")
-    weights = sum(p.numel() for p in load_generator(run_dir).model.parameters())
-    return {**{k: metrics.get(k) for k in ("denoising", "image")}, "weights": weights}
+    out: dict[str, Any] = {}
+    for member in members(config):
+        own = member.of(config)
+        files_of = [CONFIG_FILE, MODEL_FILE, EMA_FILE]
+        files_of += [BEFORE_IMAGES] if own.generator.image_steps else []
+        if all(run_dir.exists(f"{member.folder}/{name}") for name in files_of):
+            continue
+        blocks = ray.data.read_parquet([run_dir.path(f) for f in files], filesystem=run_dir.fs)
+        blocks = blocks.filter(expr="split == 'train'")
+        g = own.generator
+        log(
+            f"generator: {g.kind}, seed {own.seed}, {g.steps} steps on weights"
+            + (f", then {g.image_steps} on the image loss" if g.image_steps else "")
+            + f"; data {'kept in memory' if cached else 'streamed'}"
+        )
+        metrics, made = fit(
+            config,
+            run_dir,
+            "generator",
+            train_loop,
+            {"cached": cached, "member": configuration.to_dict(own)},
+            {"train": blocks},
+            workers=g.workers,
+            split_data=not cached,
+            member=f"{member.section}-{member.repeat}",
+        )
+        made.pop("training.safetensors", None)
+        made = {k: v for k, v in made.items() if not k.startswith(".")}
+        run_dir.write_files(member.folder, made, last="generator.json")
+        kept = {k: metrics.get(k) for k in ("denoising", "image")}
+        if member.folder == FOLDER:
+            out |= kept
+        else:
+            out[f"{member.section}-{member.repeat}"] = kept
+    out["weights"] = sum(p.numel() for p in load_generator(run_dir).model.parameters())
+    return out
 
 
 def generator_config(config: Config, n_blocks: int, text_dim: int) -> GeneratorConfig:
@@ -115,7 +159,7 @@ def train_loop(settings: dict[str, Any]) -> None:
     from ray.train import get_context
     from ray.train.torch import get_device, prepare_model
 
-    config, run_dir = configuration.from_dict(settings["config"]), settings["run_dir"]
+    config, run_dir = configuration.from_dict(settings["member"]), settings["run_dir"]
     torch.set_num_threads(threads_per_worker(config, settings["workers"]))
     g = config.generator
     device, world, rank = (
@@ -140,9 +184,12 @@ def train_loop(settings: dict[str, Any]) -> None:
         rank,
     )
     saved = ray.train.get_checkpoint()
+    before_images = b""
     if saved:
         with saved.as_directory() as folder:
             training.load_state(Path(folder, "training.safetensors").read_bytes())
+            kept = Path(folder, BEFORE_IMAGES)
+            before_images = kept.read_bytes() if kept.exists() else b""
     shard = ray.train.get_dataset_shard("train")
 
     def batches(phase_steps: int, size: int, start: int, seed: int) -> Any:
@@ -156,6 +203,7 @@ def train_loop(settings: dict[str, Any]) -> None:
     recent: dict[str, list[float]] = defaultdict(list)
 
     def advance(batch: Batch, on_images: bool) -> None:
+        nonlocal before_images
         rng = random.Random(f"{config.seed}-{training.done}-{rank}")
         # a paraphrase shares its parent's adapter: any wording may stand for the concept
         text = text_batch([texts[rng.choice(wordings[i])] for i in batch.concept_ids])
@@ -164,6 +212,8 @@ def train_loop(settings: dict[str, Any]) -> None:
         for key, value in losses.items():
             recent[key] = [*recent[key][-49:], value]
         means = {k: float(np.mean(v)) for k, v in recent.items()}
+        if training.done == recipe.steps and recipe.image_steps:
+            before_images = to_files(model, training.ema, {})[EMA_FILE]
         if rank == 0:
             progress.add(note=", ".join(f"{k} {v:.3f}" for k, v in means.items()))
         if training.done % g.checkpoint_every and training.done != recipe.total:
@@ -179,6 +229,8 @@ def train_loop(settings: dict[str, Any]) -> None:
                 for name, data in to_files(model, training.ema, about).items():
                     Path(folder, name).write_bytes(data)
                 Path(folder, "training.safetensors").write_bytes(training.state())
+                if before_images:
+                    Path(folder, BEFORE_IMAGES).write_bytes(before_images)
                 checkpoint = ray.train.Checkpoint.from_directory(folder)
             ray.train.report({"step": training.done, **means}, checkpoint=checkpoint)
 
@@ -223,13 +275,19 @@ class _ImageReader:
         return ImageBatch(torch.stack(sources), torch.stack(edits))
 
 
-def load_generator(run_dir: RunDir) -> Checkpoint:
-    """The trained weight generator, its EMA weights in place."""
-    names = ("generator.json", "model.safetensors", "ema.safetensors")
+def load_generator(
+    run_dir: RunDir, folder: str = FOLDER, before_images: bool = False
+) -> Checkpoint:
+    """A trained weight generator, its EMA weights in place.
+
+    before_images: its weights at the end of the steps on weights, before those on the image loss.
+    """
+    names = {CONFIG_FILE: CONFIG_FILE, MODEL_FILE: MODEL_FILE}
+    names[EMA_FILE] = BEFORE_IMAGES if before_images else EMA_FILE
     try:
-        checkpoint = from_files({n: run_dir.read(f"{FOLDER}/{n}") for n in names})
+        checkpoint = from_files({n: run_dir.read(f"{folder}/{f}") for n, f in names.items()})
     except GeneratorError as error:
-        raise ArtifactError(f"{run_dir.url(FOLDER)}: {error}") from error
+        raise ArtifactError(f"{run_dir.url(folder)}: {error}") from error
     assert checkpoint.ema is not None
     checkpoint.ema.copy_to(checkpoint.model)
     checkpoint.model.eval()

@@ -22,7 +22,7 @@ from pipelines.adapt import load_timings
 from pipelines.artifacts import RunDir
 from pipelines.concepts import load_concepts
 from pipelines.config import Config
-from pipelines.evaluate import CEILING, IDENTITY, PREDICTION
+from pipelines.contenders import CEILING, IDENTITY, PREDICTION, SCRATCH, WEIGHTS_ONLY
 from pipelines.gans import FOLDER as ADAPTERS
 from pipelines.gans import load_metrics
 from pipelines.log import log
@@ -48,7 +48,7 @@ def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
     if not rows:
         raise StageError("report: evaluation/rows.parquet holds no rows; give redo=[evaluate]")
     pictures = run_dir.read_table(f"{evaluate.FOLDER}/pictures.parquet").to_pylist()
-    concepts = [c for c in load_concepts(run_dir) if c.split == "test"]
+    concepts = [c for c in load_concepts(run_dir) if c.split == config.adapt.split]
     methods = reported_methods(config, rows)
     summary = {
         "preset": config.preset,
@@ -68,11 +68,17 @@ def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
         "adapters": _adapters(run_dir),
         "errors": _errors(run_dir),
     }
+    memory = run_dir.read_table(f"{evaluate.FOLDER}/memory.parquet").to_pylist()
+    summary["memory"] = {
+        "sets": report_numbers.memory(memory),
+        "training_gap": run_dir.read_json(f"{evaluate.FOLDER}/about.json")["training_gap"],
+    }
     lost, compared = report_numbers.losses(rows, methods)
     summary["losses"] = {"compared": compared, "lost": lost}
     with_pictures = {p["concept_id"] for p in pictures}
     shown = report_pictures.chosen(concepts, with_pictures, config.report.concepts)
-    grid = report_pictures.grids(rows, pictures, shown, methods)
+    pictured = [m for m in methods if m != SCRATCH and not m.endswith(WEIGHTS_ONLY)]
+    grid = report_pictures.grids(rows, pictures, shown, pictured)
     grid.sort(key=lambda g: list(summary["sets"]).index(g["concept"].heldout))
     curves = {
         held: panel(f"curve-{held}", numbers["methods"], methods)
@@ -80,7 +86,7 @@ def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
     }
     page = report_page.render(summary, grid, curves, configuration.to_yaml(config))
     run_dir.write_json(f"{FOLDER}/summary.json", summary)
-    run_dir.write(f"{FOLDER}/pictures.png", report_pictures.grid_png(grid, methods))
+    run_dir.write(f"{FOLDER}/pictures.png", report_pictures.grid_png(grid, pictured))
     run_dir.write(f"{FOLDER}/index.html", page.encode())
     sentences = {held: s["sentences"] for held, s in summary["sets"].items()}
     for lines in sentences.values():

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipelines.evaluate import CEILING, IDENTITY, PREDICTION
+from pipelines.contenders import CEILING, IDENTITY, PREDICTION, REFERENCES, SCRATCH
 
 # method -> colour on a light page, on a dark page
 COLOURS = {
@@ -24,6 +24,10 @@ COLOURS = {
     "noised nearest": ("#9333ea", "#c99bf7"),
     IDENTITY: ("#64748b", "#94a3b8"),
     CEILING: ("#0f172a", "#e8ebf2"),
+    SCRATCH: ("#475569", "#cbd5e1"),
+    "prediction, weights only": ("#6366f1", "#818cf8"),
+    "1-D UNet": ("#0f766e", "#5eead4"),
+    "1-D UNet, weights only": ("#65a30d", "#bef264"),
 }
 INK, LINE = "#010203", "#010205"  # stand-ins for text and for rules
 
@@ -60,7 +64,7 @@ def panel(name: str, methods: Mapping[str, Any], order: Sequence[str]) -> str:
 def _draw(axes: Any, methods: Mapping[str, Any], order: Sequence[str]) -> None:
     from matplotlib.ticker import NullLocator
 
-    fixed = (IDENTITY, CEILING)
+    fixed = (IDENTITY, *REFERENCES)
     steps = sorted({p["step"] for m in order if m not in fixed for p in methods[m]["curve"]})
     steps = steps or [0]
     ends: list[tuple[float, str]] = []
@@ -69,7 +73,7 @@ def _draw(axes: Any, methods: Mapping[str, Any], order: Sequence[str]) -> None:
         ours = method == PREDICTION
         style: dict[str, Any] = {"color": _stand_in(index), "zorder": 5 if ours else 3}
         if method in fixed:
-            dash = (0, (5, 3)) if method == CEILING else (0, (1, 0))
+            dash = (0, (1, 0)) if method == IDENTITY else (0, (5, 3))
             axes.axhline(curve[-1]["l1"], linewidth=1.4, linestyle=dash, **style)
         else:
             axes.plot(

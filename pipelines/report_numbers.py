@@ -14,9 +14,8 @@ from typing import Any, Literal
 import numpy as np
 
 from modeling.metrics import paired_bootstrap
-from pipelines.evaluate import CEILING, IDENTITY, PREDICTION
+from pipelines.contenders import CEILING, IDENTITY, PREDICTION, REFERENCES, SHUFFLED, is_generator
 
-SHUFFLED = "shuffled prompt"
 FEW = 5  # below this many concepts nothing is called better or worse
 
 # how a comparison is put into words; the last three where there are too few concepts
@@ -124,12 +123,12 @@ def compare(ours: Mapping[str, float], control: Mapping[str, float]) -> Numbers 
 def step_of(method: str, when: When, table: Scores, last: int) -> int | None:
     """The step whose score stands for a method before or after the fine-tune; None: no score.
 
-    Doing nothing scores the same at both; the ground-truth adapter has its own number of steps.
+    Doing nothing scores the same at both; what was trained at length has its own number of steps.
     """
     if method == IDENTITY:
         step = 0
-    elif method == CEILING:
-        step = max((s for m, s in table if m == CEILING), default=0)
+    elif method in REFERENCES:
+        step = max((s for m, s in table if m == method), default=0)
     else:
         step = 0 if when == "before" else last
     return step if (method, step) in table else None
@@ -175,6 +174,11 @@ def _summarise_set(rows: list[Mapping[str, Any]], methods: Sequence[str], heldou
                 w: _paired(table, ends[PREDICTION][w], method, ends[method][w])
                 for w in ("before", "after")
             }
+    out["reach"] = {
+        reference: {m: reach(rows, m, reference) for m in methods if m not in REFERENCES}
+        for reference in REFERENCES
+        if reference in methods
+    }
     out["sentences"] = sentences(heldout, out)
     return out
 
@@ -201,7 +205,7 @@ def sentences(heldout: str, numbers: Numbers) -> list[str]:
     others = [
         f"{name} {m['before']['l1']:.3f}"
         for name, m in methods.items()
-        if m["before"] and name not in (PREDICTION, IDENTITY, CEILING, SHUFFLED)
+        if m["before"] and name not in (PREDICTION, IDENTITY, SHUFFLED, *REFERENCES)
     ]
     start = f"For {count(ours['concepts'], heldout)} the predicted adapter, made in"
     start += f" {duration(ours['seconds'])}, starts at L1 {ours['l1']:.3f}"
@@ -229,7 +233,7 @@ def _verdicts(comparisons: Mapping[str, Numbers | None]) -> str:
     """'beats A and B (12 of 12 concepts each); it loses to C (2 of 12)'."""
     groups: dict[str, list[tuple[str, str]]] = {key: [] for key in WORDS}
     for method, c in comparisons.items():
-        if c is None or method == CEILING:
+        if c is None or method in REFERENCES or is_generator(method):
             continue
         key = c["verdict"]
         if key == "few":
@@ -259,10 +263,74 @@ def _join(items: Sequence[str]) -> str:
     return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
 
 
+def reach(rows: Sequence[Mapping[str, Any]], method: str, reference: str) -> Numbers | None:
+    """How soon a method's fine-tune reaches what a reference reaches at its full budget.
+
+    Over the (concept, seed) that both have. `reached`: how many do at one of the scored steps;
+    `ratio`: median of reference's seconds ÷ method's seconds to get there, where not getting there
+    counts as 0; `mean_ratio`: the same for the mean curves, interpolated, None if not reached.
+    None if there is nothing to compare.
+    """
+    curves: dict[str, dict[tuple[str, int], list[tuple[float, float]]]] = {
+        method: {},
+        reference: {},
+    }
+    for row in sorted(rows, key=lambda r: r["step"]):
+        if row["method"] in curves and finite(row["l1"]):
+            key = (row["concept_id"], row["seed"])
+            curves[row["method"]].setdefault(key, []).append((row["seconds"], row["l1"]))
+    full = max((len(c) for c in curves[method].values()), default=0)
+    keys = sorted(k for k, c in curves[method].items() if len(c) == full and k in curves[reference])
+    if not keys:
+        return None
+    ratios = []
+    for key in keys:
+        seconds, target = curves[reference][key][-1]
+        first = next((s for s, l1 in curves[method][key] if l1 <= target), None)
+        ratios.append(seconds / first if first else 0.0)
+    ours = np.mean([curves[method][k] for k in keys], axis=0)
+    seconds, target = np.mean([curves[reference][k][-1] for k in keys], axis=0)
+    return {
+        "total": len(keys),
+        "reached": sum(r > 0 for r in ratios),
+        "ratio": float(np.median(ratios)),
+        "mean_ratio": _crossing(ours, float(target), float(seconds)),
+        "seconds": float(seconds),
+        "l1": float(target),
+    }
+
+
+def _crossing(curve: np.ndarray, target: float, seconds: float) -> float | None:
+    """`seconds` ÷ the time at which a curve [points, (seconds, L1)] first falls to the target."""
+    for i, (at, value) in enumerate(curve):
+        if value <= target:
+            if i and value < curve[i - 1, 1]:
+                before, was = curve[i - 1]
+                at = before + (at - before) * (was - target) / (was - value)
+            return float(seconds / at) if at > 0 else math.inf
+    return None
+
+
+def memory(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Numbers]]:
+    """Per held-out set and weight generator: means of distance to the nearest training adapter.
+
+    `distance` in normalised weights, `pictures` and `nearest_l1` as in evaluation/memory.parquet.
+    """
+    out: dict[str, dict[str, Numbers]] = defaultdict(dict)
+    for held in dict.fromkeys(r["heldout"] for r in rows):
+        for method in dict.fromkeys(r["method"] for r in rows):
+            mine = [r for r in rows if (r["heldout"], r["method"]) == (held, method)]
+            if mine:
+                keys = ("distance", "pictures", "nearest_l1")
+                out[held][method] = {k: mean(r[k] for r in mine) for k in keys}
+    return dict(out)
+
+
 def losses(rows: Sequence[Mapping[str, Any]], methods: Sequence[str]) -> tuple[list[Numbers], int]:
     """Single comparisons (concept, control, end) that the prediction loses, largest loss first.
 
-    Returns them and the number of all comparisons made. The ground-truth adapter is no control.
+    Returns them and the number of all comparisons made. What was trained at length, and other
+    weight generators, are no controls.
     """
     out: list[Numbers] = []
     total = 0
@@ -275,7 +343,7 @@ def losses(rows: Sequence[Mapping[str, Any]], methods: Sequence[str]) -> tuple[l
             ours = step_of(PREDICTION, when, table, last)
             for method in methods:
                 theirs = step_of(method, when, table, last)
-                if method in (PREDICTION, CEILING) or ours is None or theirs is None:
+                if method in REFERENCES or is_generator(method) or ours is None or theirs is None:
                     continue
                 mine, control = table[PREDICTION, ours], table[method, theirs]
                 for concept in mine.keys() & control.keys():

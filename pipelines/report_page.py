@@ -10,9 +10,17 @@ import base64
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
-from pipelines.evaluate import CEILING, IDENTITY, PREDICTION
+from pipelines.contenders import (
+    CEILING,
+    IDENTITY,
+    PREDICTION,
+    REFERENCES,
+    SCRATCH,
+    SHUFFLED,
+    WEIGHTS_ONLY,
+)
 from pipelines.report_curves import variable
-from pipelines.report_numbers import FEW, HELD_OUT, SHUFFLED, Numbers, count, duration, plural
+from pipelines.report_numbers import FEW, HELD_OUT, Numbers, count, duration, plural
 from pipelines.report_pictures import SOURCE, TRUTH, WHENS
 from pipelines.report_style import style_sheet
 
@@ -26,6 +34,10 @@ ABOUT = {
     SHUFFLED: "generated from another concept’s text",
     "noised nearest": "nearest text plus noise",
     CEILING: "trained on the true edits",
+    SCRATCH: "a whole translator, trained on the true edits",
+    PREDICTION + WEIGHTS_ONLY: "before the image loss",
+    "1-D UNet": "the paper’s weight generator",
+    "1-D UNet" + WEIGHTS_ONLY: "the paper’s, before the image loss",
 }
 CELL = 112
 LISTED = 12  # rows shown before a list is folded
@@ -48,6 +60,8 @@ def render(
         "<h2>Along the fine-tune, against every control</h2>",
         _numbers_note(summary),
         *(_set(held, numbers, curves[held], summary) for held, numbers in sets.items()),
+        _reach(summary),
+        _memory(summary),
         _times(summary),
         _honesty(summary),
         _provenance(summary, config_yaml),
@@ -100,7 +114,7 @@ def _strip(grid: Sequence[Numbers]) -> str:
 
 
 def _scoreboard(summary: Numbers) -> str:
-    controls = [m for m in summary["methods"] if m not in (PREDICTION, CEILING)]
+    controls = [m for m in summary["methods"] if m not in (PREDICTION, *REFERENCES)]
     heads = "".join(
         f"<th>{escape(m)}<small>{escape(ABOUT.get(m, ''))}</small></th>" for m in controls
     )
@@ -322,7 +336,7 @@ def _numbers_table(numbers: Numbers, frechet: str) -> str:
         else:
             cells += [_against_cells(numbers["against"][name][w]) for w in whens]
         dot = f'<span class="dot" style="background: var({variable(name)}, var(--faint))"></span>'
-        known = name == CEILING and m["after"]
+        known = name in REFERENCES and m["after"]
         steps = f"<small>{m['after']['step']} steps</small>" if known else ""
         ours = ' class="ours"' if name == PREDICTION else ""
         body.append(f"<tr{ours}><th>{dot}{escape(name)}{steps}</th>{''.join(cells)}</tr>")
@@ -335,12 +349,14 @@ def _numbers_table(numbers: Numbers, frechet: str) -> str:
 def _end_cell(name: str, method: Numbers, value: str, when: str, numbers: Numbers) -> str:
     """A method's mean at one end; the lowest L1 bold, fewer concepts than the set's in brackets."""
     end = method[when]
-    # the ground-truth adapter has one state: it stands in the last column
-    elsewhere = name == CEILING and when == "before" and numbers["last_step"] > 0
+    # what was trained at length has one state: it stands in the last column
+    elsewhere = name in REFERENCES and when == "before" and numbers["last_step"] > 0
     if not end or end[value] is None or elsewhere:
         return "<td>–</td>" if method["curve"] else _absent()
-    rivals = [m[when]["l1"] for k, m in numbers["methods"].items() if k != CEILING and m[when]]
-    best = value == "l1" and name != CEILING and end["l1"] == min(rivals)
+    rivals = [
+        m[when]["l1"] for k, m in numbers["methods"].items() if k not in REFERENCES and m[when]
+    ]
+    best = value == "l1" and name not in REFERENCES and end["l1"] == min(rivals)
     short = f" <small>({end['concepts']})</small>" if end["concepts"] < numbers["concepts"] else ""
     digits = 4 if value == "kid" else 3
     return f"<td{' class=lowest' if best else ''}>{end[value]:.{digits}f}{short}</td>"
@@ -353,6 +369,73 @@ def _against_cells(c: Numbers | None) -> str:
     return (
         f'<td>{c["wins"]} of {c["total"]}</td><td class="{c["verdict"]}">'
         f"{_signed(c['mean'], 4)}<small>{interval}</small></td>"
+    )
+
+
+def _reach(summary: Numbers) -> str:
+    """How much sooner a fine-tune gets where a long training ends."""
+    rows = []
+    for held, numbers in summary["sets"].items():
+        for reference, methods in numbers["reach"].items():
+            for method, found in methods.items():
+                if found is None or method == IDENTITY:
+                    continue
+                times = "never" if found["mean_ratio"] is None else f"{found['mean_ratio']:.1f}×"
+                median = f"{found['ratio']:.1f}×" if found["ratio"] else "never"
+                rows.append(
+                    [
+                        _text(plural(held)),
+                        _text(f"{reference}: {found['l1']:.3f} in {duration(found['seconds'])}"),
+                        _text(method),
+                        f"<td>{times}</td>",
+                        f"<td>{median}</td>",
+                        f"<td>{found['reached']} of {found['total']}</td>",
+                    ]
+                )
+    if not rows:
+        return ""
+    heads = ["held out", "what is to be reached", "by", "mean curve", "median", "get there"]
+    return (
+        "<h2>Time to reach what a long training reaches</h2>"
+        "<p class='note'>How many times shorter the fine-tune from a start is, prediction"
+        " included, than the training whose last L1 it equals. The ground-truth adapter is zero"
+        " LoRA at its full budget. Mean curve: of the mean L1, interpolated between scored steps;"
+        " median and count: of single concepts and seeds, at scored steps, where not getting there"
+        " within the short fine-tune counts as never.</p>" + _folded(heads, rows)
+    )
+
+
+def _memory(summary: Numbers) -> str:
+    """Are the predictions copies of training adapters?"""
+    rows = [
+        [
+            _text(plural(held)),
+            _text(method),
+            _number(m["distance"]),
+            _number(m["pictures"]),
+            _number(m["nearest_l1"]),
+            _number(summary["sets"][held]["methods"][method]["before"]["l1"]),
+        ]
+        for held, methods in summary["memory"]["sets"].items()
+        for method, m in methods.items()
+    ]
+    if not rows:
+        return ""
+    gap = summary["memory"]["training_gap"]
+    heads = [
+        "held out",
+        "weight generator",
+        "distance to the nearest training adapter",
+        "L1 between their pictures",
+        "L1 of that adapter’s pictures",
+        "L1 of the prediction’s",
+    ]
+    return (
+        "<h2>Copies of training adapters?</h2><p class='note'>Distance: root mean square of"
+        " normalised weights"
+        + (f"; between a training adapter and its nearest other it is {gap:.3f}." if gap else ".")
+        + " A generator that repeats its training set would score as that adapter does, and its"
+        " pictures would not differ.</p>" + _folded(heads, rows)
     )
 
 

@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 
 from modeling.concepts import Concept
 from modeling.images import decode_image
-from pipelines.evaluate import CEILING, IDENTITY, PREDICTION
-from pipelines.report_numbers import SHUFFLED, Numbers, When, scores, step_of
+from pipelines.contenders import CEILING, IDENTITY, PREDICTION, SHUFFLED
+from pipelines.report_numbers import Numbers, When, scores, step_of
 
 T = TypeVar("T")
 SOURCE, TRUTH = "source", "ground truth"

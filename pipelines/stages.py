@@ -81,7 +81,7 @@ STAGES = (
         "generator",
         "train the weight generator (Ray Train)",
         ("weights",),
-        ("generator",),
+        ("generator", "rival", "repeats"),
         ("generator",),
     ),
     Stage(

@@ -24,11 +24,13 @@ def fit(
     datasets: dict[str, Any],
     workers: int,
     split_data: bool,
+    member: str = "",
 ) -> tuple[dict[str, Any], dict[str, bytes]]:
     """Run a training loop on `workers` workers; returns the last metrics and checkpoint's files.
 
     A run that was killed goes on from its last checkpoint. `split_data` shards the datasets over
-    the workers; otherwise each sees all rows. Raises StageError if the training fails for good.
+    the workers; otherwise each sees all rows. `member` tells trainings of one stage apart. Raises
+    StageError if the training fails for good.
     """
     import ray.train
     from ray.train import TrainingFailedError
@@ -39,7 +41,9 @@ def fit(
     identity = json.dumps(
         [depends_on(BY_NAME[stage], config), finished(run_dir, parent)], sort_keys=True
     )
-    name = f"{stage}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
+    name = "-".join(
+        filter(None, (stage, member, hashlib.sha256(identity.encode()).hexdigest()[:12]))
+    )
     gpu = config.cluster.gpu_training
     # Any: a type checker sees these names as the classes of Train's former version
     train: Any = ray.train

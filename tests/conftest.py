@@ -52,6 +52,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     logs = tmp_path_factory.mktemp("finished")
     folder = logs / "run"
     words = ["preset=tiny", "base.steps=30", "gans.steps=20", "gans.concepts_per_batch=1"]
+    words += ["repeats=2", "rival.train=true", "evaluate.weights_only=true"]
+    words += ["evaluate.scratch_steps=10", "evaluate.scratch_concepts=1"]
     command = ["run", *words, f"run_dir={folder}"]
     outputs = []
     steps: list[dict[str, int]] = [{}, {}]

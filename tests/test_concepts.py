@@ -79,11 +79,16 @@ def test_colours() -> None:
     train_combinations=st.integers(0, 40),
     train_atoms=st.sampled_from([-1, 14, 18]),
     test_families=st.integers(0, 8),
+    val_families=st.integers(0, 4),
     paraphrases=st.integers(0, 3),
 )
 def test_laws_of_the_split(seed: int, paraphrases: int, **counts: Any) -> None:
     spec = ConceptSpec(
-        families=SMALL, heldout_families=["turban", "neon"], paraphrases=paraphrases, **counts
+        families=SMALL,
+        heldout_families=["turban", "neon"],
+        validation_families=["halo"],
+        paraphrases=paraphrases,
+        **counts,
     )
     plan = plan_concepts(spec, seed)
     assert plan == plan_concepts(spec, seed)
@@ -96,6 +101,7 @@ def test_laws_of_the_split(seed: int, paraphrases: int, **counts: Any) -> None:
     assert count["val", "combinations", "combined"] == spec.val_combinations
     assert count["train", "", "combined"] == spec.train_combinations
     assert count["test", "families", "written"] == spec.test_families
+    assert count["val", "families", "written"] == spec.val_families
     if spec.train_atoms >= 0:
         assert count["train", "", "written"] == spec.train_atoms
 
@@ -117,6 +123,7 @@ def test_laws_of_the_split(seed: int, paraphrases: int, **counts: Any) -> None:
             assert set(c.families) <= seen_families
         if c.heldout == "families":
             assert not set(c.families) & seen_families
+            assert set(c.families) <= ({"halo"} if c.split == "val" else {"turban", "neon"})
 
     # Nothing held out comes back through a paraphrase.
     heldout_edits = {edit_of(c) for c in own if c.heldout}
@@ -186,6 +193,11 @@ def test_only_what_the_editor_supports() -> None:
         ({"train_atoms": 1, "test_atoms": 2}, "train_atoms: 1 wanted, but the held-out"),
         ({"test_combinations": 17}, "test_combinations: 17 wanted, but 16"),
         ({"test_families": 1}, "test_families: 1 wanted, but heldout_families has 0"),
+        ({"val_families": 1}, "val_families: 1 wanted, but validation_families has 0"),
+        (
+            {"heldout_families": ["halo"], "validation_families": ["halo"]},
+            "validation_families: 'halo' is one of heldout_families",
+        ),
         ({"paraphrases": 99}, "paraphrases: 99 wanted"),
         ({"combine": [["hair", "skin"]]}, "combine: 'skin' is no family of training"),
         ({"combine": [["hair", "hair"]]}, "combine: 'hair' and 'hair' change the same"),

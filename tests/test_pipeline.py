@@ -43,6 +43,9 @@ METHODS = {
     "ridge",
     "shuffled prompt",
     "ground-truth adapter",
+    "prediction, weights only",
+    "1-D UNet",
+    "1-D UNet, weights only",
 }
 
 
@@ -209,7 +212,7 @@ def test_the_weight_generator_fits_the_layout_and_predicts_what_was_adapted(
     generator = load_generator(run).model.config
     predictor = Predictor(to_dict(config), run)
     assert (generator.n_blocks, generator.block_size) == (predictor.layout.n_blocks, 64)
-    for concept_id in heldout(run):
+    for concept_id in heldout(run, "test"):
         (predicted,) = predictor.predict([concept_id])
         steps = [load_adapter(run, step_folder(concept_id, s)) for s in (0, 2, 4)]
         for key, value in predicted.items():
@@ -224,31 +227,77 @@ def test_the_weight_generator_fits_the_layout_and_predicts_what_was_adapted(
         assert all(timings[k] > 0 for k in ("predict", "load", "coreset", "finetune"))
 
 
-def test_evaluation_has_every_method_at_equal_n(run: RunDir) -> None:
+def test_evaluation_has_every_method_and_seed_at_equal_n(run: RunDir) -> None:
     from pipelines.evaluate import PICTURES, ROWS
 
     table = pq.read_table(f"{run.uri}/evaluation/rows.parquet")
     assert table.schema.equals(ROWS)
     rows = table.to_pylist()
-    steps: dict[tuple[str, str], list[int]] = defaultdict(list)
+    scratch = [r for r in rows if r["method"] == "from scratch"]
+    rows = [r for r in rows if r["method"] != "from scratch"]
+    steps: dict[tuple[str, str, int], list[int]] = defaultdict(list)
     for row in rows:
-        steps[row["concept_id"], row["method"]].append(row["step"])
+        steps[row["concept_id"], row["method"], row["seed"]].append(row["step"])
     concepts = {c.concept_id: c for c in load_concepts(run) if c.split == "test"}
-    assert set(steps) == {(c, m) for c in concepts for m in METHODS}
-    for (_, method), taken in steps.items():
-        assert taken == {"identity": [0], "ground-truth adapter": [20]}.get(method, [0, 2, 4])
+    assert set(steps) == {(c, m, s) for c in concepts for m in METHODS for s in (0, 1)}
+    for (_, method, _), taken in steps.items():
+        long = {"identity": [0], "ground-truth adapter": [4, 8, 12, 16, 20]}
+        assert taken == long.get(method, [0, 2, 4])
     for row in rows:
         concept = concepts[row["concept_id"]]
         assert row["n"] == 8 and row["split"] == "test" and row["fd"] is None
         assert (row["text"], row["heldout"]) == (concept.text, concept.heldout)
         assert 0 < row["l1"] < 2 and row["seconds"] >= 0
-        assert (row["kid"] is None) == (row["step"] == 2)
+        last = 20 if row["method"] == "ground-truth adapter" else 4
+        assert (row["kid"] is None) == (row["step"] not in (0, last))
         assert row["kid"] is None or math.isfinite(row["kid"])
+    # one concept of each held-out set is also trained from scratch, and that training trains
+    assert {concepts[r["concept_id"]].heldout for r in scratch} == {"atoms", "combinations"}
+    assert len({r["concept_id"] for r in scratch}) == 2
+    for concept_id in {r["concept_id"] for r in scratch}:
+        mine = [r for r in scratch if r["concept_id"] == concept_id]
+        assert [r["step"] for r in mine] == list(range(1, 11))
+        assert mine[0]["seconds"] < mine[-1]["seconds"]
+        assert len({r["l1"] for r in mine}) == 10
     pictures = pq.read_table(f"{run.uri}/evaluation/pictures.parquet")
     assert pictures.schema.equals(PICTURES)
     shown = {(r["method"], r["step"]) for r in pictures.to_pylist()}
     assert {("source", 0), ("ground truth", 0), ("prediction", 0), ("prediction", 4)} <= shown
     assert decode_image(pictures["image"][0].as_py()).shape == (32, 32, 3)
+
+
+def test_seeds_and_weight_generators_differ_where_they_should(run: RunDir) -> None:
+    rows = pq.read_table(f"{run.uri}/evaluation/rows.parquet").to_pylist()
+    score = {(r["concept_id"], r["method"], r["seed"], r["step"]): r["l1"] for r in rows}
+    one = next(r["concept_id"] for r in rows)
+    for method in METHODS:
+        before = [score.get((one, method, seed, 0)) for seed in (0, 1)]
+        if method == "ground-truth adapter":
+            continue
+        generated = "UNet" in method or "pred" in method or method == "shuffled prompt"
+        assert (before[0] != before[1]) == generated, method
+        # every fine-tune but doing nothing draws its own images
+        if method != "identity":
+            assert score[one, method, 0, 4] != score[one, method, 1, 4]
+    starts = {m: score[one, m, 0, 0] for m in METHODS if m != "ground-truth adapter"}
+    assert len(set(starts.values())) == len(starts)
+
+
+def test_distance_to_the_nearest_training_adapter(run: RunDir, config: Config) -> None:
+    from pipelines.contenders import Contenders
+
+    rows = pq.read_table(f"{run.uri}/evaluation/memory.parquet").to_pylist()
+    generators = {"prediction", "prediction, weights only", "1-D UNet", "1-D UNet, weights only"}
+    assert {r["method"] for r in rows} == generators and {r["seed"] for r in rows} == {0, 1}
+    contenders = Contenders(to_dict(config), run)
+    row = next(r for r in rows if (r["method"], r["seed"]) == ("1-D UNet, weights only", 1))
+    own = contenders.starts(row["concept_id"], 1)["1-D UNet, weights only"]
+    layout, normalisation = contenders.layout, contenders.normalisation
+    flat = normalisation.apply(layout.to_blocks(own))[layout.mask]
+    gaps = [(b[layout.mask] - flat).square().mean().sqrt().item() for b in contenders.blocks]
+    assert row["distance"] == pytest.approx(min(gaps), rel=1e-4)
+    assert row["nearest"] == contenders.blocks_ids[gaps.index(min(gaps))]
+    assert run.read_json("evaluation/about.json")["training_gap"] > 0
 
 
 def test_evaluation_scores_images_that_no_training_saw(run: RunDir, config: Config) -> None:

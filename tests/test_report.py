@@ -20,8 +20,9 @@ from modeling.images import encode_png
 from pipelines import report
 from pipelines.artifacts import ArtifactError, RunDir
 from pipelines.config import Config, load_config
-from pipelines.evaluate import CEILING, IDENTITY, PICTURES, PREDICTION, ROWS
-from pipelines.report_numbers import compare, duration, summarise
+from pipelines.contenders import CEILING, IDENTITY, PREDICTION
+from pipelines.evaluate import MEMORY, PICTURES, ROWS
+from pipelines.report_numbers import compare, duration, reach, summarise
 from pipelines.report_pictures import MAX_PNG_BYTES, chosen
 from pipelines.stages import StageError
 
@@ -102,7 +103,15 @@ def build(folder: Path) -> tuple[Config, RunDir]:
         )
     run_dir.write_table("evaluation/rows.parquet", pa.Table.from_pylist(rows, ROWS))
     run_dir.write_table("evaluation/pictures.parquet", pa.Table.from_pylist(pictures, PICTURES))
-    run_dir.write_json("evaluation/about.json", {"features": "EfficientNet-Lite0"})
+    copies = [
+        {k: r[k] for k in ("method", "concept_id", "text", "split", "heldout", "seed", "n")}
+        | {"nearest": "trained-1", "distance": 0.25, "pictures": 0.1, "nearest_l1": 0.3}
+        for r in rows
+        if (r["method"], r["step"]) == (PREDICTION, 0)
+    ]
+    run_dir.write_table("evaluation/memory.parquet", pa.Table.from_pylist(copies, MEMORY))
+    about = {"features": "EfficientNet-Lite0", "training_gap": 0.75}
+    run_dir.write_json("evaluation/about.json", about)
     for name, l1 in (("trained-1", 0.3), ("trained-2", 0.1)):
         metrics = {"concept_id": name, "l1": l1, "zero": 0.25, "identity": 0.2, "seconds": 1.0}
         run_dir.write_json(f"adapters/{name}/metrics.json", metrics)
@@ -369,3 +378,56 @@ def test_comparing_the_other_way_round_turns_every_number(ours: dict, theirs: di
 )
 def test_durations_are_readable(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def track(method: str, concept_id: str, points: list[tuple[int, float, float]]) -> list[dict]:  # type: ignore[type-arg]
+    """Rows (step, seconds, L1) of one method on one concept."""
+    about = {"method": method, "concept_id": concept_id, "seed": 0}
+    return [{**about, "step": s, "seconds": t, "l1": l1} for s, t, l1 in points]
+
+
+def test_time_to_reach_what_a_long_training_reaches() -> None:
+    rows = track(CEILING, "a", [(10, 5.0, 0.5), (60, 30.0, 0.2)])
+    rows += track(CEILING, "b", [(10, 5.0, 0.5), (60, 30.0, 0.2)])
+    rows += track(PREDICTION, "a", [(0, 1.0, 0.6), (4, 3.0, 0.2), (8, 5.0, 0.1)])
+    rows += track(PREDICTION, "b", [(0, 1.0, 0.6), (4, 3.0, 0.4), (8, 5.0, 0.3)])
+    found = reach(rows, PREDICTION, CEILING)
+    assert found is not None
+    # a: 30 s against 3 s; b never; the mean curve, 0.6, 0.3, 0.2, gets to 0.2 after 5 s
+    assert (found["reached"], found["total"], found["ratio"]) == (1, 2, 5.0)
+    assert found["mean_ratio"] == pytest.approx(30 / 5)
+    assert (found["l1"], found["seconds"]) == (pytest.approx(0.2), 30.0)
+    assert reach(rows, "ridge", CEILING) is None
+    never = reach([r for r in rows if r["concept_id"] == "b"], PREDICTION, CEILING)
+    assert never is not None and never["mean_ratio"] is None and never["ratio"] == 0
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.floats(0.01, 1), min_size=2, max_size=6), st.floats(0.01, 1))
+def test_time_to_reach_lies_between_the_scored_steps(values: list[float], target: float) -> None:
+    points = [(i, 1.0 + i, v) for i, v in enumerate(values)]
+    rows = track(PREDICTION, "a", points) + track(CEILING, "a", [(60, 30.0, target)])
+    found = reach(rows, PREDICTION, CEILING)
+    assert found is not None
+    first = next((i for i, v in enumerate(values) if v <= target), None)
+    if first is None:
+        assert found["mean_ratio"] is None
+    else:
+        earliest = 1.0 + max(first - 1, 0)
+        assert 30 / (1.0 + first) - 1e-9 <= found["mean_ratio"] <= 30 / earliest + 1e-9
+
+
+def test_other_weight_generators_are_shown_but_are_no_controls(tmp_path: Path) -> None:
+    config, run_dir = build(tmp_path)
+    rows = run_dir.read_table("evaluation/rows.parquet").to_pylist()
+    more = [{**r, "method": "1-D UNet"} for r in rows if r["method"] == "ridge"]
+    run_dir.write_table("evaluation/rows.parquet", pa.Table.from_pylist(rows + more, ROWS))
+    report.run(config, run_dir)
+    summary = run_dir.read_json("report/summary.json")
+    numbers = summary["sets"]["combinations"]
+    assert numbers["against"]["1-D UNet"] == numbers["against"]["ridge"]
+    assert not any("UNet" in s for s in numbers["sentences"][1:])
+    assert all(r["method"] != "1-D UNet" for r in summary["losses"]["lost"])
+    assert summary["memory"]["sets"]["combinations"][PREDICTION]["distance"] == 0.25
+    page = run_dir.read("report/index.html").decode()
+    assert "Copies of training adapters?" in page and "0.750" in page

@@ -1,0 +1,110 @@
+"""What is compared: every method's adapter for a concept, before any fine-tuning.
+
+The weight generators (the one that serves, its other seeds, its state before the image loss, and
+the rival) and the cheap controls. Loaded once by an actor.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from modeling.controls import KernelRidge, mean_adapter, nearest_text, noised_nearest, shuffled
+from modeling.lora import Adapter
+from modeling.weight_generator import WeightGenerator
+from pipelines.adapt import Predictor, heldout
+from pipelines.artifacts import RunDir
+from pipelines.generator import Member, load_generator, members
+from pipelines.weights import load_blocks
+
+PREDICTION, IDENTITY, CEILING = "prediction", "identity", "ground-truth adapter"
+SCRATCH = "from scratch"
+SHUFFLED = "shuffled prompt"
+REFERENCES = (CEILING, SCRATCH)
+"""Trained at length on the true edits; no controls."""
+KINDS = {"transformer": "block transformer", "unet": "1-D UNet"}
+WEIGHTS_ONLY = ", weights only"
+"""Follows the name of a weight generator that was not trained on the image loss."""
+
+
+def is_generator(method: str) -> bool:
+    """Whether a method is a weight generator, the prediction's own variants included."""
+    return method.removesuffix(WEIGHTS_ONLY) in (PREDICTION, *KINDS.values())
+
+
+class Contenders(Predictor):
+    """Starts of every method; `blocks` and `pooled` are the training adapters, normalised."""
+
+    def __init__(self, config: dict[str, Any], run_dir: RunDir) -> None:
+        super().__init__(config, run_dir)
+        ids, raw = load_blocks(run_dir, "train")
+        self.blocks_ids = ids
+        self.blocks = self.normalisation.apply(raw.to(self.device))
+        self.pooled = torch.stack([self.texts[i].pooled for i in ids]).to(self.device)
+        self._others: dict[tuple[str, bool], WeightGenerator] = {}
+
+    def generators(self, repeat: int) -> dict[str, tuple[Member, bool]]:
+        """Method → member and whether its state before the image loss is meant."""
+        out = {}
+        for member in members(self.config):
+            if member.repeat != repeat:
+                continue
+            section = getattr(self.config, member.section)
+            name = PREDICTION if member.section == "generator" else KINDS[section.kind]
+            out[name] = (member, False)
+            if section.image_steps and self.config.evaluate.weights_only:
+                out[name + WEIGHTS_ONLY] = (member, True)
+        return out
+
+    def starts(self, concept_id: str, repeat: int) -> dict[str, Adapter]:
+        """Every method's adapter for a held-out concept; noise and shuffle from seed + repeat."""
+        c = self.config
+        seed = c.seed + repeat
+        out = {}
+        for method, (member, before) in self.generators(repeat).items():
+            (out[method],) = self.predict([concept_id], self._generator(member, before), seed)
+        for method in c.evaluate.controls:
+            if method == SHUFFLED:
+                other = self.other(repeat).get(concept_id)
+                if other:
+                    main = self._generator(Member("generator", repeat), False)
+                    (out[method],) = self.predict([other], main, seed)
+            else:
+                out[method] = self._control(method, concept_id, seed)
+        return out
+
+    def other(self, repeat: int) -> dict[str, str]:
+        """For each held-out concept the one whose prompt stands in for its own."""
+        ids = heldout(self.run_dir, self.config.adapt.split)
+        if len(ids) < 2:
+            return {}
+        return dict(zip(ids, shuffled(ids, self.config.seed + repeat), strict=True))
+
+    @cached_property
+    def ridge(self) -> KernelRidge:
+        return KernelRidge.fit(self.pooled, self.blocks)
+
+    def _generator(self, member: Member, before_images: bool) -> WeightGenerator:
+        key = (member.folder, before_images)
+        if key not in self._others:
+            loaded = load_generator(self.run_dir, member.folder, before_images)
+            self._others[key] = loaded.model.to(self.device)
+        return self._others[key]
+
+    def _control(self, method: str, concept_id: str, seed: int) -> Adapter:
+        if method == "zero LoRA":
+            return self.translator.zero_adapter()
+        query = self.texts[concept_id].pooled.to(self.device)
+        if method == "mean adapter":
+            blocks = mean_adapter(self.blocks)
+        elif method == "nearest text":
+            blocks = nearest_text(query, self.pooled, self.blocks)[0]
+        elif method == "noised nearest":
+            blocks = noised_nearest(query, self.pooled, self.blocks, 0.5, seed)[0]
+        elif method == "ridge":
+            blocks = self.ridge.predict(query).to(self.blocks)
+        else:
+            raise ValueError(f"no control named {method!r}")
+        return self.layout.from_blocks(self.normalisation.invert(blocks))

@@ -1,0 +1,141 @@
+"""What a finished run shows, small enough to commit: `python -m tuning.result RUN_DIR NAME`.
+
+Writes tuning/results/NAME/{rows,memory}.parquet (every score), summary.json (means, intervals,
+wins, times, the machine) and docs/NAME.png (L1 along the fine-tune); prints the README's table.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipelines.artifacts import RunDir
+from pipelines.contenders import (
+    CEILING,
+    IDENTITY,
+    PREDICTION,
+    REFERENCES,
+    SCRATCH,
+    SHUFFLED,
+    WEIGHTS_ONLY,
+)
+from pipelines.report_curves import COLOURS
+from pipelines.report_numbers import Numbers, plural
+
+ROOT = Path(__file__).parents[1]
+KEPT = ("preset", "seed", "methods", "features", "times", "machine", "adapters", "memory", "sets")
+
+
+def condensed(summary: Mapping[str, Any]) -> Numbers:
+    """The parts of a report's summary.json that a reader of the results needs."""
+    out = {key: summary[key] for key in KEPT}
+    out["stage_seconds"] = {name: s["seconds"] for name, s in summary["stages"].items()}
+    out["hours"] = round(sum(out["stage_seconds"].values()) / 3600, 2)
+    out["commits"] = sorted({s["commit"] for s in summary["stages"].values()})
+    losses = summary["losses"]
+    out["losses"] = {"compared": losses["compared"], "lost": len(losses["lost"])}
+    out["adapters"] = {
+        **out["adapters"],
+        "not_better_than_identity": len(out["adapters"]["not_better_than_identity"]),
+    }
+    return out
+
+
+def table(sets: Mapping[str, Numbers], methods: Sequence[str]) -> str:
+    """Markdown: a row per method, two columns (step 0, after) and wins per held-out set."""
+    heads, rule = ["start"], ["---"]
+    for held, numbers in sets.items():
+        name = f"{numbers['concepts']} {plural(held)}"
+        heads += [f"{name}, step 0", f"after {numbers['last_step']}", "prediction wins"]
+        rule += ["---", "---", "---"]
+    lines = [heads, rule]
+    for method in methods:
+        cells = [f"**{method}**" if method == PREDICTION else method]
+        for numbers in sets.values():
+            ends = numbers["methods"][method]
+            for when in ("before", "after"):
+                end = ends[when]
+                skip = end is None or (method in REFERENCES and when == "before")
+                cells.append("" if skip else f"{end['l1']:.4f}")
+            cells.append(_wins(numbers["against"].get(method)))
+        lines.append(cells)
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _wins(against: Numbers | None) -> str:
+    """'24, 22* of 24': wins before and after; a star where the interval does not exclude zero."""
+    if not against or not against["before"]:
+        return ""
+    parts = []
+    for when in ("before", "after"):
+        c = against[when]
+        if c:
+            mark = {"better": "", "worse": " (loses)", "undecided": "*", "few": "*"}[c["verdict"]]
+            parts.append(f"{c['wins']}{mark}")
+    return f"{', '.join(parts)} of {against['before']['total']}"
+
+
+def figure(sets: Mapping[str, Numbers], methods: Sequence[str], path: Path) -> None:
+    """One panel per held-out set: mean L1 against fine-tuning steps."""
+    from matplotlib.figure import Figure
+
+    drawn = [m for m in methods if m not in (SHUFFLED, *REFERENCES) and WEIGHTS_ONLY not in m]
+    fig = Figure(figsize=(4.1 * len(sets) + 1.9, 4.0), dpi=110)
+    axes = fig.subplots(1, len(sets), squeeze=False)[0]
+    for ax, (held, numbers) in zip(axes, sets.items(), strict=True):
+        for method in drawn:
+            curve = numbers["methods"][method]["curve"]
+            colour = COLOURS.get(method, ("#64748b", ""))[0]
+            if method == IDENTITY:
+                ax.axhline(curve[-1]["l1"], color=colour, lw=1, ls=":", label=method)
+                continue
+            ours = method == PREDICTION
+            ax.plot(
+                [p["step"] for p in curve],
+                [p["l1"] for p in curve],
+                color=colour,
+                lw=2.8 if ours else 1.4,
+                marker="o",
+                ms=5 if ours else 3,
+                zorder=5 if ours else 3,
+                label=method,
+            )
+        for method, style in ((CEILING, "--"), (SCRATCH, "-.")):
+            curve = numbers["methods"].get(method, {}).get("curve")
+            if curve:
+                label = f"{method}, {curve[-1]['step']} steps"
+                ax.axhline(curve[-1]["l1"], color="#0f172a", lw=1.2, ls=style, label=label)
+        ax.set_title(f"{numbers['concepts']} {plural(held)}", fontsize=11, loc="left")
+        ax.set_xlabel("fine-tuning steps")
+        ax.set_ylim(bottom=0)
+        ax.grid(axis="y", color="#e5e2da")
+        for side in ("top", "right", "left"):
+            ax.spines[side].set_visible(False)
+    axes[0].set_ylabel("mean L1 to the true edit")
+    handles, labels = axes[0].get_legend_handles_labels()
+    fig.legend(handles, labels, loc="center right", frameon=False, fontsize=8.5)
+    right = 1 - 1.9 / (4.1 * len(sets) + 1.9)
+    fig.subplots_adjust(left=0.06, right=right, bottom=0.13, top=0.9, wspace=0.18)
+    path.parent.mkdir(exist_ok=True)
+    fig.savefig(path)
+
+
+def main(words: Sequence[str]) -> int:
+    if len(words) != 2:
+        print(__doc__, file=sys.stderr)
+        return 2
+    run_dir, name = RunDir(words[0]), words[1]
+    summary = run_dir.read_json("report/summary.json")
+    out = RunDir(str(ROOT / "tuning" / "results" / name))
+    for kind in ("rows", "memory"):
+        out.write(f"{kind}.parquet", run_dir.read(f"evaluation/{kind}.parquet"))
+    out.write_json("summary.json", condensed(summary))
+    figure(summary["sets"], summary["methods"], ROOT / "docs" / f"{name}.png")
+    print(table(summary["sets"], summary["methods"]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
