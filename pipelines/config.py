@@ -538,8 +538,6 @@ def check(config: Config) -> None:
         )
     _choice("weights.grouping", c.weights.grouping, (1, 2, 3))
     _choice("weights.centre", c.weights.centre, ("element", "tensor"))
-    for name in ("generator", "rival"):
-        _check_generator(c, name)
     _choice("adapt.split", c.adapt.split, ("test", "val"))
     _choice("adapt.sampler", c.adapt.sampler, ("one_step", "ddim"))
     _choice("evaluate.features", c.evaluate.features, ("efficientnet", "inception"))
@@ -574,6 +572,8 @@ def check(config: Config) -> None:
     inner = c.translator.width * 2**c.translator.downs
     if inner % c.translator.heads:
         raise ConfigError(f"translator.heads={c.translator.heads}: must divide {inner} channels")
+    for name in ("generator", "rival"):
+        _check_generator(c, name)
     if any(not 0 < k < max(c.adapt.steps, 1) for k in c.adapt.keep):
         raise ConfigError(
             f"adapt.keep={c.adapt.keep}: must lie between 0 and adapt.steps={c.adapt.steps}"

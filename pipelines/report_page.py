@@ -407,18 +407,19 @@ def _reach(summary: Numbers) -> str:
 
 def _memory(summary: Numbers) -> str:
     """Are the predictions copies of training adapters?"""
-    rows = [
-        [
-            _text(plural(held)),
-            _text(method),
-            _number(m["distance"]),
-            _number(m["pictures"]),
-            _number(m["nearest_l1"]),
-            _number(summary["sets"][held]["methods"][method]["before"]["l1"]),
-        ]
-        for held, methods in summary["memory"]["sets"].items()
-        for method, m in methods.items()
-    ]
+    rows = []
+    for held, methods in summary["memory"]["sets"].items():
+        scored = summary["sets"].get(held, {}).get("methods", {})
+        for method, m in methods.items():
+            start = (scored.get(method) or {}).get("before")
+            rows.append(
+                [
+                    _text(plural(held)),
+                    _text(method),
+                    *(_number(m[key]) for key in ("distance", "pictures", "nearest_l1")),
+                    _number(start["l1"]) if start else _absent("not scored"),
+                ]
+            )
     if not rows:
         return ""
     gap = summary["memory"]["training_gap"]
