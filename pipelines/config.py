@@ -135,6 +135,9 @@ class Weights:
     """Rule 1, 2 or 3 of Table 3."""
     centre: str = "element"
     """element | tensor: what normalisation subtracts."""
+    concepts: int = 0
+    """Train on the adapters of this many training concepts, drawn by the seed; 0 = all. The weight
+    generator and every control then see no others: the scaling curve."""
 
 
 @dataclass
@@ -494,6 +497,7 @@ LEAST = {
     "gans.pilots": 1,
     "gans.pilot_steps": 1,
     "weights.block_size": 8,
+    "weights.concepts": 0,
     **{f"generator.{key}": least for key, least in GENERATOR_LEAST.items()},
     **{f"rival.{key}": least for key, least in GENERATOR_LEAST.items()},
     "adapt.steps": 0,

@@ -6,6 +6,7 @@ beside it the layout (JSON) and the normalisation (safetensors), fitted on train
 
 from __future__ import annotations
 
+import hashlib
 import json
 from typing import Any
 
@@ -18,7 +19,7 @@ from modeling.lora import AdapterError
 from pipelines.artifacts import ArtifactError, RunDir
 from pipelines.base import load_base
 from pipelines.concepts import load_concepts, with_adapter
-from pipelines.config import Config
+from pipelines.config import Config, ConfigError
 from pipelines.gans import FOLDER as ADAPTERS
 from pipelines.gans import load_adapter
 from pipelines.log import log
@@ -114,8 +115,10 @@ def checkpoint_rows(config: Config, run_dir: RunDir) -> list[dict[str, Any]]:
     files = run_dir.files(ADAPTERS)
     done = {f.split("/")[1] for f in files if f.endswith("/metrics.json")}
     rows: list[dict[str, Any]] = []
-    for concept in with_adapter(load_concepts(run_dir)):
-        if concept.concept_id not in done:
+    concepts = [c for c in with_adapter(load_concepts(run_dir)) if c.concept_id in done]
+    chosen = drawn([c.concept_id for c in concepts if c.split == "train"], config)
+    for concept in concepts:
+        if concept.split == "train" and concept.concept_id not in chosen:
             continue
         home = f"{ADAPTERS}/{concept.concept_id}"
         metrics = json.loads(run_dir.read(f"{home}/metrics.json"))
@@ -129,6 +132,18 @@ def checkpoint_rows(config: Config, run_dir: RunDir) -> list[dict[str, Any]]:
             for s, f in sorted(folders.items())
         ]
     return rows
+
+
+def drawn(ids: list[str], config: Config) -> set[str]:
+    """The training concepts that are used: more of them include the fewer of the same seed."""
+    if not config.weights.concepts:
+        return set(ids)
+    if config.weights.concepts > len(ids):
+        raise ConfigError(
+            f"weights.concepts={config.weights.concepts}: only {len(ids)} concepts have an adapter"
+        )
+    order = sorted(ids, key=lambda i: hashlib.sha256(f"{config.seed}/{i}".encode()).digest())
+    return set(order[: config.weights.concepts])
 
 
 def load_layout(run_dir: RunDir) -> tuple[BlockLayout, Normalisation]:

@@ -466,6 +466,27 @@ def test_two_workers_train_one_weight_generator(
     assert run.files("adapted") == run.files("evaluation") == []
 
 
+def test_fewer_concepts_are_a_part_of_more(finished: Finished, ray: None, tmp_path: Path) -> None:
+    from pipelines.weights import load_blocks
+
+    words = finished.copy(tmp_path / "run")
+    run = RunDir(str(tmp_path / "run"))
+    whole = set(load_blocks(run, "train")[0])
+    seen = []
+    for count in (5, 9):
+        assert main(["weights", *words, "redo=[weights]", f"weights.concepts={count}"]) == 0
+        seen.append(set(load_blocks(run, "train")[0]))
+    assert [len(s) for s in seen] == [5, 9] and seen[0] < seen[1] < whole
+
+
+def test_more_concepts_than_there_are_is_refused(
+    finished: Finished, ray: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = finished.copy(tmp_path / "run")
+    assert main(["weights", *words, "redo=[weights]", "weights.concepts=99"]) == 2
+    assert "weights.concepts=99: only 15 concepts have an adapter" in capsys.readouterr().err
+
+
 def test_pilots_decide_the_number_of_steps(finished: Finished, ray: None, tmp_path: Path) -> None:
     from pipelines.gans import _pilot
 
