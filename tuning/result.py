@@ -82,7 +82,7 @@ def figure(sets: Mapping[str, Numbers], methods: Sequence[str], path: Path) -> N
     from matplotlib.figure import Figure
 
     drawn = [m for m in methods if m not in (SHUFFLED, *REFERENCES) and WEIGHTS_ONLY not in m]
-    fig = Figure(figsize=(4.1 * len(sets) + 1.9, 4.0), dpi=110)
+    fig = Figure(figsize=(4.1 * len(sets) + 3.0, 4.0), dpi=110)
     axes = fig.subplots(1, len(sets), squeeze=False)[0]
     for ax, (held, numbers) in zip(axes, sets.items(), strict=True):
         for method in drawn:
@@ -105,7 +105,10 @@ def figure(sets: Mapping[str, Numbers], methods: Sequence[str], path: Path) -> N
         for method, style in ((CEILING, "--"), (SCRATCH, "-.")):
             curve = numbers["methods"].get(method, {}).get("curve")
             if curve:
-                label = f"{method}, {curve[-1]['step']} steps"
+                end = numbers["methods"][method]["after"]
+                few = end["concepts"] < numbers["concepts"]
+                label = f"{method}, {end['step']} steps"
+                label += f" ({end['concepts']} concepts)" if few else ""
                 ax.axhline(curve[-1]["l1"], color="#0f172a", lw=1.2, ls=style, label=label)
         ax.set_title(f"{numbers['concepts']} {plural(held)}", fontsize=11, loc="left")
         ax.set_xlabel("fine-tuning steps")
@@ -116,7 +119,7 @@ def figure(sets: Mapping[str, Numbers], methods: Sequence[str], path: Path) -> N
     axes[0].set_ylabel("mean L1 to the true edit")
     handles, labels = axes[0].get_legend_handles_labels()
     fig.legend(handles, labels, loc="center right", frameon=False, fontsize=8.5)
-    right = 1 - 1.9 / (4.1 * len(sets) + 1.9)
+    right = 1 - 3.0 / (4.1 * len(sets) + 3.0)
     fig.subplots_adjust(left=0.06, right=right, bottom=0.13, top=0.9, wspace=0.18)
     path.parent.mkdir(exist_ok=True)
     fig.savefig(path)
