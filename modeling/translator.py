@@ -189,8 +189,8 @@ class Translator(nn.Module):
         self.head = nn.Conv2d(widths[0], 3, edge, 1, edge // 2)
         if config.global_skip:
             # start as the identity
-            nn.init.zeros_(self.head.weight)
-            nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
+            for parameter in self.head.parameters():
+                nn.init.zeros_(parameter)
 
     @property
     def multiple(self) -> int:

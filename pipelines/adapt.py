@@ -88,6 +88,7 @@ class Predictor(Trainer):
             type(text)(*(v.to(self.device) for v in text)),
             a.t,
             seed=self.config.seed if seed is None else seed,
+            # config.check allows no other sampler; OmegaConf has no Literal
             method=a.sampler,  # type: ignore[arg-type]
             ddim_steps=a.ddim_steps,
         )

@@ -116,17 +116,16 @@ def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
 
 def generator_config(config: Config, n_blocks: int, text_dim: int) -> GeneratorConfig:
     g = config.generator
-    return GeneratorConfig(
-        kind=g.kind,  # type: ignore[arg-type]
-        block_size=config.weights.block_size,
-        n_blocks=n_blocks,
-        text_dim=text_dim,
-        width=g.width,
-        depth=g.depth,
-        heads=g.heads,
-        prediction=g.prediction,  # type: ignore[arg-type]
-        schedule=g.schedule,  # type: ignore[arg-type]
-        channels=tuple(g.channels),
+    return GeneratorConfig.from_dict(
+        {
+            "block_size": config.weights.block_size,
+            "n_blocks": n_blocks,
+            "text_dim": text_dim,
+            **{
+                key: getattr(g, key)
+                for key in ("kind", "width", "depth", "heads", "prediction", "schedule", "channels")
+            },
+        }
     )
 
 

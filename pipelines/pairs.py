@@ -169,6 +169,7 @@ def decode_rows(table: pa.Table) -> Pairs:
 def load_pairs(run_dir: RunDir, concept_id: str, split: str) -> Pairs:
     """All pairs of one concept in one split; ArtifactError if there are none."""
     table = run_dir.read_table(file_of(concept_id))
+    # pyarrow makes its compute functions at import: no stub has them
     mask = pa.compute.equal(table["split"], split)  # type: ignore[attr-defined]
     pairs = decode_rows(table.filter(mask))
     if not pairs.image_ids:

@@ -45,6 +45,7 @@ HELD_OUT = {
 }
 
 When = Literal["before", "after"]
+WHENS: tuple[When, ...] = ("before", "after")
 Numbers = dict[str, Any]
 Scores = dict[tuple[str, int], dict[str, float]]  # (method, step) -> concept_id -> score
 
@@ -157,8 +158,7 @@ def _summarise_set(rows: list[Mapping[str, Any]], methods: Sequence[str], heldou
         "against": {},
     }
     ends: dict[str, dict[str, int | None]] = {
-        m: {w: step_of(m, w, table, last) for w in ("before", "after")}  # type: ignore[arg-type]
-        for m in methods
+        m: {w: step_of(m, w, table, last) for w in WHENS} for m in methods
     }
     for method in methods:
         out["methods"][method] = {

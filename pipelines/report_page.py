@@ -20,8 +20,8 @@ from pipelines.contenders import (
     WEIGHTS_ONLY,
 )
 from pipelines.report_curves import variable
-from pipelines.report_numbers import FEW, HELD_OUT, Numbers, count, duration, plural
-from pipelines.report_pictures import SOURCE, TRUTH, WHENS
+from pipelines.report_numbers import FEW, HELD_OUT, WHENS, Numbers, count, duration, plural
+from pipelines.report_pictures import SOURCE, TRUTH
 from pipelines.report_style import style_sheet
 
 ABOUT = {

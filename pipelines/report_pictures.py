@@ -10,11 +10,10 @@ from typing import Any, TypeVar
 from modeling.concepts import Concept
 from modeling.images import decode_image
 from pipelines.contenders import CEILING, IDENTITY, PREDICTION, SHUFFLED
-from pipelines.report_numbers import Numbers, When, scores, step_of
+from pipelines.report_numbers import WHENS, Numbers, When, scores, step_of
 
 T = TypeVar("T")
 SOURCE, TRUTH = "source", "ground truth"
-WHENS: tuple[When, ...] = ("before", "after")
 MAX_PNG_BYTES = 300_000
 
 

@@ -83,6 +83,7 @@ def saved_config(run: RunDir, given: Config) -> Config:
     for key in ("serve", "cluster"):
         OmegaConf.update(tree, key, told[key], merge=False)
     tree.run_dir, tree.redo = run.uri, []
+    # a mapping with text keys: config.yaml is one
     saved = configuration.from_dict(dict(OmegaConf.to_container(tree)))  # type: ignore[arg-type]
     _check_told(given, saved)
     _check_serve(given)
@@ -199,6 +200,7 @@ class Service:
             type(text)(*(v.to(self.device) for v in text)),
             t,
             seed=seed,
+            # config.check allows no other sampler; OmegaConf has no Literal
             method=a.sampler,  # type: ignore[arg-type]
             ddim_steps=a.ddim_steps,
         )
@@ -253,6 +255,7 @@ def application(config: Config, run: RunDir) -> Any:
         max_queued_requests=s.max_queued,
         backpressure_config=BackpressureConfig(status_code=503, retry_after_s=1),
     )
+    # Serve's stubs do not know what its own decorator adds
     return api.bind(model.bind(configuration.to_dict(config), run))  # type: ignore[attr-defined]
 
 

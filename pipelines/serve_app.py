@@ -65,6 +65,7 @@ def make_app(limits: Limits, call: Call) -> FastAPI:
         description="Text → LoRA adapter of an image-to-image GAN; text + image → edited image.",
     )
     app.add_middleware(BodyLimit, limit=limits.max_image_bytes + FORM_BYTES)
+    # Starlette's type wants a handler of any Exception; it only gives ours this one
     app.add_exception_handler(RequestValidationError, _invalid)  # type: ignore[arg-type]
     app.add_exception_handler(Exception, _failed)
 

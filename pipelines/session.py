@@ -68,6 +68,7 @@ def ray_session(config: Config) -> Iterator[None]:
         logging_level=logging.WARNING,
         # Train's cleaner warns every second that a Ray without dashboard has no state API
         logging_config=ray.LoggingConfig(log_level="ERROR"),
+        # int and bool values in one dict: too wide a type for ray.init's parameters
         **local,  # type: ignore[arg-type]
     )
     try:

@@ -66,6 +66,7 @@ def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
     blocks = (
         ray.data.from_items(rows)
         .map_batches(
+            # Ray's type wants a function; a class is what it documents for actors
             ToBlocks,  # type: ignore[arg-type]
             fn_constructor_kwargs={"layout": layout.to_json(), "run_dir": run_dir},
             batch_size=64,
@@ -82,6 +83,7 @@ def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
         if r["error"]
     ]
     record_errors(config, run_dir, "weights", bad, len(rows))
+    # pyarrow makes its compute functions at import: no stub has them
     good = table.filter(pa.compute.equal(table["error"], ""))  # type: ignore[attr-defined]
     good = good.drop_columns(["error", "folder"])
     per_file = max(1, 2**27 // (4 * layout.n_blocks * layout.block_size))
@@ -91,6 +93,7 @@ def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
     train = good.filter(pa.compute.equal(good["split"], "train"))  # type: ignore[attr-defined]
     for chunk in train.to_batches(max_chunksize=256):
         sums.add(torch.from_numpy(to_numpy(chunk["blocks"])))
+    # config.check allows no other centre; OmegaConf has no Literal
     normalisation = sums.finish(layout, config.weights.centre)  # type: ignore[arg-type]
     run_dir.write(f"{FOLDER}/normalisation.safetensors", normalisation.to_bytes())
     log(
