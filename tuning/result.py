@@ -23,6 +23,7 @@ from pipelines.contenders import (
 )
 from pipelines.report_curves import COLOURS
 from pipelines.report_numbers import Numbers, plural
+from tuning.panels import panels, save
 
 ROOT = Path(__file__).parents[1]
 KEPT = ("preset", "seed", "methods", "features", "times", "machine", "adapters", "memory", "sets")
@@ -79,12 +80,10 @@ def _wins(against: Numbers | None) -> str:
 
 def figure(sets: Mapping[str, Numbers], methods: Sequence[str], path: Path) -> None:
     """One panel per held-out set: mean L1 against fine-tuning steps."""
-    from matplotlib.figure import Figure
-
     drawn = [m for m in methods if m not in (SHUFFLED, *REFERENCES) and WEIGHTS_ONLY not in m]
-    fig = Figure(figsize=(4.1 * len(sets) + 3.0, 4.0), dpi=110)
-    axes = fig.subplots(1, len(sets), squeeze=False)[0]
-    for ax, (held, numbers) in zip(axes, sets.items(), strict=True):
+    titles = [f"{numbers['concepts']} {plural(held)}" for held, numbers in sets.items()]
+    fig, axes = panels(titles, "fine-tuning steps", "mean L1 to the true edit")
+    for ax, numbers in zip(axes, sets.values(), strict=True):
         for method in drawn:
             curve = numbers["methods"][method]["curve"]
             colour = COLOURS.get(method, ("#64748b", ""))[0]
@@ -110,19 +109,7 @@ def figure(sets: Mapping[str, Numbers], methods: Sequence[str], path: Path) -> N
                 label = f"{method}, {end['step']} steps"
                 label += f" ({end['concepts']} concepts)" if few else ""
                 ax.axhline(curve[-1]["l1"], color="#0f172a", lw=1.2, ls=style, label=label)
-        ax.set_title(f"{numbers['concepts']} {plural(held)}", fontsize=11, loc="left")
-        ax.set_xlabel("fine-tuning steps")
-        ax.set_ylim(bottom=0)
-        ax.grid(axis="y", color="#e5e2da")
-        for side in ("top", "right", "left"):
-            ax.spines[side].set_visible(False)
-    axes[0].set_ylabel("mean L1 to the true edit")
-    handles, labels = axes[0].get_legend_handles_labels()
-    fig.legend(handles, labels, loc="center right", frameon=False, fontsize=8.5)
-    right = 1 - 3.0 / (4.1 * len(sets) + 3.0)
-    fig.subplots_adjust(left=0.06, right=right, bottom=0.13, top=0.9, wspace=0.18)
-    path.parent.mkdir(exist_ok=True)
-    fig.savefig(path)
+    save(fig, axes, path)
 
 
 def main(words: Sequence[str]) -> int:

@@ -20,6 +20,7 @@ from pipelines.contenders import CEILING, PREDICTION
 from pipelines.report_curves import COLOURS
 from pipelines.report_numbers import Numbers, plural, summarise
 from pipelines.stages import BY_NAME, STAGES
+from tuning.panels import panels, save
 
 ROOT = Path(__file__).parents[1]
 SHARED = ("concepts", "pairs", "base", "gans")
@@ -61,12 +62,11 @@ def measured(run_dir: RunDir, count: int) -> Numbers:
 
 def figure(points: Sequence[Numbers], path: Path) -> None:
     """One panel per held-out set: L1 at step 0 and after the fine-tune against concepts."""
-    from matplotlib.figure import Figure
     from matplotlib.ticker import NullLocator
 
     held = list(points[0]["sets"])
-    fig = Figure(figsize=(4.0 * len(held) + 1.6, 3.8), dpi=110)
-    axes = fig.subplots(1, len(held), squeeze=False)[0]
+    titles = [f"{points[0]['sets'][h]['concepts']} {plural(h)}" for h in held]
+    fig, axes = panels(titles, "training concepts", "mean L1 (dashed: after the fine-tune)")
     counts = [p["concepts"] for p in points]
     for ax, name in zip(axes, held, strict=True):
         for method in (*SHOWN, CEILING):
@@ -83,21 +83,7 @@ def figure(points: Sequence[Numbers], path: Path) -> None:
         ax.set_xscale("log", base=2)
         ax.set_xticks(counts, [str(c) for c in counts])
         ax.xaxis.set_minor_locator(NullLocator())
-        ax.set_ylim(bottom=0)
-        ax.set_title(
-            f"{points[0]['sets'][name]['concepts']} {plural(name)}", fontsize=11, loc="left"
-        )
-        ax.set_xlabel("training concepts")
-        ax.grid(axis="y", color="#e5e2da")
-        for side in ("top", "right", "left"):
-            ax.spines[side].set_visible(False)
-    axes[0].set_ylabel("mean L1 (dashed: after the fine-tune)")
-    handles, labels = axes[0].get_legend_handles_labels()
-    fig.legend(handles, labels, loc="center right", frameon=False, fontsize=9)
-    right = 1 - 1.6 / (4.0 * len(held) + 1.6)
-    fig.subplots_adjust(left=0.06, right=right, bottom=0.14, top=0.9, wspace=0.2)
-    path.parent.mkdir(exist_ok=True)
-    fig.savefig(path)
+    save(fig, axes, path)
 
 
 def main(words: Sequence[str]) -> int:
