@@ -24,7 +24,7 @@ from modeling.grammar import CATEGORIES, FAMILIES, Family
 
 SPLITS = ("train", "val", "test")
 
-# concept_id: file-safe; families, parents: see Concept; edit: a JSON object of strings.
+# concept_id: file-safe; families, parents, adapter: see Concept; edit: a JSON object of strings.
 SCHEMA = pa.schema(
     [
         pa.field("concept_id", pa.string(), nullable=False),
@@ -36,6 +36,7 @@ SCHEMA = pa.schema(
         pa.field("origin", pa.string(), nullable=False),
         pa.field("parents", pa.list_(pa.string()), nullable=False),
         pa.field("edit", pa.string(), nullable=False),
+        pa.field("adapter", pa.bool_(), nullable=False),
     ]
 )
 
@@ -54,6 +55,7 @@ class Concept:
     origin: "written", "combined" or "paraphrased".
     parents: ids of a combination's atoms, or of the concept that a paraphrase says again.
     edit: attributes or filter parameters for the exact editors; empty where there are none.
+    adapter: whether an adapter is collected; if not, its pairs serve the image loss alone.
     """
 
     concept_id: str
@@ -65,6 +67,7 @@ class Concept:
     origin: str = "written"
     parents: tuple[str, ...] = ()
     edit: dict[str, str] = field(default_factory=dict, hash=False)
+    adapter: bool = True
 
 
 @dataclass
@@ -74,8 +77,9 @@ class ConceptSpec:
     families: empty for all that the editor supports. heldout_families, validation_families: seen
     by no training; `test_families` and `val_families` of their atoms are concepts of the test and
     the validation set. atoms_per_family: 0 for all, else an even sample. train_atoms: -1 for all
-    that are left. paraphrases: per training concept. combine: tuples of families to combine; empty
-    for all pairs from different categories.
+    that are left. paired_combinations: further training combinations, of which only pairs are made.
+    paraphrases: per training concept. combine: tuples of families to combine; empty for all pairs
+    from different categories.
     """
 
     families: list[str] = field(default_factory=list)
@@ -84,6 +88,7 @@ class ConceptSpec:
     atoms_per_family: int = 0
     train_atoms: int = -1
     train_combinations: int = 0
+    paired_combinations: int = 0
     val_atoms: int = 0
     val_combinations: int = 0
     val_families: int = 0
@@ -131,12 +136,16 @@ def plan_concepts(
         for split, count in (
             ("test", spec.test_combinations),
             ("val", spec.val_combinations),
-            ("train", spec.train_combinations),
+            # one choice: the collected ones do not depend on how many others follow them
+            ("train", spec.train_combinations + spec.paired_combinations),
         )
     }
     concepts = [
         *(_concept([ref], "train") for ref in train),
-        *(_concept(refs, "train") for refs in combined["train"]),
+        *(
+            _concept(refs, "train", adapter=i < spec.train_combinations)
+            for i, refs in enumerate(combined["train"])
+        ),
         *(_concept([ref], "val", "atoms") for ref in val),
         *(_concept(refs, "val", "combinations") for refs in combined["val"]),
         *(_concept([ref], "val", "families") for ref in val_families),
@@ -440,7 +449,9 @@ def _variants(refs: Sequence[_Ref]) -> Iterator[str]:
     return (", ".join(parts) for parts in itertools.product(*sayings))
 
 
-def _concept(refs: Sequence[_Ref], split: str, heldout: str = "") -> Concept:
+def _concept(
+    refs: Sequence[_Ref], split: str, heldout: str = "", *, adapter: bool = True
+) -> Concept:
     names = tuple(name for name, _ in refs)
     text = next(_variants(refs))
     atom = len(refs) == 1
@@ -454,6 +465,7 @@ def _concept(refs: Sequence[_Ref], split: str, heldout: str = "") -> Concept:
         origin="written" if atom else "combined",
         parents=() if atom else tuple(concept_id(next(_variants([ref]))) for ref in refs),
         edit=_edit(refs),
+        adapter=adapter,
     )
 
 

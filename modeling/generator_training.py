@@ -63,10 +63,14 @@ class GeneratorRecipe:
 
 @dataclass
 class ImageBatch:
-    """Pairs for the image loss: uint8 [B, M, 3, H, W] each."""
+    """Pairs of B concepts for the image loss, uint8 [B, M, 3, H, W] each, and their prompts.
+
+    They need not be the concepts whose weights are in the same step, nor have an adapter at all.
+    """
 
     source: Tensor
     edited: Tensor
+    text: TextBatch
 
 
 class GeneratorTraining:
@@ -108,8 +112,7 @@ class GeneratorTraining:
         recipe = self.recipe
         seed = (self.seed * 1_000_003 + self.done) * 4096 + self.rank
         rng = torch.Generator().manual_seed(seed)
-        clean = TextBatch(*(v.to(self.device) for v in text))
-        text = self._noised(clean, rng)
+        text = self._noised(self._to_device(text), rng)
         x0 = self.normalisation.apply(blocks.to(self.device))
         count = x0.shape[0]
         on_images = self.done >= recipe.steps
@@ -133,7 +136,7 @@ class GeneratorTraining:
         if on_images:
             if images is None:
                 raise ValueError(f"step {self.done + 1} is on the image loss: give images")
-            l1 = self.image_loss(text, clean, images, rng)
+            l1 = self.image_loss(images, rng)
             losses["image"] = l1.item()
             loss = recipe.denoising_weight * loss + recipe.image_weight * l1
         if not torch.isfinite(loss):
@@ -149,14 +152,14 @@ class GeneratorTraining:
         self.done += 1
         return losses
 
-    def image_loss(
-        self, text: TextBatch, clean: TextBatch, images: ImageBatch, rng: torch.Generator
-    ) -> Tensor:
+    def image_loss(self, images: ImageBatch, rng: torch.Generator) -> Tensor:
         """Mean L1 of the pictures that the predicted adapters make, images in [-1, 1].
 
-        `text` is what the weight generator reads, `clean` what the translator reads.
+        The translator reads the prompt as it is, the weight generator reads it with noise.
         """
         assert self.translator is not None
+        clean = self._to_device(images.text)
+        text = self._noised(clean, rng)
         config = self.model.config
         shape = (text.tokens.shape[0], config.n_blocks, config.block_size)
         noise = torch.randn(shape, generator=rng).to(self.device)
@@ -168,6 +171,9 @@ class GeneratorTraining:
         edited = to_unit(images.edited.to(self.device))
         fake = self.translator.translate(adapters, source, clean.tokens, clean.mask)
         return (fake - edited).abs().mean()
+
+    def _to_device(self, text: TextBatch) -> TextBatch:
+        return TextBatch(*(v.to(self.device) for v in text))
 
     def _noised(self, text: TextBatch, rng: torch.Generator) -> TextBatch:
         """Gaussian noise on the embedding of the weight generator's prompt, as augmentation."""

@@ -61,6 +61,7 @@ def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
     counts: dict[str, int] = {}
     for c in concepts:
         key = c.origin if c.split == "train" else f"{c.split} {c.heldout}"
+        key = key if c.adapter or key == "paraphrased" else f"{key}, pairs only"
         counts[key] = counts.get(key, 0) + 1
     log("concepts: " + ", ".join(f"{n} {key}" for key, n in counts.items()))
     return {"counts": counts, "text_dim": encoder.dim}
@@ -70,9 +71,14 @@ def load_concepts(run_dir: RunDir) -> list[Concept]:
     return from_table(run_dir.read_table(CONCEPTS))
 
 
-def with_adapter(concepts: list[Concept]) -> list[Concept]:
-    """Concepts that have images and adapters of their own: paraphrases share their parent's."""
+def with_pairs(concepts: list[Concept]) -> list[Concept]:
+    """Concepts that have images of their own: paraphrases share their parent's."""
     return [c for c in concepts if c.origin != "paraphrased"]
+
+
+def with_adapter(concepts: list[Concept]) -> list[Concept]:
+    """Those of them for which an adapter is collected."""
+    return [c for c in with_pairs(concepts) if c.adapter]
 
 
 def load_text(run_dir: RunDir) -> dict[str, TextEmbedding]:

@@ -34,6 +34,8 @@ class Images:
     size: int = 32
     """Side in pixels."""
     count: int = 80
+    paired: int = 24
+    """Training images for a concept without an adapter (concepts.paired_combinations)."""
 
 
 @dataclass
@@ -51,6 +53,8 @@ class Concepts:
     train_atoms: int = -1
     """-1 = all that are not held out."""
     train_combinations: int = 0
+    paired_combinations: int = 0
+    """Further training combinations, with pairs but no adapter: the image loss learns from them."""
     val_atoms: int = 0
     val_combinations: int = 0
     val_families: int = 0
@@ -170,6 +174,7 @@ class Generator:
     image_steps: int = 0
     """Further steps through the frozen translator on the image loss."""
     image_concepts: int = 4
+    """Concepts a step; half of them from those without an adapter, where there are any."""
     image_batch: int = 12
     image_lr: float = 5e-4
     image_weight: float = 10.0
@@ -479,6 +484,7 @@ LEAST = {
     "max_error_fraction": 0,
     "images.size": 16,
     "images.count": 10,
+    "images.paired": 1,
     "translator.width": 4,
     "translator.downs": 1,
     "translator.edge_kernel": 1,
@@ -612,6 +618,11 @@ def _check_generator(c: Config, name: str) -> None:
         raise ConfigError(f"{name}.t_min={g.t_min}: must lie in 0 … 999")
     if name == "rival" and not c.rival.train:
         return
+    if g.image_steps and c.concepts.paired_combinations and g.image_concepts < 2:
+        raise ConfigError(
+            f"{name}.image_concepts={g.image_concepts}: with concepts.paired_combinations, a step"
+            " needs two concepts or more"
+        )
     if not g.t_min <= c.adapt.t <= 999:
         raise ConfigError(
             f"adapt.t={c.adapt.t}: must lie in {name}.t_min={g.t_min} … 999,"

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 
 from modeling.generator_training import GeneratorRecipe, GeneratorTraining, ImageBatch
 from modeling.text import TextEmbedding
-from modeling.training import pad_tokens
+from modeling.training import batch_order, pad_tokens
 from modeling.weight_generator import (
     CONFIG_FILE,
     EMA_FILE,
@@ -31,14 +32,14 @@ from modeling.weight_generator import (
 from pipelines import config as configuration
 from pipelines.artifacts import ArtifactError, RunDir
 from pipelines.base import load_base
-from pipelines.concepts import load_concepts, load_text
+from pipelines.concepts import load_concepts, load_text, with_pairs
 from pipelines.config import Config, Generator
 from pipelines.ingest import CACHE_BYTES, Batch, cached_batches, streamed_batches
 from pipelines.log import Progress, log
-from pipelines.pairs import load_pairs
+from pipelines.pairs import decode_rows, encoded_pairs
 from pipelines.session import threads_per_worker
 from pipelines.training import fit
-from pipelines.weights import block_files, load_layout
+from pipelines.weights import block_files, drawn, load_layout
 
 FOLDER = "generator"
 BEFORE_IMAGES = "before-images.safetensors"
@@ -76,6 +77,7 @@ def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
     files = block_files(run_dir)
     size = sum(run_dir.size(f) for f in files)
     cached = size <= CACHE_BYTES
+    pools = image_pools(config, run_dir)  # by the run's seed, like the adapters that are used
     out: dict[str, Any] = {}
     for member in members(config):
         own = member.of(config)
@@ -96,7 +98,7 @@ def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
             run_dir,
             "generator",
             train_loop,
-            {"cached": cached, "member": configuration.to_dict(own)},
+            {"cached": cached, "member": configuration.to_dict(own), "pools": pools},
             {"train": blocks},
             workers=g.workers,
             split_data=not cached,
@@ -196,7 +198,9 @@ def train_loop(settings: dict[str, Any]) -> None:
             return cached_batches(shard, phase_steps, size, seed, start, rank, world)
         return streamed_batches(shard, phase_steps, size, seed, start)
 
-    images = _ImageReader(run_dir, config) if g.image_steps else None
+    images = None
+    if g.image_steps:
+        images = _Images(config, run_dir, settings["pools"], texts, wordings, rank, world)
     recipe = training.recipe
     progress = Progress("generator", recipe.total, "steps", training.done)
     recent: dict[str, list[float]] = defaultdict(list)
@@ -206,7 +210,9 @@ def train_loop(settings: dict[str, Any]) -> None:
         rng = random.Random(f"{config.seed}-{training.done}-{rank}")
         # a paraphrase shares its parent's adapter: any wording may stand for the concept
         text = text_batch([texts[rng.choice(wordings[i])] for i in batch.concept_ids])
-        pictures = images.read(batch.concept_ids, rng) if on_images and images else None
+        pictures = None
+        if on_images and images:
+            pictures = images.read(training.done - recipe.steps, rng)
         losses = training.step(batch.blocks, text, pictures)
         for key, value in losses.items():
             recent[key] = [*recent[key][-49:], value]
@@ -251,27 +257,67 @@ def _wordings(run_dir: RunDir) -> dict[str, list[str]]:
     return out
 
 
-class _ImageReader:
-    """Random training pairs of a batch of concepts; recently read concepts stay in memory."""
+def image_pools(config: Config, run_dir: RunDir) -> list[list[str]]:
+    """concept_ids that the image loss draws from: with an adapter and, if any, without.
 
-    def __init__(self, run_dir: RunDir, config: Config) -> None:
-        self.count = config.generator.image_batch
+    Where `weights.concepts` leaves some adapters out, the same part of the others is left out.
+    """
+    train = [c for c in with_pairs(load_concepts(run_dir)) if c.split == "train"]
+    collected = [c.concept_id for c in train if c.adapter]
+    paired = [c.concept_id for c in train if not c.adapter]
+    count = config.weights.concepts or len(collected)
+    part = round(len(paired) * count / len(collected))
+    pools = [drawn(collected, count, config.seed), drawn(paired, part, config.seed)]
+    return [sorted(pool) for pool in pools if pool]
 
-        @lru_cache(maxsize=1024)
-        def pairs(concept_id: str) -> tuple[torch.Tensor, torch.Tensor]:
-            read = load_pairs(run_dir, concept_id, "train")
-            return torch.from_numpy(read.source), torch.from_numpy(read.edited)
+
+class _Images:
+    """Random training pairs of random concepts, as many from each pool.
+
+    They stay in memory as PNG: of hundreds of concepts each is needed every hundredth step.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        run_dir: RunDir,
+        pools: list[list[str]],
+        texts: dict[str, TextEmbedding],
+        wordings: dict[str, list[str]],
+        rank: int,
+        world: int,
+    ) -> None:
+        g = config.generator
+        self.texts, self.wordings, self.count = texts, wordings, g.image_batch
+        self.pools = pools
+        self.orders = []
+        for i, pool in enumerate(pools):
+            share = g.image_concepts * (i + 1) // len(self.pools)
+            share -= g.image_concepts * i // len(self.pools)
+            order = batch_order(len(pool), g.image_steps, share * world, config.seed + 1 + i)
+            self.orders.append(order.view(g.image_steps, world, share)[:, rank])
+
+        @lru_cache(maxsize=4096)
+        def pairs(concept_id: str) -> pa.Table:
+            return encoded_pairs(run_dir, concept_id, "train")
 
         self.pairs = pairs
 
-    def read(self, concept_ids: list[str], rng: random.Random) -> ImageBatch:
-        sources, edits = [], []
-        for concept_id in concept_ids:
-            source, edited = self.pairs(concept_id)
-            index = torch.tensor(rng.choices(range(len(source)), k=self.count))
-            sources.append(source[index])
-            edits.append(edited[index])
-        return ImageBatch(torch.stack(sources), torch.stack(edits))
+    def read(self, step: int, rng: random.Random) -> ImageBatch:
+        """This rank's pairs and prompts of one step of the second phase."""
+        chosen = [
+            pool[i]
+            for pool, order in zip(self.pools, self.orders, strict=True)
+            for i in order[step].tolist()
+        ]
+        sources, edits, texts = [], [], []
+        for concept_id in chosen:
+            rows = self.pairs(concept_id)
+            pictures = decode_rows(rows.take(rng.choices(range(rows.num_rows), k=self.count)))
+            sources.append(torch.from_numpy(pictures.source))
+            edits.append(torch.from_numpy(pictures.edited))
+            texts.append(self.texts[rng.choice(self.wordings[concept_id])])
+        return ImageBatch(torch.stack(sources), torch.stack(edits), text_batch(texts))
 
 
 def load_generator(

@@ -20,7 +20,7 @@ from modeling.editors import Source, load_source, make_editor, source_ids
 from modeling.images import ImageError, decode_image, encode_png
 from pipelines.actors import map_actors
 from pipelines.artifacts import ArtifactError, RunDir
-from pipelines.concepts import load_concepts, with_adapter
+from pipelines.concepts import load_concepts, with_pairs
 from pipelines.config import Config, Images, resolve_editor
 from pipelines.log import Progress, log
 from pipelines.stages import record_errors
@@ -80,6 +80,8 @@ class EditConcept:
             except ImageError as error:
                 self.bad[image_id] = str(error)
         self.encoded = {k: encode_png(s.image) for k, s in self.sources.items()}
+        train = [i for i in ids if self.splits[i] == "train"]
+        self.few = set(train[: images.paired])
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         out: dict[str, list[Any]] = {"concept_id": [], "errors": []}
@@ -97,8 +99,12 @@ class EditConcept:
 
     def edit(self, concept: Concept) -> tuple[list[dict[str, Any]], dict[str, str]]:
         """Rows of the concept's table, and image_id → reason for those that failed."""
-        rows, errors = [], {f"{concept.concept_id}/{i}": why for i, why in self.bad.items()}
+        wanted = self.splits.keys() if concept.adapter else self.few
+        bad = {i: why for i, why in self.bad.items() if i in wanted}
+        rows, errors = [], {f"{concept.concept_id}/{i}": why for i, why in bad.items()}
         for image_id, source in self.sources.items():
+            if image_id not in wanted:
+                continue
             try:
                 result = self.editor.edit(source, concept)
                 if result.image.shape != source.image.shape:
@@ -122,7 +128,7 @@ class EditConcept:
 
 def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
     ids = source_ids(location(config.images), config.images.count)
-    concepts = with_adapter(load_concepts(run_dir))
+    concepts = with_pairs(load_concepts(run_dir))
     reasons = {c.concept_id: _recorded(run_dir, c.concept_id) for c in concepts}
     todo = [c for c in concepts if reasons[c.concept_id] is None]
     progress = Progress("pairs", len(concepts), "concepts", len(concepts) - len(todo))
@@ -137,8 +143,14 @@ def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
         reasons[row["concept_id"]] = json.loads(row["errors"])
         progress.add()
     errors = [{"key": k, "reason": v} for bad in reasons.values() if bad for k, v in bad.items()]
-    record_errors(config, run_dir, "pairs", errors, len(concepts) * len(ids))
-    log(f"pairs: {len(ids)} images × {len(concepts)} concepts")
+    few = sum(not c.adapter for c in concepts)
+    fewer = min(config.images.paired, len(ids))
+    total = (len(concepts) - few) * len(ids) + few * fewer
+    record_errors(config, run_dir, "pairs", errors, total)
+    log(
+        f"pairs: {len(ids)} images × {len(concepts) - few} concepts"
+        + (f", {fewer} × {few} that get no adapter" if few else "")
+    )
     return {"images": len(ids), "concepts": len(concepts), "bad": len(errors)}
 
 
@@ -166,12 +178,16 @@ def decode_rows(table: pa.Table) -> Pairs:
     return Pairs([r["image_id"] for r in rows], images("source"), images("edited"))
 
 
-def load_pairs(run_dir: RunDir, concept_id: str, split: str) -> Pairs:
-    """All pairs of one concept in one split; ArtifactError if there are none."""
+def encoded_pairs(run_dir: RunDir, concept_id: str, split: str) -> pa.Table:
+    """Rows of SCHEMA, pictures still encoded, of one split; ArtifactError if there are none."""
     table = run_dir.read_table(file_of(concept_id))
     # pyarrow makes its compute functions at import: no stub has them
-    mask = pa.compute.equal(table["split"], split)  # type: ignore[attr-defined]
-    pairs = decode_rows(table.filter(mask))
-    if not pairs.image_ids:
+    rows = table.filter(pa.compute.equal(table["split"], split))  # type: ignore[attr-defined]
+    if not rows.num_rows:
         raise ArtifactError(f"{run_dir.url(file_of(concept_id))} has no {split} images")
-    return pairs
+    return rows
+
+
+def load_pairs(run_dir: RunDir, concept_id: str, split: str) -> Pairs:
+    """All pairs of one concept in one split; ArtifactError if there are none."""
+    return decode_rows(encoded_pairs(run_dir, concept_id, split))

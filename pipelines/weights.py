@@ -119,7 +119,11 @@ def checkpoint_rows(config: Config, run_dir: RunDir) -> list[dict[str, Any]]:
     done = {f.split("/")[1] for f in files if f.endswith("/metrics.json")}
     rows: list[dict[str, Any]] = []
     concepts = [c for c in with_adapter(load_concepts(run_dir)) if c.concept_id in done]
-    chosen = drawn([c.concept_id for c in concepts if c.split == "train"], config)
+    train = [c.concept_id for c in concepts if c.split == "train"]
+    count = config.weights.concepts or len(train)
+    if count > len(train):
+        raise ConfigError(f"weights.concepts={count}: only {len(train)} concepts have an adapter")
+    chosen = drawn(train, count, config.seed)
     for concept in concepts:
         if concept.split == "train" and concept.concept_id not in chosen:
             continue
@@ -137,16 +141,10 @@ def checkpoint_rows(config: Config, run_dir: RunDir) -> list[dict[str, Any]]:
     return rows
 
 
-def drawn(ids: list[str], config: Config) -> set[str]:
-    """The training concepts that are used: more of them include the fewer of the same seed."""
-    if not config.weights.concepts:
-        return set(ids)
-    if config.weights.concepts > len(ids):
-        raise ConfigError(
-            f"weights.concepts={config.weights.concepts}: only {len(ids)} concepts have an adapter"
-        )
-    order = sorted(ids, key=lambda i: hashlib.sha256(f"{config.seed}/{i}".encode()).digest())
-    return set(order[: config.weights.concepts])
+def drawn(ids: list[str], count: int, seed: int) -> set[str]:
+    """`count` concept_ids by the seed: more of them include the fewer."""
+    order = sorted(ids, key=lambda i: hashlib.sha256(f"{seed}/{i}".encode()).digest())
+    return set(order[:count])
 
 
 def load_layout(run_dir: RunDir) -> tuple[BlockLayout, Normalisation]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -77,6 +78,7 @@ def test_colours() -> None:
     test_combinations=st.integers(0, 12),
     val_combinations=st.integers(0, 6),
     train_combinations=st.integers(0, 40),
+    paired_combinations=st.integers(0, 20),
     train_atoms=st.sampled_from([-1, 14, 18]),
     test_families=st.integers(0, 8),
     val_families=st.integers(0, 4),
@@ -93,13 +95,21 @@ def test_laws_of_the_split(seed: int, paraphrases: int, **counts: Any) -> None:
     plan = plan_concepts(spec, seed)
     assert plan == plan_concepts(spec, seed)
 
+    # Concepts without an adapter come on top: all others stay what they are without them.
+    fewer = plan_concepts(replace(spec, paired_combinations=0, paraphrases=0), seed)
+    assert [c for c in plan if c.adapter and c.origin != "paraphrased"] == fewer
+    without = [c for c in plan if not c.adapter]
+    assert len(without) == spec.paired_combinations * (1 + paraphrases)
+    assert all(c.split == "train" and c.category == "combined" for c in without)
+
     own = [c for c in plan if c.origin != "paraphrased"]
     count = collections.Counter((c.split, c.heldout, c.origin) for c in own)
     assert count["test", "atoms", "written"] == spec.test_atoms
     assert count["val", "atoms", "written"] == spec.val_atoms
     assert count["test", "combinations", "combined"] == spec.test_combinations
     assert count["val", "combinations", "combined"] == spec.val_combinations
-    assert count["train", "", "combined"] == spec.train_combinations
+    combined = [c for c in own if c.split == "train" and c.origin == "combined"]
+    assert len(combined) == spec.train_combinations + spec.paired_combinations
     assert count["test", "families", "written"] == spec.test_families
     assert count["val", "families", "written"] == spec.val_families
     if spec.train_atoms >= 0:

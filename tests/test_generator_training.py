@@ -68,7 +68,7 @@ class Setup:
         self.blocks = self.layout.to_blocks(adapters)
         self.normalisation = Normalisation.fit(self.blocks, self.layout)
         source = torch.randint(0, 256, (CONCEPTS, 3, 3, 8, 8), generator=g, dtype=torch.uint8)
-        self.images = ImageBatch(source, 255 - source)
+        self.images = ImageBatch(source, 255 - source, text_of())
 
     def training(
         self, recipe: GeneratorRecipe, kind: str = "transformer", seed: int = 0, **changes: Any
@@ -175,7 +175,7 @@ def test_image_steps_lower_the_image_loss_and_move_the_generator_alone(
         """On one fixed noise."""
         rng = torch.Generator().manual_seed(0)
         with torch.no_grad():
-            return training.image_loss(text, text, setup.images, rng).item()
+            return training.image_loss(setup.images, rng).item()
 
     start = fixed_loss()
     losses = [training.step(setup.blocks, text, setup.images) for _ in range(25)]
@@ -196,7 +196,7 @@ def test_image_loss_is_the_l1_of_the_predicted_adapters_pictures(setup: Setup) -
             p.add_(0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(0)))
     training.model.eval()
     text = text_of()
-    found = training.image_loss(text, text, setup.images, torch.Generator().manual_seed(5)).item()
+    found = training.image_loss(setup.images, torch.Generator().manual_seed(5)).item()
     shape = (CONCEPTS, setup.layout.n_blocks, BLOCK)
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(5))
     blocks = predict_blocks(training.model, training.schedule, text, 700, noise=noise)
@@ -236,7 +236,7 @@ def test_text_noise_is_for_the_weight_generator_alone(
             noise = (found - clean).square().mean().sqrt() / clean.square().mean().sqrt()
             assert noise.item() == pytest.approx(0.5, rel=0.35)
     assert not torch.equal(read[0], read[2])  # fresh in each step
-    assert torch.equal(read[2], read[4])
+    assert not torch.equal(read[2], read[4])  # and for each loss
 
 
 @KINDS
