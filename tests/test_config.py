@@ -102,7 +102,10 @@ def test_values_from_the_command_line(word: str, key: str, value: Any) -> None:
         (["--seed=1"], "unknown key --seed; did you mean seed?"),
         (["images.soruce=x"], "unknown key images.soruce; did you mean images.source?"),
         (["images={soruce: x}"], "unknown key images.soruce; did you mean images.source?"),
-        (["images.qqq=x"], "unknown key images.qqq (images.has: source, path, size, count)"),
+        (
+            ["images.qqq=x"],
+            "unknown key images.qqq (images.has: source, path, size, ",
+        ),
         (["weights.block_size.x=1"], "weights.block_size must be a whole number"),
         (["images=5"], "images is a section: give images.KEY=value"),
         (["images="], "images is a section"),

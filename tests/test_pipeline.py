@@ -10,8 +10,10 @@ import itertools
 import json
 import math
 import os
+import random
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +32,8 @@ from pipelines.__main__ import main
 from pipelines.artifacts import ArtifactError, RunDir
 from pipelines.concepts import load_concepts, load_text
 from pipelines.config import Config, load_config, to_dict
+from pipelines.generator import _Images, _wordings, image_pools
+from pipelines.pairs import load_pairs
 from pipelines.session import ray_session
 from pipelines.stages import STAGES, inventory
 from tests.conftest import Finished
@@ -112,8 +116,9 @@ def test_pairs_are_plain_parquet_split_by_image_and_exact(run: RunDir, config: C
     for number, (concept_id, concept) in enumerate(concepts.items()):
         table = pq.read_table(f"{run.uri}/pairs/{concept_id}.parquet")
         rows = table.to_pylist()
-        assert len({r["image_id"] for r in rows}) == len(rows) == 20
-        assert Counter(r["split"] for r in rows) == {"train": 16, "val": 2, "test": 2}
+        assert len({r["image_id"] for r in rows}) == len(rows)
+        splits = {"train": 16, "val": 2, "test": 2} if concept.adapter else {"train": 5}
+        assert Counter(r["split"] for r in rows) == splits
         assert {(r["concept_id"], r["editor"]) for r in rows} == {(concept_id, "avatar")}
         for row in rows:
             assert split_of.setdefault(row["image_id"], row["split"]) == row["split"]
@@ -130,14 +135,35 @@ def test_nothing_held_out_was_trained_on(run: RunDir) -> None:
     concepts = load_concepts(run)
     heldout = {c.concept_id for c in concepts if c.split == "test"}
     paraphrases = {c.concept_id for c in concepts if c.origin == "paraphrased"}
-    train = {c.concept_id for c in concepts if c.split == "train"} - paraphrases
-    assert len(heldout) == 3 and len(train) == 15
+    train = {c.concept_id for c in concepts if c.split == "train" and c.adapter} - paraphrases
+    paired = {c.concept_id for c in concepts if not c.adapter} - paraphrases
+    assert len(heldout) == 3 and len(train) == 15 and len(paired) == 2
     assert {f.split("/")[1] for f in run.files("adapters")} == train
     blocks = pq.read_table(f"{run.uri}/weights/blocks")
     assert set(blocks["concept_id"].to_pylist()) == train
     assert set(blocks["split"].to_pylist()) == {"train"}
     assert set(run.read_json("base/base.json")["concepts"]) <= train
     assert {f.split("/")[1] for f in run.files("adapted")} == heldout
+
+
+def test_the_image_loss_draws_from_concepts_with_and_without_an_adapter(
+    run: RunDir, config: Config
+) -> None:
+    concepts = [c for c in load_concepts(run) if c.split == "train" and c.origin != "paraphrased"]
+    collected = sorted(c.concept_id for c in concepts if c.adapter)
+    paired = sorted(c.concept_id for c in concepts if not c.adapter)
+    assert image_pools(config, run) == [collected, paired]
+    config = replace(config, weights=replace(config.weights, concepts=7))
+    (half, one) = image_pools(config, run)
+    assert set(half) < set(collected) and len(half) == 7 and one[0] in paired and len(one) == 1
+    images = _Images(config, run, [collected, paired], load_text(run), _wordings(run), 0, 1)
+    batch = images.read(0, random.Random(0))
+    assert batch.source.shape == batch.edited.shape == (2, 2, 3, 32, 32)
+    pictures = load_pairs(run, images.pools[1][images.orders[1][0, 0]], "train")
+    assert all(
+        (batch.edited[1, i] == torch.from_numpy(pictures.edited)).flatten(1).all(1).any()
+        for i in range(2)
+    )
 
 
 def test_adapters_load_in_peft_and_edit_as_ours_do(run: RunDir, config: Config) -> None:
