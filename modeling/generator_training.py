@@ -1,8 +1,8 @@
 """Training of a weight generator: Eq. (1) on weight blocks, then, optionally, the image loss.
 
 The image loss decodes the prediction from pure noise into adapters and runs them through the
-frozen translator; its gradient says which weight errors show in pictures. (The paper tried Eq. (4)
-as such a term and dropped it, Sec. 4.4; TRIALS found L1 to help everywhere.)
+frozen translator; its gradient says which weight errors show in pictures. It is L1, or Eq. (4),
+L1 and a discriminator, which the paper tried as such a term and dropped (Sec. 4.4).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from modeling import training_state
 from modeling.codec import BlockLayout, Normalisation
+from modeling.discriminator import PatchDiscriminator, adversarial_loss, discriminator_loss
 from modeling.lora import AdaptedTranslator
 from modeling.training import to_unit
 from modeling.weight_generator import (
@@ -42,6 +43,9 @@ class GeneratorRecipe:
     image_lr: float = 5e-4
     image_weight: float = 10.0
     image_t: int = 999
+    image_gan: float = 0.0
+    """Weight of the adversarial term beside `image_weight` · L1: a hundredth of it is Eq. (4)."""
+    discriminator_lr: float = 2e-4
     denoising_weight: float = 0.1
     """Weight of Eq. (1) during the steps on the image loss."""
 
@@ -86,9 +90,13 @@ class GeneratorTraining:
         translator: AdaptedTranslator | None = None,
         wrapped: nn.Module | None = None,
         rank: int = 0,
+        discriminator: PatchDiscriminator | None = None,
+        wrapped_discriminator: nn.Module | None = None,
     ) -> None:
         if recipe.image_steps and translator is None:
             raise ValueError("image_steps > 0 needs the frozen translator")
+        if recipe.image_steps and recipe.image_gan and discriminator is None:
+            raise ValueError("image_gan > 0 needs a discriminator to start from")
         self.model, self.forward = model, wrapped or model
         self.layout, self.normalisation, self.recipe = layout, normalisation, recipe
         self.translator, self.seed, self.rank = translator, seed, rank
@@ -99,6 +107,12 @@ class GeneratorTraining:
             model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay, betas=(0.9, 0.99)
         )
         self.ema = EMA(model, recipe.ema)
+        self.critic = discriminator if recipe.image_steps and recipe.image_gan else None
+        if self.critic is not None:
+            self.judge = wrapped_discriminator or self.critic
+            self.critic_optimiser = torch.optim.Adam(
+                self.critic.parameters(), lr=recipe.discriminator_lr, betas=(0.5, 0.999)
+            )
         self.done = 0
 
     def step(
@@ -136,9 +150,13 @@ class GeneratorTraining:
         if on_images:
             if images is None:
                 raise ValueError(f"step {self.done + 1} is on the image loss: give images")
-            l1 = self.image_loss(images, rng)
+            fake = self.pictures(images, rng)
+            l1 = (fake - to_unit(images.edited.to(self.device))).abs().mean()
             losses["image"] = l1.item()
             loss = recipe.denoising_weight * loss + recipe.image_weight * l1
+            if self.critic is not None:
+                adversarial, losses["discriminator"] = self._adversarial(images, fake)
+                loss = loss + recipe.image_gan * adversarial
         if not torch.isfinite(loss):
             raise FloatingPointError(
                 f"weight generator: loss is {loss.item()} at step {self.done + 1}"
@@ -152,8 +170,8 @@ class GeneratorTraining:
         self.done += 1
         return losses
 
-    def image_loss(self, images: ImageBatch, rng: torch.Generator) -> Tensor:
-        """Mean L1 of the pictures that the predicted adapters make, images in [-1, 1].
+    def pictures(self, images: ImageBatch, rng: torch.Generator) -> Tensor:
+        """What the adapters predicted from pure noise make of the sources, in [-1, 1].
 
         The translator reads the prompt as it is, the weight generator reads it with noise.
         """
@@ -168,9 +186,27 @@ class GeneratorTraining:
         )
         adapters = self.layout.from_blocks(self.normalisation.invert(predicted))
         source = to_unit(images.source.to(self.device))
-        edited = to_unit(images.edited.to(self.device))
-        fake = self.translator.translate(adapters, source, clean.tokens, clean.mask)
-        return (fake - edited).abs().mean()
+        return self.translator.translate(adapters, source, clean.tokens, clean.mask)
+
+    def _adversarial(self, images: ImageBatch, fake: Tensor) -> tuple[Tensor, float]:
+        """One step of the discriminator, which all concepts share; then its verdict on `fake`."""
+        assert self.critic is not None
+        source, edited, fake = (
+            x.flatten(0, 1)
+            for x in (
+                to_unit(images.source.to(self.device)),
+                to_unit(images.edited.to(self.device)),
+                fake,
+            )
+        )
+        loss = discriminator_loss(self.judge(source, edited), self.judge(source, fake.detach()))
+        self.critic_optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        self.critic_optimiser.step()
+        self.critic.requires_grad_(False)
+        verdict = adversarial_loss(self.critic(source, fake))
+        self.critic.requires_grad_(True)
+        return verdict, loss.item()
 
     def _to_device(self, text: TextBatch) -> TextBatch:
         return TextBatch(*(v.to(self.device) for v in text))
@@ -188,19 +224,23 @@ class GeneratorTraining:
         return TextBatch(noisy(text.tokens), text.mask, noisy(text.pooled))
 
     def state(self) -> bytes:
-        average = self.ema.average
-        counters = {"updates": torch.tensor(self.ema.updates)}
         return training_state.pack(
-            {"model": self.model, "ema": average, "counters": counters},
-            {"model": self.optimiser},
-            self.done,
+            self._modules(torch.tensor(self.ema.updates)), self._optimisers(), self.done
         )
 
     def load_state(self, data: bytes) -> None:
-        counters = {"updates": torch.tensor(0)}
-        self.done = training_state.unpack(
-            data,
-            {"model": self.model, "ema": self.ema.average, "counters": counters},
-            {"model": self.optimiser},
-        )
-        self.ema.updates = int(counters["updates"])
+        updates = torch.tensor(0)
+        self.done = training_state.unpack(data, self._modules(updates), self._optimisers())
+        self.ema.updates = int(updates)
+
+    def _modules(self, updates: Tensor) -> dict[str, nn.Module | dict[str, Tensor]]:
+        out: dict[str, nn.Module | dict[str, Tensor]] = {
+            "model": self.model,
+            "ema": self.ema.average,
+            "counters": {"updates": updates},
+        }
+        return out if self.critic is None else out | {"critic": self.critic}
+
+    def _optimisers(self) -> dict[str, torch.optim.Optimizer]:
+        out: dict[str, torch.optim.Optimizer] = {"model": self.optimiser}
+        return out if self.critic is None else out | {"critic": self.critic_optimiser}

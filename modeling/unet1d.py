@@ -95,6 +95,9 @@ class UNet1d(WeightGenerator):
     `config.place_embedding` is ours: convolution and attention alone cannot tell where in a block
     they are, and near pure noise the input does not say either. Without it a synthetic text →
     blocks map was not learnt at all. False is the paper's text taken literally.
+
+    `config.fold` is ours, too: F neighbouring weights become F channels of one place, as images are
+    cut into patches. The full resolution costs most and says least.
     """
 
     joint = False
@@ -106,11 +109,11 @@ class UNet1d(WeightGenerator):
         self.block_index = SinusoidalEmbedding(config.width)
         self.time = SinusoidalEmbedding(config.width)
         self.text = TextContext(config.text_dim, config.width)
-        self.conv_in = nn.Conv1d(1, channels[0], 3, padding=1)
+        self.conv_in = nn.Conv1d(config.fold, channels[0], 3, padding=1)
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         self.shrink, self.grow = nn.ModuleList(), nn.ModuleList()
         if config.place_embedding:
-            self.place = nn.Parameter(torch.randn(channels[0], config.block_size))
+            self.place = nn.Parameter(torch.randn(channels[0], config.block_size // config.fold))
         here, skips = channels[0], []
         for level, c in enumerate(channels):
             if level:
@@ -134,7 +137,7 @@ class UNet1d(WeightGenerator):
             if level:
                 self.grow.append(nn.Conv1d(here, here, 3, padding=1))
         self.norm_out = nn.GroupNorm(math.gcd(here, 8), here)
-        self.conv_out = nn.Conv1d(here, 1, 3, padding=1)
+        self.conv_out = nn.Conv1d(here, config.fold, 3, padding=1)
         for p in self.conv_out.parameters():
             nn.init.zeros_(p)
 
@@ -142,10 +145,11 @@ class UNet1d(WeightGenerator):
         self, noisy: Tensor, t: Tensor, blocks: Tensor, tokens: Tensor, mask: Tensor, pooled: Tensor
     ) -> Tensor:
         self.check_shapes(noisy, blocks)
-        size, depth = noisy.shape[-1], self.config.depth
+        fold, depth = self.config.fold, self.config.depth
+        size = noisy.shape[-1] // fold
         context, visible = self.text(tokens, mask)
         emb = (self.block_index(blocks)[None] + self.time(t)[:, None]).flatten(0, 1)
-        x = self.conv_in(noisy.flatten(0, 1)[:, None])
+        x = self.conv_in(noisy.reshape(-1, size, fold).transpose(1, 2))
         if self.config.place_embedding:
             x = x + self.place
         x = F.pad(x, (0, -size % self.stride))
@@ -162,4 +166,4 @@ class UNet1d(WeightGenerator):
                 x = self.grow[i // depth - 1](F.interpolate(x, scale_factor=2.0))
             x = stage(torch.cat([x, skips.pop()], dim=1), emb, context, visible)
         x = self.conv_out(F.silu(self.norm_out(x)))
-        return x[:, 0, :size].reshape(noisy.shape)
+        return x[..., :size].transpose(1, 2).reshape(noisy.shape)

@@ -62,6 +62,9 @@ class GeneratorConfig:
     """Transformer only: an input projection per block in place of one shared by all."""
     channels: tuple[int, ...] = (64, 128, 256)
     """UNet only: channels per resolution, each half as long as the one before."""
+    fold: int = 1
+    """UNet only: neighbouring weights that share a place of the signal, as its channels; 1 is the
+    paper's. The cost falls in proportion."""
     attention_from: int = 1
     """UNet only: first resolution with transformer blocks; 0 is the full one (and slow)."""
     place_embedding: bool = True
@@ -88,6 +91,8 @@ class GeneratorConfig:
                 raise GeneratorError(f"the UNet needs blocks of 8 or more, not {self.block_size}")
             if not self.channels or min(self.channels) < 1 or self.attention_from < 0:
                 raise GeneratorError("the UNet needs positive channels and attention_from >= 0")
+            if self.fold < 1 or self.block_size % self.fold:
+                raise GeneratorError(f"fold ({self.fold}) must divide block_size {self.block_size}")
             attended = (*self.channels[self.attention_from :], self.channels[-1])
         if any(c % self.heads for c in attended):
             raise GeneratorError(f"heads ({self.heads}) must divide each of {attended}")

@@ -155,6 +155,8 @@ class Generator:
     heads: int = 4
     channels: list[int] = field(default_factory=lambda: [32, 64, 128])
     """Channels of the UNet's levels."""
+    fold: int = 1
+    """UNet only: neighbouring weights folded into channels of one place; 1 is the paper's."""
     prediction: str = "x0"
     """x0 | v | epsilon"""
     schedule: str = "squaredcos_cap_v2"
@@ -178,6 +180,9 @@ class Generator:
     image_batch: int = 12
     image_lr: float = 5e-4
     image_weight: float = 10.0
+    """Weight of L1 there; Eq. (1) keeps a weight of 0.1."""
+    image_gan: float = 0.0
+    """Weight of the adversarial term there; image_weight / 100 makes it the paper's Eq. (4)."""
     checkpoint_every: int = 200
     workers: int = 1
 
@@ -227,13 +232,16 @@ class Evaluate:
         ]
     )
     ceiling: bool = True
-    """Also train an adapter per held-out concept with the collection's recipe."""
+    """Also train an adapter per held-out concept from zero with the collection's recipe."""
+    continued: bool = False
+    """The same recipe from the prediction: does its head start last?"""
     weights_only: bool = False
     """Also score weight generators as they were before the steps on the image loss."""
     scratch_steps: int = 0
-    """Also train whole translators from scratch by the base's recipe, this long; 0 = none."""
+    """Also train whole translators from scratch by the base's recipe but the fine-tune's loss and
+    batch, this long; 0 = none."""
     scratch_concepts: int = 8
-    """How many of each held-out set, evenly; with the first seed only."""
+    """How many of each held-out set, evenly."""
     features: str = "efficientnet"
     """efficientnet | inception (clean-fid's weights, where they are)"""
     features_path: str = ""
@@ -465,6 +473,7 @@ CONTROLS = (
     "noised nearest",
 )
 GENERATOR_LEAST = {
+    "fold": 1,
     "width": 1,
     "depth": 1,
     "heads": 1,
@@ -473,6 +482,7 @@ GENERATOR_LEAST = {
     "blocks_per_concept": 0,
     "text_noise": 0,
     "image_steps": 0,
+    "image_gan": 0,
     "image_concepts": 1,
     "image_batch": 1,
     "checkpoint_every": 1,
@@ -609,6 +619,10 @@ def _check_generator(c: Config, name: str) -> None:
         raise ConfigError(
             f"{name}.channels={g.channels}: one or more numbers, each a multiple of"
             f" {name}.heads={g.heads}"
+        )
+    if g.kind == "unet" and c.weights.block_size % g.fold:
+        raise ConfigError(
+            f"{name}.fold={g.fold}: must divide weights.block_size={c.weights.block_size}"
         )
     if g.kind == "transformer" and g.blocks_per_concept:
         raise ConfigError(

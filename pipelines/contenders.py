@@ -20,10 +20,13 @@ from pipelines.generator import Member, load_generator, members
 from pipelines.weights import load_blocks
 
 PREDICTION, IDENTITY, CEILING = "prediction", "identity", "ground-truth adapter"
+CONTINUED = "prediction, full budget"
 SCRATCH = "from scratch"
 SHUFFLED = "shuffled prompt"
-REFERENCES = (CEILING, SCRATCH)
+REFERENCES = (CEILING, CONTINUED, SCRATCH)
 """Trained at length on the true edits; no controls."""
+GOALS = (CEILING, SCRATCH)
+"""Those whose last L1 the others try to reach sooner."""
 KINDS = {"transformer": "block transformer", "unet": "1-D UNet"}
 WEIGHTS_ONLY = ", weights only"
 """Follows the name of a weight generator that was not trained on the image loss."""

@@ -44,7 +44,15 @@ from pipelines.artifacts import RunDir
 from pipelines.base import base_recipe, discriminator_config, translator_config
 from pipelines.concepts import load_concepts
 from pipelines.config import Config, Evaluate, resolve_editor
-from pipelines.contenders import CEILING, IDENTITY, PREDICTION, SCRATCH, SHUFFLED, Contenders
+from pipelines.contenders import (
+    CEILING,
+    CONTINUED,
+    IDENTITY,
+    PREDICTION,
+    SCRATCH,
+    SHUFFLED,
+    Contenders,
+)
 from pipelines.gans import load_adapter
 from pipelines.gans import recipe as collection_recipe
 from pipelines.log import Progress, log
@@ -165,8 +173,8 @@ class EvaluateConcept(Contenders):
             tables["memory"] += self.memory(concept, judged, repeat, starts)
             if not repeat:
                 tables["pictures"] += pictures
-        if concept.concept_id in from_scratch(self.config, list(self.concepts.values())):
-            tables["rows"] += self.scratch(concept, judged)
+            if concept.concept_id in from_scratch(self.config, list(self.concepts.values())):
+                tables["rows"] += self.scratch(concept, judged, repeat)
         for kind in reversed(SCHEMAS):  # the rows, whose file says that the concept is done, last
             path = f"{FOLDER}/concepts/{concept.concept_id}.{kind}.parquet"
             table = pa.Table.from_pylist(tables[kind], SCHEMAS[kind])
@@ -178,8 +186,8 @@ class EvaluateConcept(Contenders):
     ) -> tuple[dict[str, dict[int, Adapter]], dict[str, float]]:
         """Every method's adapters by step, and its seconds of training.
 
-        The first prediction is that of stage `adapt`, whose seconds also stand for the others of
-        the same steps: they are trained in one call.
+        The first prediction is that of stage `adapt`, whose seconds a step also stand for the
+        others: they are trained in one call, and beside other actors.
         """
         c = self.config
         timings = load_timings(self.run_dir, concept_id)
@@ -206,43 +214,54 @@ class EvaluateConcept(Contenders):
                 continue
             tracks[method] = {0: start, **result.checkpoints, c.adapt.steps: result.adapter}
         seconds = dict.fromkeys(tracks, timings["finetune"])
-        if c.evaluate.ceiling:
-            ceiling = self.ceiling(data, repeat)
-            if ceiling.adapter is None:
-                errors.append(f"{CEILING}, seed {c.seed + repeat}: {ceiling.error}")
-            else:
-                tracks[CEILING] = {**ceiling.checkpoints, len(ceiling.losses): ceiling.adapter}
-                seconds[CEILING] = ceiling.seconds
+        at_length = {CEILING: self.translator.zero_adapter()} if c.evaluate.ceiling else {}
+        if c.evaluate.continued and PREDICTION in tracks:
+            at_length[CONTINUED] = tracks[PREDICTION][0]
+        for method, start in at_length.items():
+            full = self.at_length(data, start, repeat)
+            if full.adapter is None:
+                errors.append(f"{method}, seed {c.seed + repeat}: {full.error}")
+                continue
+            tracks[method] = {**full.checkpoints, len(full.losses): full.adapter}
+            # at the cost of a step in the serial fine-tune: here other actors slow it down
+            per_step = timings["finetune"] / c.adapt.steps if c.adapt.steps else 0.0
+            seconds[method] = per_step * len(full.losses)
         return tracks, seconds
 
-    def ceiling(self, data: ConceptData, repeat: int) -> Trained:
+    def at_length(self, data: ConceptData, start: Adapter, repeat: int) -> Trained:
         """An adapter trained on all of the ground truth by the collection's recipe."""
         steps = int(self.run_dir.read_json("stages/gans.json")["summary"]["steps"])
         (trained,) = train_adapters(
             self.translator,
             [data],
-            [self.translator.zero_adapter()],
+            [start],
             collection_recipe(self.config, steps),
             self.discriminator,
             self.config.seed + repeat,
-            [steps * part // 5 for part in range(1, 5)],
+            [steps * part // 10 for part in range(1, 10)],
         )
         return trained
 
-    def scratch(self, concept: Concept, judged: Judged) -> list[dict[str, Any]]:
-        """Rows of a whole translator trained on this concept alone, by the base's recipe."""
+    def scratch(self, concept: Concept, judged: Judged, repeat: int) -> list[dict[str, Any]]:
+        """Rows of a whole translator trained on this concept alone."""
         c = self.config
-        steps = c.evaluate.scratch_steps
-        plan = replace(base_recipe(c), steps=steps, batch=c.adapt.batch)
+        steps, seed = c.evaluate.scratch_steps, c.seed + repeat
+        plan = replace(
+            base_recipe(c),
+            steps=steps,
+            batch=c.adapt.batch,
+            l1_weight=c.adapt.l1_weight,
+            gan_weight=c.adapt.gan_weight,
+        )
         data = self.data(concept.concept_id)
         tokens, mask = (t.to(self.device) for t in pad_tokens([data.tokens]))
-        torch.manual_seed(c.seed)
+        torch.manual_seed(seed)
         network = Translator(translator_config(c, tokens.shape[-1])).to(self.device)
         critic = PatchDiscriminator(discriminator_config(c)).to(self.device)
         training = BaseTraining(network, critic, plan)
         truth, rows, seconds = to_unit(judged.edited), [], 0.0
         kept = {max(1, steps * part // 10) for part in range(1, 11)}
-        for step, index in enumerate(batch_order(len(data.source), steps, plan.batch, c.seed), 1):
+        for step, index in enumerate(batch_order(len(data.source), steps, plan.batch, seed), 1):
             begun = self.wait()
             training.step(to_unit(data.source[index]), to_unit(data.edited[index]), tokens, mask)
             seconds += self.wait() - begun
@@ -251,7 +270,7 @@ class EvaluateConcept(Contenders):
                 with torch.no_grad():
                     made = network(to_unit(judged.source).to(self.device), tokens, mask).cpu()
                 l1 = float((to_unit(to_uint8(made)) - truth).abs().mean())
-                about = _about(concept, c.seed, len(truth))
+                about = _about(concept, seed, len(truth))
                 rows.append(
                     {**about, "method": SCRATCH, "step": step, "seconds": seconds, "l1": l1}
                 )
@@ -303,7 +322,7 @@ class EvaluateConcept(Contenders):
         truth, source = judged.edited, judged.source
         key = {"concept_id": concept.concept_id, "text": concept.text}
         predict = load_timings(self.run_dir, concept.concept_id)["predict"]
-        generated = {*self.generators(repeat), SHUFFLED}
+        generated = {*self.generators(repeat), SHUFFLED, CONTINUED}
         about = _about(concept, c.seed + repeat, len(truth))
         rows: list[dict[str, Any]] = []
         pictures: list[dict[str, Any]] = []

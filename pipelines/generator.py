@@ -125,7 +125,10 @@ def generator_config(config: Config, n_blocks: int, text_dim: int) -> GeneratorC
             "text_dim": text_dim,
             **{
                 key: getattr(g, key)
-                for key in ("kind", "width", "depth", "heads", "prediction", "schedule", "channels")
+                for key in (
+                    *("kind", "width", "depth", "heads", "prediction", "schedule"),
+                    *("channels", "fold"),
+                )
             },
         }
     )
@@ -146,6 +149,7 @@ def generator_recipe(config: Config) -> GeneratorRecipe:
         image_lr=g.image_lr,
         image_weight=g.image_weight,
         image_t=config.adapt.t,
+        image_gan=g.image_gan,
     )
 
 
@@ -173,7 +177,9 @@ def train_loop(settings: dict[str, Any]) -> None:
     dim = next(iter(texts.values())).pooled.shape[0]
     torch.manual_seed(config.seed)
     model = build(generator_config(config, layout.n_blocks, dim)).to(device)
-    translator = load_base(config, run_dir)[0].to(device) if g.image_steps else None
+    translator, critic = load_base(config, run_dir) if g.image_steps else (None, None)
+    if translator is not None and critic is not None:
+        translator, critic = translator.to(device), critic.to(device)
     training = GeneratorTraining(
         model,
         layout,
@@ -183,6 +189,8 @@ def train_loop(settings: dict[str, Any]) -> None:
         translator,
         prepare_model(model) if world > 1 else None,
         rank,
+        critic,
+        prepare_model(critic) if world > 1 and g.image_gan and critic is not None else None,
     )
     saved = ray.train.get_checkpoint()
     before_images = b""

@@ -22,7 +22,14 @@ from pipelines.adapt import load_timings
 from pipelines.artifacts import RunDir
 from pipelines.concepts import load_concepts
 from pipelines.config import Config
-from pipelines.contenders import CEILING, IDENTITY, PREDICTION, SCRATCH, WEIGHTS_ONLY
+from pipelines.contenders import (
+    CEILING,
+    CONTINUED,
+    IDENTITY,
+    PREDICTION,
+    SCRATCH,
+    WEIGHTS_ONLY,
+)
 from pipelines.gans import FOLDER as ADAPTERS
 from pipelines.gans import load_metrics
 from pipelines.log import log
@@ -77,7 +84,8 @@ def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
     summary["losses"] = {"compared": compared, "lost": lost}
     with_pictures = {p["concept_id"] for p in pictures}
     shown = report_pictures.chosen(concepts, with_pictures, config.report.concepts)
-    pictured = [m for m in methods if m != SCRATCH and not m.endswith(WEIGHTS_ONLY)]
+    unpictured = (CONTINUED, SCRATCH)
+    pictured = [m for m in methods if m not in unpictured and not m.endswith(WEIGHTS_ONLY)]
     grid = report_pictures.grids(rows, pictures, shown, pictured)
     grid.sort(key=lambda g: list(summary["sets"]).index(g["concept"].heldout))
     curves = {

@@ -11,7 +11,14 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipelines.contenders import CEILING, IDENTITY, PREDICTION, REFERENCES, SCRATCH
+from pipelines.contenders import (
+    CEILING,
+    CONTINUED,
+    IDENTITY,
+    PREDICTION,
+    REFERENCES,
+    SCRATCH,
+)
 
 # method -> colour on a light page, on a dark page
 COLOURS = {
@@ -24,6 +31,7 @@ COLOURS = {
     "noised nearest": ("#9333ea", "#c99bf7"),
     IDENTITY: ("#64748b", "#94a3b8"),
     CEILING: ("#0f172a", "#e8ebf2"),
+    CONTINUED: ("#1d4ed8", "#bfd4ff"),
     SCRATCH: ("#475569", "#cbd5e1"),
     "prediction, weights only": ("#6366f1", "#818cf8"),
     "1-D UNet": ("#0f766e", "#5eead4"),

@@ -14,7 +14,15 @@ from typing import Any, Literal
 import numpy as np
 
 from modeling.metrics import paired_bootstrap
-from pipelines.contenders import CEILING, IDENTITY, PREDICTION, REFERENCES, SHUFFLED, is_generator
+from pipelines.contenders import (
+    CEILING,
+    GOALS,
+    IDENTITY,
+    PREDICTION,
+    REFERENCES,
+    SHUFFLED,
+    is_generator,
+)
 
 FEW = 5  # below this many concepts nothing is called better or worse
 
@@ -175,9 +183,9 @@ def _summarise_set(rows: list[Mapping[str, Any]], methods: Sequence[str], heldou
                 for w in ("before", "after")
             }
     out["reach"] = {
-        reference: {m: reach(rows, m, reference) for m in methods if m not in REFERENCES}
-        for reference in REFERENCES
-        if reference in methods
+        goal: {m: reach(rows, m, goal) for m in methods if m not in GOALS}
+        for goal in GOALS
+        if goal in methods
     }
     out["sentences"] = sentences(heldout, out)
     return out

@@ -12,6 +12,7 @@ from html import escape
 
 from pipelines.contenders import (
     CEILING,
+    CONTINUED,
     IDENTITY,
     PREDICTION,
     REFERENCES,
@@ -33,7 +34,8 @@ ABOUT = {
     "ridge": "kernel ridge, text → weights",
     SHUFFLED: "generated from another concept’s text",
     "noised nearest": "nearest text plus noise",
-    CEILING: "trained on the true edits",
+    CEILING: "from zero LoRA, trained at length on the true edits",
+    CONTINUED: "from the prediction, trained as long",
     SCRATCH: "a whole translator, trained on the true edits",
     PREDICTION + WEIGHTS_ONLY: "before the image loss",
     "1-D UNet": "the paper’s weight generator",

@@ -38,6 +38,7 @@ from pipelines.session import ray_session
 from pipelines.stages import STAGES, inventory
 from tests.conftest import Finished
 
+LONG = ("ground-truth adapter", "prediction, full budget")
 METHODS = {
     "prediction",
     "identity",
@@ -46,7 +47,7 @@ METHODS = {
     "nearest text",
     "ridge",
     "shuffled prompt",
-    "ground-truth adapter",
+    *LONG,
     "prediction, weights only",
     "1-D UNet",
     "1-D UNet, weights only",
@@ -267,21 +268,21 @@ def test_evaluation_has_every_method_and_seed_at_equal_n(run: RunDir) -> None:
     concepts = {c.concept_id: c for c in load_concepts(run) if c.split == "test"}
     assert set(steps) == {(c, m, s) for c in concepts for m in METHODS for s in (0, 1)}
     for (_, method, _), taken in steps.items():
-        long = {"identity": [0], "ground-truth adapter": [4, 8, 12, 16, 20]}
-        assert taken == long.get(method, [0, 2, 4])
+        long = {m: list(range(2, 21, 2)) for m in LONG}
+        assert taken == {**long, "identity": [0]}.get(method, [0, 2, 4])
     for row in rows:
         concept = concepts[row["concept_id"]]
         assert row["n"] == 8 and row["split"] == "test" and row["fd"] is None
         assert (row["text"], row["heldout"]) == (concept.text, concept.heldout)
         assert 0 < row["l1"] < 2 and row["seconds"] >= 0
-        last = 20 if row["method"] == "ground-truth adapter" else 4
+        last = 20 if row["method"] in LONG else 4
         assert (row["kid"] is None) == (row["step"] not in (0, last))
         assert row["kid"] is None or math.isfinite(row["kid"])
     # one concept of each held-out set is also trained from scratch, and that training trains
     assert {concepts[r["concept_id"]].heldout for r in scratch} == {"atoms", "combinations"}
     assert len({r["concept_id"] for r in scratch}) == 2
-    for concept_id in {r["concept_id"] for r in scratch}:
-        mine = [r for r in scratch if r["concept_id"] == concept_id]
+    for concept_id, seed in itertools.product({r["concept_id"] for r in scratch}, (0, 1)):
+        mine = [r for r in scratch if (r["concept_id"], r["seed"]) == (concept_id, seed)]
         assert [r["step"] for r in mine] == list(range(1, 11))
         assert mine[0]["seconds"] < mine[-1]["seconds"]
         assert len({r["l1"] for r in mine}) == 10
@@ -298,14 +299,14 @@ def test_seeds_and_weight_generators_differ_where_they_should(run: RunDir) -> No
     one = next(r["concept_id"] for r in rows)
     for method in METHODS:
         before = [score.get((one, method, seed, 0)) for seed in (0, 1)]
-        if method == "ground-truth adapter":
+        if method in LONG:
             continue
         generated = "UNet" in method or "pred" in method or method == "shuffled prompt"
         assert (before[0] != before[1]) == generated, method
         # every fine-tune but doing nothing draws its own images
         if method != "identity":
             assert score[one, method, 0, 4] != score[one, method, 1, 4]
-    starts = {m: score[one, m, 0, 0] for m in METHODS if m != "ground-truth adapter"}
+    starts = {m: score[one, m, 0, 0] for m in METHODS if m not in LONG}
     assert len(set(starts.values())) == len(starts)
 
 

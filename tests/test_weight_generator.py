@@ -107,6 +107,23 @@ def test_block_encodings_differ_between_all_blocks_of_the_paper() -> None:
 # --- shapes and conditioning
 
 
+@pytest.mark.parametrize("fold", [2, 8])
+def test_folded_unet_keeps_every_weight_at_its_place(fold: int) -> None:
+    model = make(UNET, n_blocks=2, block_size=8 * fold, channels=(8, 16), fold=fold)
+    noisy, t, blocks = inputs(model)
+    text = text_of(3)
+    assert model(noisy, t, blocks, *text).shape == noisy.shape
+    # with its first and last convolution alone, a weight of place 1 moves those of places 0 … 3
+    model.down, model.up, model.middle = (torch.nn.ModuleList() for _ in range(3))
+    model.norm_out = torch.nn.Identity()
+    with torch.no_grad():
+        model.conv_out.weight.normal_(generator=torch.Generator().manual_seed(0))
+    changed = noisy.clone()
+    changed[..., fold] += 1.0
+    moved = (model(changed, t, blocks, *text) - model(noisy, t, blocks, *text)).abs() > 0
+    assert moved[:, :, : 4 * fold].any() and not moved[:, :, 4 * fold :].any()
+
+
 @pytest.mark.parametrize("n_blocks, block_size", [(1, 8), (5, 13), (3, 17), (2, 31)])
 @pytest.mark.parametrize("channels", [(8,), (8, 16), (8, 16, 16, 8)])
 def test_unet_shapes_for_odd_sizes(
@@ -482,6 +499,7 @@ def test_bad_prediction_calls_are_refused() -> None:
         ({"dropout": 1.0}, "dropout"),
         ({"kind": "unet", "block_size": 7}, "8 or more"),
         ({"kind": "unet", "channels": ()}, "channels"),
+        ({"kind": "unet", "fold": 3}, "fold"),
         ({"kind": "unet", "channels": (8, 18)}, "heads"),
     ],
 )

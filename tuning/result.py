@@ -14,6 +14,7 @@ from typing import Any
 from pipelines.artifacts import RunDir
 from pipelines.contenders import (
     CEILING,
+    CONTINUED,
     IDENTITY,
     PREDICTION,
     REFERENCES,
@@ -101,7 +102,7 @@ def figure(sets: Mapping[str, Numbers], methods: Sequence[str], path: Path) -> N
                 zorder=5 if ours else 3,
                 label=method,
             )
-        for method, style in ((CEILING, "--"), (SCRATCH, "-.")):
+        for method, style in ((CEILING, "--"), (CONTINUED, ":"), (SCRATCH, "-.")):
             curve = numbers["methods"].get(method, {}).get("curve")
             if curve:
                 end = numbers["methods"][method]["after"]
