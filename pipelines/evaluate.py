@@ -339,7 +339,7 @@ class EvaluateConcept(Contenders):
             if not c.evaluate.fd_images
             else self.judged(concept, 10**6, c.evaluate.fd_images)
         )
-        true_kid = self._embed(truth) if c.evaluate.kid else None
+        true_kid = self._embed(truth) if c.evaluate.kid and not repeat else None
         true_fd = self._embed(wide.edited) if c.evaluate.fd_images else None
 
         def row(
