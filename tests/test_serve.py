@@ -437,10 +437,7 @@ def test_a_misspelt_key_in_serve_yaml_is_found(where: str) -> None:
     (application,) = content["applications"]
     place = {"applications": application, "deployments": application["deployments"][0], "": content}
     place.get(where, content["http_options"])["surprise"] = 1
-    try:
-        assert any("surprise" in key for key in check_serve(content))
-    except ValueError as error:  # where pydantic forbids it by itself
-        assert "surprise" in str(error)
+    assert any("surprise" in problem for problem in check_serve(content))
 
 
 def test_build_takes_the_command_lines_keys_only(run: RunDir) -> None:
