@@ -21,6 +21,7 @@ import yaml
 
 FOLDER = Path(__file__).parent
 REPOSITORY = FOLDER.parent
+MANIFESTS = ("raycluster.yaml", "rayjob.yaml", "rayservice.yaml")
 CRDS_VARIABLE = "DENOISED_WEIGHTS_CRDS"
 GET_CRDS = (
     f"no KubeRay schemas: name their folder by --crds or {CRDS_VARIABLE}; it is "
@@ -51,13 +52,13 @@ def crd_folder(given: str | Path | None = None) -> Path | None:
     return beside if beside.is_dir() else None
 
 
-def load_crd(folder: Path) -> dict[str, Any]:
-    """RayJob's v1 schema, from KubeRay's own YAML or a RayJob.json extracted from it.
+def load_crd(folder: Path, kind: str) -> dict[str, Any]:
+    """The v1 schema of RayCluster, RayJob or RayService: KubeRay's own YAML, or KIND.json from it.
 
     Returns:
         {"apiVersion", "kind", "openAPIV3Schema"}, for `check_custom_resource`.
     """
-    extracted, upstream = folder / "RayJob.json", folder / "ray.io_rayjobs.yaml"
+    extracted, upstream = folder / f"{kind}.json", folder / f"ray.io_{kind.lower()}s.yaml"
     if extracted.is_file():
         return json.loads(extracted.read_text())
     if not upstream.is_file():
@@ -91,8 +92,14 @@ def check_launcher(config: dict[str, Any]) -> list[str]:
     if config["provider"].get("use_internal_ips") is not True:
         problems.append("provider.use_internal_ips must be true: no public addresses")
     for name, node_type in node_types.items():
-        if not node_type["node_config"].get("SecurityGroupIds"):
+        node = node_type["node_config"]
+        if config["provider"]["type"] == "aws" and not node.get("SecurityGroupIds"):
             problems.append(f"{name} names no SecurityGroupIds: Ray's default opens port 22 to all")
+        if config["provider"]["type"] == "gcp" and (
+            not node.get("networkInterfaces")
+            or any("accessConfigs" in i for i in node["networkInterfaces"])
+        ):
+            problems.append(f"{name} needs networkInterfaces without accessConfigs: no public IP")
     for key in ("setup_commands", "head_setup_commands"):
         if config.get(key) != []:
             problems.append(f"{key} must be []: the default installs another Ray over the image's")
@@ -143,11 +150,23 @@ def strict_schema(schema: Any) -> Any:
     return strict
 
 
-def check_rayjob_rules(manifest: dict[str, Any]) -> list[str]:
-    """This project's rules for a RayJob; shapes are `check_custom_resource`'s matter."""
+def cluster_of(manifest: dict[str, Any]) -> dict[str, Any]:
+    """The cluster's spec inside a RayCluster, RayJob or RayService."""
+    spec = manifest.get("spec", {})
+    kind = str(manifest.get("kind"))
+    key = {"RayJob": "rayClusterSpec", "RayService": "rayClusterConfig"}.get(kind)
+    return spec.get(key, {}) if key else spec
+
+
+def check_rules(manifest: dict[str, Any]) -> list[str]:
+    """This project's rules for a cluster's spec; shapes are `check_custom_resource`'s matter."""
     problems = []
-    cluster = manifest.get("spec", {}).get("rayClusterSpec", {})
+    cluster = cluster_of(manifest)
     head = cluster.get("headGroupSpec", {})
+    if manifest.get("kind") != "RayJob" and not cluster.get("gcsFaultToleranceOptions", {}).get(
+        "redisAddress"
+    ):
+        problems.append("a cluster that stays needs gcsFaultToleranceOptions.redisAddress")
     if cluster.get("authOptions", {}).get("mode") != "token":
         problems.append("authOptions.mode must be token")
     if head.get("rayStartParams", {}).get("num-cpus") != "0":
@@ -165,6 +184,104 @@ def check_rayjob_rules(manifest: dict[str, Any]) -> list[str]:
         if not any(mounts.get(name) == "/dev/shm" for name in memory):
             name = group.get("groupName", "the head")
             problems.append(f"{name} must mount an emptyDir with medium Memory at /dev/shm")
+        if not pod.get("securityContext", {}).get("runAsNonRoot"):
+            problems.append(f"{group.get('groupName', 'the head')} must set runAsNonRoot")
+    if manifest.get("kind") == "RayService":
+        problems += check_serve(_mapping(manifest["spec"].get("serveConfigV2", "{}")))
+    return problems
+
+
+def check_serve(config: dict[str, Any]) -> list[str]:
+    """Problems of a Serve config by Ray's own model, which forgives unknown keys; this does not."""
+    from pydantic import ValidationError
+    from ray.serve.config import AutoscalingConfig
+    from ray.serve.schema import ServeDeploySchema
+
+    problems = []
+    try:
+        known = ServeDeploySchema.model_validate(config)
+        for application in config.get("applications", []):
+            for deployment in application.get("deployments", []):
+                scaling = deployment.get("autoscaling_config", {})  # Serve takes any mapping here
+                AutoscalingConfig.model_validate(scaling)
+                unknown = scaling.keys() - AutoscalingConfig.model_fields.keys()
+                problems += [f"autoscaling_config.{key}: no such key" for key in unknown]
+    except ValidationError as error:
+        return [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+    return problems + _unknown(config, known.model_dump(warnings=False), "")
+
+
+def _unknown(given: Any, known: Any, place: str) -> list[str]:
+    """Keys that a validated model has dropped; what is free-form in it (args) keeps all."""
+    if isinstance(given, dict) and isinstance(known, dict):
+        problems = [f"{place}{key}: no such key" for key in given.keys() - known.keys()]
+        for key in given.keys() & known.keys():
+            problems += _unknown(given[key], known[key], f"{place}{key}.")
+        return problems
+    if isinstance(given, list) and isinstance(known, list):
+        pairs = enumerate(zip(given, known, strict=False))
+        return [p for i, (a, b) in pairs for p in _unknown(a, b, f"{place}{i}.")]
+    return []
+
+
+POLICIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "PodDisruptionBudget": (
+        "policy/v1",
+        {
+            "type": "object",
+            "additionalProperties": False,
+            "required": ["selector"],
+            "properties": {
+                "minAvailable": {"type": ["integer", "string"]},
+                "maxUnavailable": {"type": ["integer", "string"]},
+                "selector": {"type": "object", "required": ["matchLabels"]},
+            },
+            "oneOf": [{"required": ["minAvailable"]}, {"required": ["maxUnavailable"]}],
+        },
+    ),
+    "NetworkPolicy": (
+        "networking.k8s.io/v1",
+        {
+            "type": "object",
+            "additionalProperties": False,
+            "required": ["podSelector"],
+            "properties": {
+                "podSelector": {"type": "object"},
+                "policyTypes": {"type": "array", "items": {"enum": ["Ingress", "Egress"]}},
+                "ingress": {"type": "array", "items": {"type": "object"}},
+                "egress": {"type": "array", "items": {"type": "object"}},
+            },
+        },
+    ),
+}
+"""Kubernetes' own kinds in the manifests: apiVersion, and the part of spec's schema in use."""
+
+
+def check_policy(manifest: dict[str, Any]) -> list[str]:
+    """Problems of a document of a kind in POLICIES."""
+    from jsonschema import Draft202012Validator
+
+    version, schema = POLICIES[manifest["kind"]]
+    problems = [] if manifest.get("apiVersion") == version else [f"apiVersion must be {version}"]
+    if not manifest.get("metadata", {}).get("name"):
+        problems.append("metadata.name is missing")
+    errors = Draft202012Validator(schema).iter_errors(manifest.get("spec", {}))
+    return problems + [f"{e.json_path}: {e.message}" for e in errors]
+
+
+def check_manifests(text: str, crds: Path | None) -> list[str]:
+    """Problems of all documents of a file; without `crds`, of what needs no KubeRay schema."""
+    problems: list[str] = []
+    for manifest in yaml.safe_load_all(text):
+        kind = manifest.get("kind") if isinstance(manifest, dict) else None
+        if kind in POLICIES:
+            found = check_policy(manifest)
+        elif kind in ("RayCluster", "RayJob", "RayService"):
+            found = check_custom_resource(manifest, load_crd(crds, kind)) if crds else []
+            found = found or check_rules(manifest)
+        else:
+            found = [f"a document of kind {kind} is not expected"]
+        problems += [f"{kind}: {p}" for p in found]
     return problems
 
 
@@ -193,22 +310,18 @@ def check_dockerfile(text: str, root: Path = REPOSITORY) -> list[str]:
 
 
 def validate(folder: Path = FOLDER, crds: Path | None = None) -> list[Outcome]:
-    """Check aws.yaml, rayjob.yaml and Dockerfile of a folder.
+    """Check the files of a folder that is laid out like this one.
 
     Args:
         folder: where the files are; what the Dockerfile copies is looked for in its parent.
-        crds: folder of CRD schemas; without it rayjob.yaml is "not run" unless it breaks a rule
-            that needs no schema.
+        crds: folder of CRD schemas; without it the Kubernetes manifests are "not run" unless they
+            break a rule that needs no schema.
     """
-
-    def rayjob(text: str) -> list[str]:
-        manifest = _mapping(text)
-        shape = check_custom_resource(manifest, load_crd(crds)) if crds else []
-        return shape or check_rayjob_rules(manifest)
-
     checks: dict[str, Callable[[str], list[str]]] = {
         "aws.yaml": lambda text: check_launcher(_mapping(text)),
-        "rayjob.yaml": rayjob,
+        "gcp.yaml": lambda text: check_launcher(_mapping(text)),
+        **dict.fromkeys(MANIFESTS, lambda text: check_manifests(text, crds)),
+        "serve.yaml": lambda text: check_serve(_mapping(text)),
         "Dockerfile": lambda text: check_dockerfile(text, folder.parent),
     }
     outcomes = []
@@ -219,7 +332,7 @@ def validate(folder: Path = FOLDER, crds: Path | None = None) -> list[Outcome]:
             problems = [" ".join(str(error).split())]
         if problems:
             outcomes.append(Outcome(name, "error", "; ".join(problems)))
-        elif name == "rayjob.yaml" and crds is None:
+        elif name in MANIFESTS and crds is None:
             outcomes.append(Outcome(name, "not run", GET_CRDS))
         else:
             outcomes.append(Outcome(name, "ok"))
@@ -243,7 +356,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(str(error))
     outcomes = validate(crds=crds)
     for outcome in outcomes:
-        print(f"{outcome.file:<12} {outcome.status:<8} {outcome.reason}".rstrip())
+        print(f"{outcome.file:<16} {outcome.status:<8} {outcome.reason}".rstrip())
     return int(any(outcome.status == "error" for outcome in outcomes))
 
 

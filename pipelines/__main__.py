@@ -28,6 +28,8 @@ def help_text() -> str:
         "other commands:",
         "  run        all stages, in order",
         "  serve      answer text → adapter and text + image → image over HTTP (Ray Serve)",
+        "  submit     run as a Ray job: address=http://HEAD:8265 [command=STAGE] key=value …;",
+        "             address=… job=ID follows one again",
         "  config     print the resolved configuration",
         "",
         f"presets:   {', '.join(configuration.preset_names())} (preset=demo is the default)",
@@ -75,8 +77,12 @@ def _for_people(error: Exception) -> str:
 def _command(command: str, words: list[str]) -> int:
     from pipelines.stages import BY_NAME, STAGES, redo, run_stage
 
-    if command not in (*BY_NAME, "run", "serve", "config"):
+    if command not in (*BY_NAME, "run", "serve", "submit", "config"):
         raise ConfigError(f"unknown command {command!r}; see denoised-weights --help")
+    if command == "submit":
+        from pipelines.submit import submit
+
+        return submit(words)
     config = configuration.load_config(words)
     if command == "config":
         print(configuration.to_yaml(config), end="")
@@ -88,11 +94,12 @@ def _command(command: str, words: list[str]) -> int:
         serve_forever(config, run)
         return 0
     from pipelines.log import log
-    from pipelines.session import ray_session
+    from pipelines.session import check_storage, ray_session
 
     if config.redo:
         redo(config, run, config.redo)
     with ray_session(config):
+        check_storage(config, run)
         for name in [s.name for s in STAGES] if command == "run" else [command]:
             run_stage(config, run, name)
     if command in ("run", "report"):

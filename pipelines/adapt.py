@@ -16,17 +16,17 @@ import torch
 from modeling.coreset import image_coreset
 from modeling.lora import CONFIG_FILE, Adapter, to_files
 from modeling.training import ConceptData, Recipe, train_adapters
-from modeling.weight_generator import WeightGenerator, predict_blocks
+from modeling.weight_generator import WeightGenerator
 from pipelines import config as configuration
 from pipelines.actors import map_actors
 from pipelines.artifacts import RunDir
 from pipelines.concepts import load_concepts
 from pipelines.config import Config
 from pipelines.gans import Trainer
-from pipelines.generator import load_generator, text_batch
+from pipelines.generator import load_generator
 from pipelines.log import Progress, log
+from pipelines.prediction import Decoder
 from pipelines.stages import record_errors
-from pipelines.weights import load_layout
 
 FOLDER = "adapted"
 
@@ -66,8 +66,7 @@ class Predictor(Trainer):
     def __init__(self, config: dict[str, Any], run_dir: RunDir) -> None:
         super().__init__(config, run_dir)
         self.generator = load_generator(run_dir).model.to(self.device)
-        self.layout, normalisation = load_layout(run_dir)
-        self.normalisation = normalisation.to(self.device)
+        self.decoder = Decoder(run_dir, self.config.adapt, self.device)
 
     def predict(
         self,
@@ -75,25 +74,15 @@ class Predictor(Trainer):
         generator: WeightGenerator | None = None,
         seed: int | None = None,
     ) -> list[Adapter]:
-        """Adapters for the texts of these concepts, by the configured sampler.
+        """Adapters for the texts of these concepts.
 
         generator, seed: others than the run's own.
         """
-        a = self.config.adapt
-        text = text_batch([self.texts[i] for i in text_of])
-        generator = generator or self.generator
-        blocks = predict_blocks(
-            generator,
-            generator.config.noise_schedule(),
-            type(text)(*(v.to(self.device) for v in text)),
-            a.t,
-            seed=self.config.seed if seed is None else seed,
-            # config.check allows no other sampler; OmegaConf has no Literal
-            method=a.sampler,  # type: ignore[arg-type]
-            ddim_steps=a.ddim_steps,
+        return self.decoder.adapters(
+            generator or self.generator,
+            [self.texts[i] for i in text_of],
+            self.config.seed if seed is None else seed,
         )
-        stacked = self.layout.from_blocks(self.normalisation.invert(blocks))
-        return [{k: v[i] for k, v in stacked.items()} for i in range(len(text_of))]
 
     def wait(self) -> float:
         """Now, with the device's queue empty."""

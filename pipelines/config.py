@@ -292,6 +292,8 @@ class Cluster:
     gpus_per_actor: float = 0.0
     gpu_training: bool = False
     """One GPU for each training worker."""
+    shared_storage: bool = False
+    """A local run_dir is a mount (NFS, Lustre) that every node sees."""
     training_threads: int = 0
     """Threads of a training worker; 0 = an equal share of the machine's cores."""
 

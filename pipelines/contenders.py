@@ -44,7 +44,7 @@ class Contenders(Predictor):
         super().__init__(config, run_dir)
         ids, raw = load_blocks(run_dir, "train")
         self.blocks_ids = ids
-        self.blocks = self.normalisation.apply(raw.to(self.device))
+        self.blocks = self.decoder.normalisation.apply(raw.to(self.device))
         self.pooled = torch.stack([self.texts[i].pooled for i in ids]).to(self.device)
         self._others: dict[tuple[str, bool], WeightGenerator] = {}
 
@@ -110,4 +110,4 @@ class Contenders(Predictor):
             blocks = self.ridge.predict(query).to(self.blocks)
         else:
             raise ValueError(f"no control named {method!r}")
-        return self.layout.from_blocks(self.normalisation.invert(blocks))
+        return self.decoder.decode(blocks)

@@ -288,12 +288,11 @@ class EvaluateConcept(Contenders):
         rows = []
         for method in self.generators(repeat):
             start = starts[method]
-            own = self.normalisation.apply(self.layout.to_blocks(start))
-            real = self.layout.mask.to(own.device)
+            own = self.decoder.encode(start)
+            real = self.decoder.layout.mask.to(own.device)
             gaps = (self.blocks - own)[:, real].square().mean(1).sqrt()
             nearest = int(gaps.argmin())
-            raw = self.normalisation.invert(self.blocks[nearest])
-            both = stack([start, self.layout.from_blocks(raw)])
+            both = stack([start, self.decoder.decode(self.blocks[nearest])])
             made = to_unit(
                 translate_all(self.translator, both, judged.source.to(self.device), tokens).cpu()
             )

@@ -28,17 +28,16 @@ from omegaconf import OmegaConf
 from modeling.lora import CONFIG_FILE, WEIGHTS_FILE, Adapter, stack, to_files
 from modeling.text import TextEncoder
 from modeling.training import translate_all
-from modeling.weight_generator import predict_blocks
 from pipelines import config as configuration
 from pipelines.artifacts import ArtifactError, RunDir
 from pipelines.base import load_base
 from pipelines.config import Config, ConfigError
-from pipelines.generator import load_generator, text_batch
+from pipelines.generator import load_generator
 from pipelines.log import log
+from pipelines.prediction import Decoder
 from pipelines.serve_app import AdapterFiles, Limits, make_app
 from pipelines.session import ray_session
 from pipelines.stages import STAGES, StageError, finished
-from pipelines.weights import load_layout
 
 APP = "denoised-weights"
 MODEL = "Model"
@@ -135,10 +134,8 @@ class Service:
         torch.set_num_threads(max(1, int(self.config.cluster.cpus_per_actor)))
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.translator = load_base(self.config, run)[0].to(self.device)
-        self.layout, normalisation = load_layout(run)
-        self.normalisation = normalisation.to(self.device)
+        self.decoder = Decoder(run, self.config.adapt, self.device)
         self.generator = load_generator(run).model.to(self.device)
-        self.schedule = self.generator.config.noise_schedule()
         self.encoder = TextEncoder(self.config.text_encoder)
         if self.encoder.dim != self.generator.config.text_dim:
             raise ArtifactError(
@@ -157,7 +154,7 @@ class Service:
             "base": self.digests["base"],
             "weights": self.digests["weights"],
             "generator": self.digests["generator"],
-            "layout": self.layout.digest(),
+            "layout": self.decoder.layout.digest(),
             "image_size": self.config.images.size,
             "device": str(self.device),
         }
@@ -173,7 +170,7 @@ class Service:
             begun = time.perf_counter()
             time_step = self.config.adapt.t if t is None else t
             adapter, _ = self.predicted(concept, seed, time_step)
-            layout, base = self.layout.digest(), self.digests["base"]
+            layout, base = self.decoder.layout.digest(), self.digests["base"]
             about = {"concept": concept, "seed": str(seed), "t": str(time_step)}
             about |= {"layout": layout, "base": base, "generator": self.digests["generator"]}
             files = to_files(adapter, self.translator.lora_config, about)
@@ -192,20 +189,7 @@ class Service:
     def _predict(self, concept: str, seed: int, t: int) -> tuple[Adapter, torch.Tensor]:
         """Adapter and text tokens [L, D]; AdapterError if the prediction is not finite."""
         (embedding,) = self.encoder.encode([concept])
-        text = text_batch([embedding])
-        a = self.config.adapt
-        blocks = predict_blocks(
-            self.generator,
-            self.schedule,
-            type(text)(*(v.to(self.device) for v in text)),
-            t,
-            seed=seed,
-            # config.check allows no other sampler; OmegaConf has no Literal
-            method=a.sampler,  # type: ignore[arg-type]
-            ddim_steps=a.ddim_steps,
-        )
-        stacked = self.layout.from_blocks(self.normalisation.invert(blocks))
-        adapter = {k: v[0] for k, v in stacked.items()}
+        (adapter,) = self.decoder.adapters(self.generator, [embedding], seed, t)
         self.translator.check(adapter)
         return adapter, embedding.tokens
 

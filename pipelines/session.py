@@ -8,7 +8,8 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from pipelines.config import Config
+from pipelines.artifacts import RunDir
+from pipelines.config import Config, ConfigError
 
 # A pipeline that cannot be scheduled says so after two minutes, not thirty (Ray's default)
 DEFAULTS = {
@@ -75,6 +76,22 @@ def ray_session(config: Config) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def check_storage(config: Config, run: RunDir) -> None:
+    """ConfigError if the nodes of this session's Ray cannot all see the run directory.
+
+    Several nodes on one machine (as in tests) can.
+    """
+    import ray
+
+    hosts = {n["NodeManagerHostname"] for n in ray.nodes() if n["Alive"]}
+    if run.local and len(hosts) > 1 and not config.cluster.shared_storage:
+        raise ConfigError(
+            f"run_dir={config.run_dir} is a folder of one machine, and this Ray has {len(hosts)}:"
+            " give a URI that all see (s3://…, gs://…), or cluster.shared_storage=true if it is"
+            " mounted on all of them"
+        )
 
 
 def set_up_data() -> None:

@@ -62,7 +62,7 @@ def fit(
         ),
         run_config=train.RunConfig(
             name=name,
-            storage_path=run_dir.url(f"train/{stage}"),
+            **storage(run_dir, f"train/{stage}"),
             failure_config=train.FailureConfig(max_failures=2, controller_failure_limit=2),
             checkpoint_config=train.CheckpointConfig(num_to_keep=1),
             logging_config=train.LoggingConfig("WARNING"),
@@ -79,6 +79,20 @@ def fit(
     with result.checkpoint.as_directory() as folder:
         files = {p.name: p.read_bytes() for p in Path(folder).iterdir() if p.is_file()}
     return dict(result.metrics or {}), files
+
+
+def storage(run_dir: RunDir, name: str) -> dict[str, Any]:
+    """RunConfig's storage: an object store through the same file system as all other files.
+
+    Train would open a URI with pyarrow's own S3 and GCS clients, which find their credentials,
+    endpoints and regions in other places.
+    """
+    if run_dir.local:
+        return {"storage_path": run_dir.url(name)}
+    from pyarrow.fs import FSSpecHandler, PyFileSystem
+
+    filesystem = PyFileSystem(FSSpecHandler(run_dir.fs))
+    return {"storage_path": run_dir.path(name), "storage_filesystem": filesystem}
 
 
 def _root(error: BaseException) -> str:

@@ -24,12 +24,16 @@ def rayjob() -> Config:
     return yaml.safe_load((cv.FOLDER / "rayjob.yaml").read_text())
 
 
+def documents(name: str) -> list[Config]:
+    return list(yaml.safe_load_all((cv.FOLDER / name).read_text()))
+
+
 @pytest.fixture
 def crd() -> Config:
     folder = cv.crd_folder()
     if folder is None:
         pytest.skip(cv.GET_CRDS)
-    return cv.load_crd(folder)
+    return cv.load_crd(folder, "RayJob")
 
 
 # The AWS launcher file
@@ -92,14 +96,14 @@ def test_kuberays_own_file_is_read_too(tmp_path: Path) -> None:
     }
     (tmp_path / "ray.io_rayjobs.yaml").write_text(yaml.safe_dump(upstream))
     expected = {"apiVersion": "ray.io/v1", "kind": "RayJob", "openAPIV3Schema": schema}
-    assert cv.load_crd(tmp_path) == expected
+    assert cv.load_crd(tmp_path, "RayJob") == expected
     (tmp_path / "ray.io_rayjobs.yaml").unlink()
     with pytest.raises(FileNotFoundError, match="ray"):
-        cv.load_crd(tmp_path)
+        cv.load_crd(tmp_path, "RayJob")
 
 
 def test_rayjob_runs_the_paper_preset_and_keeps_the_rules(rayjob: Config) -> None:
-    assert cv.check_rayjob_rules(rayjob) == []
+    assert cv.check_rules(rayjob) == []
     entrypoint = rayjob["spec"]["entrypoint"]
     assert entrypoint.startswith("python -m pipelines run preset=paper run_dir=s3://")
 
@@ -151,7 +155,7 @@ def test_a_rayjob_that_breaks_a_rule_fails(
     rayjob: Config, change: Callable[[Config], object], expected: str
 ) -> None:
     change(rayjob)
-    assert expected in "; ".join(cv.check_rayjob_rules(rayjob))
+    assert expected in "; ".join(cv.check_rules(rayjob))
 
 
 def test_structural_schema_is_made_strict_as_kubernetes_means_it() -> None:
@@ -218,7 +222,88 @@ def test_structural_schema_is_made_strict_as_kubernetes_means_it() -> None:
     assert [spec for spec in bad if not problems(**spec)] == []
 
 
+# Google Cloud, and the choice of nodes
+
+
+def test_gcp_file_passes_rays_own_validation() -> None:
+    (content,) = documents("gcp.yaml")
+    assert cv.check_launcher(content) == []
+    machines = {
+        k: t["node_config"]["machineType"] for k, t in content["available_node_types"].items()
+    }
+    assert machines["a100x8"] == "a2-highgpu-8g" and machines["a100x8-80gb"] == "a2-ultragpu-8g"
+    interface = content["available_node_types"]["a100x8"]["node_config"]["networkInterfaces"][0]
+    interface["accessConfigs"] = [{"type": "ONE_TO_ONE_NAT"}]
+    assert "no public IP" in "; ".join(cv.check_launcher(content))
+
+
+@pytest.mark.parametrize("name", ["aws.yaml", "gcp.yaml"])
+def test_one_kind_of_gpu_node_is_on_and_spot_can_be_chosen(name: str) -> None:
+    (content,) = documents(name)
+    types = content["available_node_types"]
+    assert {k for k, t in types.items() if t["max_workers"]} == {"a100x8"}
+    spot = json.dumps(types["a100x8-spot"]["node_config"]).lower()
+    assert "spot" in spot and "spot" not in json.dumps(types["a100x8"]["node_config"]).lower()
+    for node in types.values():
+        node["max_workers"] = 8
+    assert cv.check_launcher(content) == []
+
+
+# RayCluster and RayService
+
+
+@pytest.mark.parametrize(
+    ("name", "kinds"),
+    [
+        ("raycluster.yaml", ["RayCluster", "PodDisruptionBudget"]),
+        ("rayservice.yaml", ["RayService", "PodDisruptionBudget", "NetworkPolicy"]),
+    ],
+)
+def test_manifests_fit_their_schemas(name: str, kinds: list[str], crd: Config) -> None:
+    assert [d["kind"] for d in documents(name)] == kinds
+    text = (cv.FOLDER / name).read_text()
+    assert cv.check_manifests(text, cv.crd_folder()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "expected"),
+    [
+        ("raycluster.yaml", "redisAddress: redis:6379", "redisAddress: ''", "redisAddress"),
+        ("raycluster.yaml", "maxUnavailable: 0", "maxUnavailible: 0", "maxUnavailible"),
+        ("raycluster.yaml", "policy/v1", "policy/v1beta1", "policy/v1"),
+        ("raycluster.yaml", "kind: PodDisruptionBudget", "kind: Pod", "not expected"),
+        ("raycluster.yaml", "runAsNonRoot: true", "runAsNonRoot: false", "runAsNonRoot"),
+        ("rayservice.yaml", "import_path:", "importpath:", "import_path"),
+        ("rayservice.yaml", "max_replicas: 4", "max_replica: 4", "max_replica"),
+        ("rayservice.yaml", "target_ongoing_requests: 4", "target_ongoing_requests: x", "valid"),
+        ("rayservice.yaml", "policyTypes: [Ingress]", "policyTypes: [Inwards]", "Inwards"),
+    ],
+)
+def test_a_spoilt_manifest_fails_without_crds_too(
+    name: str, old: str, new: str, expected: str
+) -> None:
+    text = (cv.FOLDER / name).read_text()
+    assert old in text
+    assert expected in "; ".join(cv.check_manifests(text.replace(old, new), None))
+
+
+def test_the_service_in_kubernetes_is_reached_by_its_clients_alone() -> None:
+    service, _, policy = documents("rayservice.yaml")
+    config = yaml.safe_load(service["spec"]["serveConfigV2"])
+    assert config["applications"][0]["import_path"] == "pipelines.serve:build"
+    ports = [p["port"] for rule in policy["spec"]["ingress"] for p in rule.get("ports", [])]
+    assert ports == [config["http_options"]["port"]]
+    labels = policy["spec"]["podSelector"]["matchLabels"]
+    groups = service["spec"]["rayClusterConfig"]["workerGroupSpecs"]
+    assert labels == {"ray.io/group": groups[0]["groupName"]}
+
+
 # The Dockerfile
+
+
+def test_the_image_can_open_the_buckets_that_the_files_name() -> None:
+    text = (cv.FOLDER / "Dockerfile").read_text()
+    assert '".[s3,gs]"' in text
 
 
 def test_dockerfile_is_sound() -> None:
@@ -247,21 +332,23 @@ def test_a_spoilt_dockerfile_fails(old: str, new: str, expected: str) -> None:
 def test_one_line_per_file(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, crd: Config, tmp_path: Path
 ) -> None:
-    (tmp_path / "RayJob.json").write_text(json.dumps(crd))
-    monkeypatch.setenv(cv.CRDS_VARIABLE, str(tmp_path))
     assert cv.main([]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split() for line in lines] == [
-        ["aws.yaml", "ok"],
-        ["rayjob.yaml", "ok"],
-        ["Dockerfile", "ok"],
-    ]
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    there = {p.name for p in cv.FOLDER.iterdir() if p.suffix == ".yaml" or p.name == "Dockerfile"}
+    assert {line[0] for line in lines} == there
+    assert {line[1] for line in lines} == {"ok"}
+    for kind in ("RayCluster", "RayJob", "RayService"):
+        empty = {"apiVersion": "ray.io/v1", "kind": kind, "openAPIV3Schema": {"properties": {}}}
+        (tmp_path / f"{kind}.json").write_text(json.dumps(empty))
+    monkeypatch.setenv(cv.CRDS_VARIABLE, str(tmp_path))
+    assert cv.main([]) == 1  # the folder that is named is the one that is used
 
 
 def test_without_crds_the_rayjob_is_reported_as_not_run() -> None:
     by_file = {outcome.file: outcome for outcome in cv.validate(crds=None)}
-    assert by_file["rayjob.yaml"].status == "not run"
-    assert "--crds" in by_file["rayjob.yaml"].reason
+    for name in cv.MANIFESTS:
+        assert by_file[name].status == "not run"
+        assert "--crds" in by_file[name].reason
     with pytest.raises(FileNotFoundError):
         cv.crd_folder("no-such-folder")
 
@@ -272,7 +359,7 @@ def test_an_error_makes_the_command_fail(
     (tmp_path / "aws.yaml").write_text("cluster_name: [")  # and no rayjob.yaml
     (tmp_path / "Dockerfile").write_text("FROM ubuntu\n")
     outcomes = cv.validate(tmp_path)
-    assert [outcome.status for outcome in outcomes] == ["error"] * 3
+    assert [outcome.status for outcome in outcomes] == ["error"] * 7
     monkeypatch.setattr(cv, "validate", lambda crds: outcomes)
     assert cv.main([]) == 1
     assert all("error" in line for line in capsys.readouterr().out.splitlines())

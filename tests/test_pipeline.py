@@ -238,7 +238,7 @@ def test_the_weight_generator_fits_the_layout_and_predicts_what_was_adapted(
 
     generator = load_generator(run).model.config
     predictor = Predictor(to_dict(config), run)
-    assert (generator.n_blocks, generator.block_size) == (predictor.layout.n_blocks, 64)
+    assert (generator.n_blocks, generator.block_size) == (predictor.decoder.layout.n_blocks, 64)
     for concept_id in heldout(run, "test"):
         (predicted,) = predictor.predict([concept_id])
         steps = [load_adapter(run, step_folder(concept_id, s)) for s in (0, 2, 4)]
@@ -319,9 +319,10 @@ def test_distance_to_the_nearest_training_adapter(run: RunDir, config: Config) -
     contenders = Contenders(to_dict(config), run)
     row = next(r for r in rows if (r["method"], r["seed"]) == ("1-D UNet, weights only", 1))
     own = contenders.starts(row["concept_id"], 1)["1-D UNet, weights only"]
-    layout, normalisation = contenders.layout, contenders.normalisation
-    flat = normalisation.apply(layout.to_blocks(own))[layout.mask]
-    gaps = [(b[layout.mask] - flat).square().mean().sqrt().item() for b in contenders.blocks]
+    decoder = contenders.decoder
+    mask = decoder.layout.mask
+    flat = decoder.encode(own)[mask]
+    gaps = [(b[mask] - flat).square().mean().sqrt().item() for b in contenders.blocks]
     assert row["distance"] == pytest.approx(min(gaps), rel=1e-4)
     assert row["nearest"] == contenders.blocks_ids[gaps.index(min(gaps))]
     assert run.read_json("evaluation/about.json")["training_gap"] > 0

@@ -1,0 +1,57 @@
+"""From text embeddings to adapters: what adapting, evaluating and serving share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from modeling.lora import Adapter
+from modeling.text import TextEmbedding
+from modeling.weight_generator import TextBatch, WeightGenerator, predict_blocks
+from pipelines.artifacts import RunDir
+from pipelines.config import Adapt
+from pipelines.generator import text_batch
+from pipelines.weights import load_layout
+
+
+class Decoder:
+    """Runs a weight generator and turns its blocks into adapters of the run's base."""
+
+    def __init__(self, run_dir: RunDir, adapt: Adapt, device: torch.device) -> None:
+        self.adapt, self.device = adapt, device
+        self.layout, normalisation = load_layout(run_dir)
+        self.normalisation = normalisation.to(device)
+
+    def adapters(
+        self,
+        generator: WeightGenerator,
+        embeddings: Sequence[TextEmbedding],
+        seed: int,
+        t: int | None = None,
+    ) -> list[Adapter]:
+        """One adapter per text, by the configured sampler; equal arguments give equal weights.
+
+        t: the time step of the prediction, the configured one by default.
+        """
+        text = text_batch(list(embeddings))
+        blocks = predict_blocks(
+            generator,
+            generator.config.noise_schedule(),
+            TextBatch(*(v.to(self.device) for v in text)),
+            self.adapt.t if t is None else t,
+            seed=seed,
+            # config.check allows no other sampler; OmegaConf has no Literal
+            method=self.adapt.sampler,  # type: ignore[arg-type]
+            ddim_steps=self.adapt.ddim_steps,
+        )
+        stacked = self.decode(blocks)
+        return [{k: v[i] for k, v in stacked.items()} for i in range(len(embeddings))]
+
+    def decode(self, blocks: torch.Tensor) -> Adapter:
+        """Normalised blocks [..., N, b] → an adapter's tensors, [...] in front of each."""
+        return self.layout.from_blocks(self.normalisation.invert(blocks))
+
+    def encode(self, adapter: Adapter) -> torch.Tensor:
+        """The inverse of `decode`."""
+        return self.normalisation.apply(self.layout.to_blocks(adapter))

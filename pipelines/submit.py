@@ -1,0 +1,159 @@
+"""`denoised-weights submit`: a command as a Ray job on a running cluster, followed to its end.
+
+A thin layer over Ray's job SDK. The checkout is uploaded and `python -m pipelines` runs in it, so
+that the job runs this code and not a copy installed on the nodes. The job belongs to the cluster:
+stopping the command, or losing the connection, leaves it running, and `job=ID` finds it again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shlex
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from pipelines import config as configuration
+from pipelines.artifacts import RunDir
+from pipelines.config import ConfigError
+from pipelines.log import log
+from pipelines.session import DEFAULTS
+from pipelines.stages import BY_NAME, StageError
+
+OWN = ("address", "job", "command")
+"""Words of this command; all others are the job's."""
+LEFT_BEHIND = ["runs", "docs", "tests", ".git", ".venv", "*.parquet", "*.safetensors"]
+"""Never uploaded, beside what .gitignore names: data stays where it is."""
+CODES = {"SUCCEEDED": 0, "FAILED": 1, "STOPPED": 130}
+PATIENCE = 300.0
+"""Seconds without a connection after which the job is given up on (it may still run)."""
+
+
+class SubmitError(StageError):
+    """The cluster did not take the job, or could not be reached."""
+
+
+def submit(words: Sequence[str], connect: Callable[[str], Any] | None = None) -> int:
+    """Submit `words` as a job, or find job=ID again; print its log; return its exit code.
+
+    0 it succeeded, 1 it failed, 130 it was stopped. ConfigError if the words are wrong (which is
+    found here, before anything is uploaded), SubmitError if the cluster cannot be reached.
+    """
+    own = {k: v for k, _, v in (w.partition("=") for w in words) if k in OWN}
+    rest = [w for w in words if w.partition("=")[0] not in OWN]
+    address = own.get("address") or os.environ.get("RAY_ADDRESS", "")
+    if not address.startswith(("http://", "https://")):
+        raise ConfigError(
+            f"address={address}: give the dashboard's address, such as address=http://127.0.0.1:8265"
+        )
+    os.environ.setdefault("RAY_AUTH_MODE", DEFAULTS["RAY_AUTH_MODE"])
+    client = _connected(address, connect or _client)
+    if "job" in own:
+        if rest or "command" in own:
+            raise ConfigError("job=ID follows a job that was submitted: give no other keys")
+        job = own["job"]
+        log(f"submit: following {job}")
+    else:
+        plan = job_of(own.get("command", "run"), rest)
+        try:
+            job = client.submit_job(**plan)
+        except (RuntimeError, ValueError, OSError) as error:
+            raise SubmitError(f"{address} did not take the job: {_line(error)}") from error
+        log(f"submit: {job} runs `{plan['entrypoint']}`")
+    again = f"denoised-weights submit address={address} job={job}"
+    try:
+        status = follow(client, job, sys.stdout)
+    except KeyboardInterrupt:
+        log(f"submit: {job} goes on without us; `{again}` follows it, `ray job stop` ends it")
+        return 130
+    log(f"submit: {job} {status.lower()}")
+    return CODES[status]
+
+
+def job_of(command: str, words: Sequence[str], folder: Path | None = None) -> dict[str, Any]:
+    """What to submit: entry point and runtime environment, after checking the words here.
+
+    folder: the checkout, by default the working directory. ConfigError if it is none, if the
+    configuration is wrong, or if run_dir is not a place that all nodes see.
+    """
+    if command not in (*BY_NAME, "run"):
+        raise ConfigError(f"command={command}: one of run, {', '.join(BY_NAME)}")
+    config = configuration.load_config(words)
+    run = RunDir(config.run_dir)
+    if run.local and not config.cluster.shared_storage:
+        raise ConfigError(
+            f"run_dir={config.run_dir} is a folder of one machine: give a URI that all nodes see"
+            " (s3://…, gs://…), or cluster.shared_storage=true if it is mounted on all of them"
+        )
+    here = folder or Path.cwd()
+    if not (here / "pipelines" / "__main__.py").exists():
+        raise ConfigError(f"{here} is no checkout of denoised-weights: run submit in one")
+    return {
+        "entrypoint": shlex.join(["python", "-m", "pipelines", command, *words]),
+        "runtime_env": {"working_dir": str(here), "excludes": LEFT_BEHIND},
+        "metadata": {"run_dir": run.uri, "preset": config.preset},
+    }
+
+
+def follow(client: Any, job: str, out: TextIO, wait: float = 2.0) -> str:
+    """Copy the job's log to `out` until it has ended; returns its status.
+
+    A lost connection is made again: the log comes from its start then, and what was printed before
+    is skipped. SubmitError after PATIENCE seconds without one, or if there is no such job.
+    """
+    printed, lost_at = 0, 0.0
+
+    async def copy() -> None:
+        nonlocal printed, lost_at
+        seen = 0
+        async for text in client.tail_job_logs(job):
+            lost_at = 0.0
+            new = text[max(0, printed - seen) :]
+            seen += len(text)
+            printed = max(printed, seen)
+            out.write(new)
+            out.flush()
+
+    from aiohttp import ClientError
+
+    while True:
+        try:
+            asyncio.run(copy())
+            status = str(client.get_job_status(job).value)
+            if status in CODES:
+                return status
+            lost_at = 0.0
+        except (ClientError, OSError, RuntimeError) as error:  # those of requests are OSErrors
+            if "does not exist" in str(error) or "404" in str(error):
+                raise SubmitError(f"there is no job {job}") from error
+            lost_at = lost_at or time.monotonic()
+            if time.monotonic() - lost_at > PATIENCE:
+                raise SubmitError(
+                    f"no connection to the cluster for {PATIENCE:.0f} s ({_line(error)});"
+                    f" {job} may still run"
+                ) from error
+        time.sleep(wait)
+
+
+def _client(address: str) -> Any:
+    from ray.job_submission import JobSubmissionClient
+
+    return JobSubmissionClient(address)
+
+
+def _connected(address: str, connect: Callable[[str], Any]) -> Any:
+    try:
+        return connect(address)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise SubmitError(
+            f"cannot reach {address}: {_line(error)} (is the tunnel open? `ray dashboard FILE`;"
+            " does the token in ~/.ray/auth_token belong to this cluster?)"
+        ) from error
+
+
+def _line(error: Exception) -> str:
+    """The first line that says something."""
+    return next((t for t in str(error).splitlines() if t.strip()), type(error).__name__)

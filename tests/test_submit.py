@@ -1,0 +1,151 @@
+"""`submit`: what is checked before anything is uploaded, and following a job to its end."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import AsyncIterator, Iterator
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines import session
+from pipelines import submit as module
+from pipelines.__main__ import main
+from pipelines.artifacts import RunDir
+from pipelines.config import ConfigError, load_config
+from pipelines.submit import SubmitError, follow, job_of, submit
+from tests.driver import ROOT
+
+HEAD = "address=http://127.0.0.1:8265"
+SHARED = "cluster.shared_storage=true"
+
+
+class Status(Enum):
+    RUNNING = "RUNNING"
+    SUCCEEDED = "SUCCEEDED"
+    FAILED = "FAILED"
+    STOPPED = "STOPPED"
+
+
+class Jobs:
+    """A job server that drops the line where a text of its log is an exception."""
+
+    def __init__(self, tries: list[list[str | Exception]], end: Status = Status.SUCCEEDED) -> None:
+        self.tries, self.end = iter(tries), end
+        self.left = len(tries)
+        self.plans: list[dict[str, Any]] = []
+
+    def submit_job(self, **plan: Any) -> str:
+        self.plans.append(plan)
+        return "raysubmit_1"
+
+    async def tail_job_logs(self, job: str) -> AsyncIterator[str]:
+        self.left -= 1
+        for text in next(self.tries):
+            if isinstance(text, Exception):
+                raise text
+            yield text
+
+    def get_job_status(self, job: str) -> Status:
+        return self.end if not self.left else Status.RUNNING
+
+
+@pytest.fixture(autouse=True)
+def in_the_checkout(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    yield
+
+
+def test_the_job_runs_the_uploaded_code_with_the_words_it_was_given(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    jobs = Jobs([["hello\n"]])
+    words = ["preset=tiny", "run_dir=/mnt/a b", SHARED, HEAD, "command=gans"]
+    assert submit(words, lambda address: jobs) == 0
+    (plan,) = jobs.plans
+    expected = "python -m pipelines gans preset=tiny 'run_dir=/mnt/a b' cluster.shared_storage=true"
+    assert plan["entrypoint"] == expected
+    assert plan["runtime_env"]["working_dir"] == str(ROOT)
+    assert {"runs", ".git"} <= set(plan["runtime_env"]["excludes"])
+    assert plan["metadata"] == {"run_dir": "/mnt/a b", "preset": "tiny"}
+    assert capsys.readouterr().out == "hello\n"
+
+
+@pytest.mark.parametrize(
+    "words, expected",
+    [
+        (["preset=tiny"], "address=: give the dashboard's address"),
+        ([HEAD, "preset=tiny"], "run_dir=runs/tiny is a folder of one machine"),
+        ([HEAD, "preset=tinny", SHARED], "no such preset"),
+        ([HEAD, "generator.stepz=1", SHARED], "unknown key generator.stepz"),
+        ([HEAD, "command=serve", SHARED], "command=serve: one of run, concepts"),
+        ([HEAD, "job=x", "preset=tiny"], "job=ID follows a job"),
+    ],
+)
+def test_wrong_words_are_found_before_anything_is_sent(words: list[str], expected: str) -> None:
+    jobs = Jobs([])
+    with pytest.raises(ConfigError, match=expected):
+        submit(words, lambda address: jobs)
+    assert jobs.plans == []
+
+
+def test_a_folder_that_is_no_checkout_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is no checkout of denoised-weights"):
+        job_of("run", ["preset=tiny", "run_dir=memory://x"], tmp_path)
+
+
+@pytest.mark.parametrize("end, code", [("SUCCEEDED", 0), ("FAILED", 1), ("STOPPED", 130)])
+def test_the_exit_code_is_the_jobs(end: str, code: int) -> None:
+    assert submit([HEAD, "job=x"], lambda address: Jobs([["log"]], Status(end))) == code
+
+
+def test_a_lost_connection_is_made_again_and_no_line_is_printed_twice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tries: list[list[str | Exception]] = [
+        ["one\n", "two\n", OSError("reset")],
+        [RuntimeError("connection closed")],
+        ["one\ntwo\nthr", ConnectionError("gone")],
+        ["one\n", "two\n", "three\n", "four\n"],
+    ]
+    out = io.StringIO()
+    assert follow(Jobs(tries), "x", out, wait=0) == "SUCCEEDED"
+    assert out.getvalue() == "one\ntwo\nthree\nfour\n"
+    monkeypatch.setattr(module, "PATIENCE", 0.0)
+    with pytest.raises(SubmitError, match="x may still run"):
+        follow(Jobs([[OSError("no route")]] * 9), "x", out, wait=0.01)
+
+
+def test_a_job_that_is_not_there_is_no_lost_connection() -> None:
+    missing = RuntimeError("Request failed with status code 404: Job x does not exist.")
+    with pytest.raises(SubmitError, match="there is no job x"):
+        follow(Jobs([[missing]]), "x", io.StringIO(), wait=0)
+
+
+def test_a_cluster_that_does_not_answer_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["submit", "address=http://127.0.0.1:9", "preset=tiny", "run_dir=memory://x"]
+    assert main(words) == 1
+    printed = capsys.readouterr().err
+    assert "cannot reach http://127.0.0.1:9" in printed and "Traceback" not in printed
+
+
+def test_a_local_folder_on_several_machines_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    def nodes(*hosts: str) -> None:
+        there = [{"Alive": True, "NodeManagerHostname": h} for h in hosts]
+        gone = {"Alive": False, "NodeManagerHostname": "gone"}
+        monkeypatch.setattr(ray, "nodes", lambda: [*there, gone])
+
+    local, remote = RunDir("runs/x"), RunDir("memory://x")
+    config, shared = load_config(["preset=tiny"]), load_config(["preset=tiny", SHARED])
+    nodes("a", "a")
+    session.check_storage(config, local)
+    nodes("a", "b")
+    session.check_storage(config, remote)
+    session.check_storage(shared, local)
+    with pytest.raises(ConfigError, match="is a folder of one machine, and this Ray has 2"):
+        session.check_storage(config, local)
