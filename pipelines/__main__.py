@@ -94,12 +94,11 @@ def _command(command: str, words: list[str]) -> int:
         serve_forever(config, run)
         return 0
     from pipelines.log import log
-    from pipelines.session import check_storage, ray_session
+    from pipelines.session import ray_session
 
     if config.redo:
         redo(config, run, config.redo)
-    with ray_session(config):
-        check_storage(config, run)
+    with ray_session(config, run):
         for name in [s.name for s in STAGES] if command == "run" else [command]:
             run_stage(config, run, name)
     if command in ("run", "report"):

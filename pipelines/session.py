@@ -40,8 +40,10 @@ def threads_per_worker(config: Config, workers: int) -> int:
 
 
 @contextmanager
-def ray_session(config: Config) -> Iterator[None]:
+def ray_session(config: Config, run: RunDir | None = None) -> Iterator[None]:
     """Connect to the configured cluster, or start a local Ray for the duration.
+
+    run: what the session will write to; ConfigError if the nodes cannot all see it.
 
     A Ray that the caller (a test, a job) has already connected to is used and left running.
     """
@@ -73,6 +75,8 @@ def ray_session(config: Config) -> Iterator[None]:
         **local,  # type: ignore[arg-type]
     )
     try:
+        if run is not None:
+            check_storage(config, run)
         yield
     finally:
         ray.shutdown()

@@ -98,7 +98,7 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stages that refuse before they use Ray."""
     from contextlib import nullcontext
 
-    monkeypatch.setattr("pipelines.session.ray_session", lambda config: nullcontext())
+    monkeypatch.setattr("pipelines.session.ray_session", lambda config, run: nullcontext())
 
 
 @pytest.mark.parametrize("stage", [s.name for s in STAGES[1:]])
@@ -138,7 +138,8 @@ def test_exit_1_with_one_sentence_for_what_is_not_there(
     (tmp_path / "few").mkdir()
     (tmp_path / "few/a.png").write_bytes(b"")
     filters = ["concepts.families=[duotone]", "concepts.combine=[]"]
-    counts = ["concepts.train_combinations=0", "concepts.test_combinations=0"]
+    kinds = ("train", "paired", "test")
+    counts = [f"concepts.{kind}_combinations=0" for kind in kinds]
     statuses = (main([s, "preset=tiny", *filters, *counts, *words]) for s in ("concepts", "pairs"))
     assert next(filter(None, statuses)) == 1  # of the first stage that fails
     *_, line = capsys.readouterr().err.splitlines()

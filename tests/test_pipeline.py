@@ -430,6 +430,7 @@ def test_a_corrupt_picture_is_an_error_row_and_the_rest_is_fine(
         "concepts.families=[duotone]",
         "concepts.combine=[]",
         "concepts.train_combinations=0",
+        "concepts.paired_combinations=0",
         "concepts.test_combinations=0",
     ]
     assert main(["concepts", *words]) == 0
