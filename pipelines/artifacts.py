@@ -72,9 +72,15 @@ class RunDir:
             ) from error
 
     def write(self, name: str, data: bytes) -> None:
-        """Atomic write; OSError (a full disk, no permission) leaves what was there before."""
+        """Atomic write; a failed one leaves what was there before.
+
+        OSError (a full disk, no permission), ArtifactError if an object store refuses.
+        """
         if not self.local:
-            self.fs.pipe_file(self.path(name), data)
+            try:
+                self.fs.pipe_file(self.path(name), data)
+            except OSError as error:  # a store's own words seldom say which bucket it was
+                raise ArtifactError(f"{self.url(name)} cannot be written: {error}") from error
             return
         target = Path(self.path(name))
         target.parent.mkdir(parents=True, exist_ok=True)

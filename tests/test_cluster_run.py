@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from modeling.lora import WEIGHTS_FILE
 from pipelines.artifacts import RunDir
-from pipelines.concepts import load_concepts
+from pipelines.concepts import load_concepts, with_adapter
 from tests.conftest import Finished
 from tests.driver import ROOT, Driver, children
 
@@ -71,7 +71,8 @@ def test_a_job_runs_the_code_that_it_uploads(
         )
     concepts = {c.concept_id for c in load_concepts(run) if c.origin != "paraphrased"}
     table = pq.read_table(f"{run.uri}/pairs")
-    assert table.num_rows == 10 * len(concepts)
+    paired = sum(not c.adapter for c in load_concepts(run) if c.origin != "paraphrased")
+    assert table.num_rows == 10 * (len(concepts) - paired) + 5 * paired
     assert set(table["concept_id"].to_pylist()) == concepts
     assert set(table["editor"].to_pylist()) == {"uploaded"}
     assert run.exists("stages/pairs.json")
@@ -133,7 +134,7 @@ def test_a_node_killed_under_gans_costs_nothing(
     assert run.read_json("stages/gans.json")["summary"]["adapters"] == len(done()) == 15
     concepts = load_concepts(run)
     assert {f.split("/")[1] for f in done()} == {
-        c.concept_id for c in concepts if c.split == "train" and c.origin != "paraphrased"
+        c.concept_id for c in with_adapter(concepts) if c.split == "train"
     }
     assert run.files("errors") == []
     for metrics in done():
