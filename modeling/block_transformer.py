@@ -158,7 +158,14 @@ class BlockTransformer(WeightGenerator):
         self.heads_out = BlockLinear(n, width, b, zero=True)
 
     def forward(
-        self, noisy: Tensor, t: Tensor, blocks: Tensor, tokens: Tensor, mask: Tensor, pooled: Tensor
+        self,
+        noisy: Tensor,
+        t: Tensor,
+        blocks: Tensor,
+        tokens: Tensor,
+        mask: Tensor,
+        pooled: Tensor,
+        previous: Tensor | None = None,
     ) -> Tensor:
         self.check_shapes(noisy, blocks)
         # bring the blocks to the order of their weights: far less to move than the weights

@@ -85,6 +85,7 @@ class ConceptSpec:
     families: list[str] = field(default_factory=list)
     heldout_families: list[str] = field(default_factory=list)
     validation_families: list[str] = field(default_factory=list)
+    paired_families: list[str] = field(default_factory=list)
     atoms_per_family: int = 0
     train_atoms: int = -1
     train_combinations: int = 0
@@ -119,18 +120,21 @@ def plan_concepts(
     Raises ConceptError that names the key and what is available when a count cannot be met.
     """
     _check_counts(spec)
-    seen, unseen = _families(spec, supports)
+    seen, others = _families(spec, supports)
     test_families = _unseen_atoms(
-        unseen["heldout_families"], spec.test_families, "test_families", "heldout_families"
+        others["heldout_families"], spec.test_families, "test_families", "heldout_families"
     )
     val_families = _unseen_atoms(
-        unseen["validation_families"], spec.val_families, "val_families", "validation_families"
+        others["validation_families"], spec.val_families, "val_families", "validation_families"
     )
     pools = {f.name: _even(len(f.rows), spec.atoms_per_family) for f in seen}
     test, val, train = _split_atoms(spec, seed, pools)
 
+    heldout = [*test, *val, *test_families, *val_families]
+    paired = _paired_atoms(spec, others["paired_families"], [*train, *heldout])
+
     planner = _Combinations(train, _tuples(spec, seen), seed)
-    planner.avoid([*test, *val, *test_families, *val_families])
+    planner.avoid([*heldout, *paired])
     combined = {
         split: planner.choose(count, f"{split}_combinations")
         for split, count in (
@@ -146,6 +150,7 @@ def plan_concepts(
             _concept(refs, "train", adapter=i < spec.train_combinations)
             for i, refs in enumerate(combined["train"])
         ),
+        *(_concept([ref], "train", adapter=False) for ref in paired),
         *(_concept([ref], "val", "atoms") for ref in val),
         *(_concept(refs, "val", "combinations") for refs in combined["val"]),
         *(_concept([ref], "val", "families") for ref in val_families),
@@ -153,7 +158,7 @@ def plan_concepts(
         *(_concept(refs, "test", "combinations") for refs in combined["test"]),
         *(_concept([ref], "test", "families") for ref in test_families),
     ]
-    parts = [*([ref] for ref in train), *combined["train"]]
+    parts = [*([ref] for ref in train), *combined["train"], *([ref] for ref in paired)]
     concepts += _paraphrases(concepts, parts, spec.paraphrases, seed)
     clash = _first_repeat(concept.concept_id for concept in concepts)
     if clash:
@@ -213,10 +218,10 @@ def _check_counts(spec: ConceptSpec) -> None:
 def _families(
     spec: ConceptSpec, supports: Callable[[str], bool]
 ) -> tuple[list[Family], dict[str, list[Family]]]:
-    """Families that training sees, and by key those held out, all in the grammar's order."""
+    """Families whose adapters are collected, and by key the others, all in the grammar's order."""
     supported = [name for name in FAMILIES if supports(name)]
-    held = ("heldout_families", "validation_families")
-    for key in ("families", *held):
+    others = ("heldout_families", "validation_families", "paired_families")
+    for key in ("families", *others):
         for name in getattr(spec, key):
             if name not in FAMILIES:
                 known = ", ".join(FAMILIES)
@@ -224,15 +229,16 @@ def _families(
             if name not in supported:
                 known = ", ".join(supported)
                 raise ConceptError(f"{key}: the editor does not support {name!r}, only {known}")
-    both = set(spec.heldout_families) & set(spec.validation_families)
-    if both:
-        raise ConceptError(f"validation_families: {min(both)!r} is one of heldout_families, too")
-    seen = set(spec.families or supported).difference(*(getattr(spec, key) for key in held))
+    for first, second in itertools.combinations(others, 2):
+        both = set(getattr(spec, first)) & set(getattr(spec, second))
+        if both:
+            raise ConceptError(f"{second}: {min(both)!r} is one of {first}, too")
+    seen = set(spec.families or supported).difference(*(getattr(spec, key) for key in others))
     if not seen:
         raise ConceptError("families: none is left for training")
     return (
         [FAMILIES[name] for name in supported if name in seen],
-        {key: [FAMILIES[n] for n in supported if n in getattr(spec, key)] for key in held},
+        {key: [FAMILIES[n] for n in supported if n in getattr(spec, key)] for key in others},
     )
 
 
@@ -264,6 +270,19 @@ def _unseen_atoms(unseen: list[Family], wanted: int, key: str, families: str) ->
         for queue, share in zip(queues, shares, strict=True)
         for i in (_even(len(queue), share) if share else [])
     ]
+
+
+def _paired_atoms(spec: ConceptSpec, families: list[Family], taken: list[_Ref]) -> list[_Ref]:
+    """Atoms of the families that train by pairs alone, but none whose edit another atom has."""
+    edits = {_edit_key([ref]) for ref in taken}
+    refs = []
+    for family in families:
+        for i in _even(len(family.rows), spec.atoms_per_family):
+            edit = _edit_key([(family.name, i)])
+            if edit not in edits:
+                edits.add(edit)
+                refs.append((family.name, i))
+    return refs
 
 
 def _shares(capacities: list[int], total: int) -> list[int]:

@@ -143,8 +143,19 @@ class GeneratorTraining:
         )
         eps = torch.randn(x0[:, chosen].shape, generator=rng).to(self.device)
         chosen = chosen.to(self.device)
+        previous = None
+        if self.model.config.sequential:  # the true one, as for a sequence's next word
+            previous = torch.cat([torch.zeros_like(x0[:, :1]), x0], dim=1)[:, chosen]
         loss = denoising_loss(
-            self.forward, self.schedule, x0[:, chosen], chosen, self.mask[chosen], text, t, eps
+            self.forward,
+            self.schedule,
+            x0[:, chosen],
+            chosen,
+            self.mask[chosen],
+            text,
+            t,
+            eps,
+            previous,
         )
         losses = {"denoising": loss.item()}
         if on_images:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modeling.block_transformer import Attention, FeedForward, SinusoidalEmbedding, TextContext
-from modeling.weight_generator import GeneratorConfig, WeightGenerator
+from modeling.weight_generator import GeneratorConfig, GeneratorError, WeightGenerator
 
 
 class ResBlock1d(nn.Module):
@@ -106,10 +106,12 @@ class UNet1d(WeightGenerator):
         super().__init__(config)
         channels = config.channels
         self.stride = 2 ** (len(channels) - 1)
-        self.block_index = SinusoidalEmbedding(config.width)
+        if config.block_conditioning != "none":
+            self.block_index = SinusoidalEmbedding(config.width)
         self.time = SinusoidalEmbedding(config.width)
         self.text = TextContext(config.text_dim, config.width)
-        self.conv_in = nn.Conv1d(config.fold, channels[0], 3, padding=1)
+        inputs = 2 * config.fold if config.sequential else config.fold
+        self.conv_in = nn.Conv1d(inputs, channels[0], 3, padding=1)
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         self.shrink, self.grow = nn.ModuleList(), nn.ModuleList()
         if config.place_embedding:
@@ -142,14 +144,31 @@ class UNet1d(WeightGenerator):
             nn.init.zeros_(p)
 
     def forward(
-        self, noisy: Tensor, t: Tensor, blocks: Tensor, tokens: Tensor, mask: Tensor, pooled: Tensor
+        self,
+        noisy: Tensor,
+        t: Tensor,
+        blocks: Tensor,
+        tokens: Tensor,
+        mask: Tensor,
+        pooled: Tensor,
+        previous: Tensor | None = None,
     ) -> Tensor:
         self.check_shapes(noisy, blocks)
+        if (previous is not None) != self.config.sequential:
+            raise GeneratorError(
+                f"block_conditioning={self.config.block_conditioning!r}: give the previous blocks"
+                " if and only if it is 'previous'"
+            )
         fold, depth = self.config.fold, self.config.depth
         size = noisy.shape[-1] // fold
         context, visible = self.text(tokens, mask)
-        emb = (self.block_index(blocks)[None] + self.time(t)[:, None]).flatten(0, 1)
-        x = self.conv_in(noisy.reshape(-1, size, fold).transpose(1, 2))
+        emb = self.time(t)[:, None].expand(-1, len(blocks), -1)
+        if self.config.block_conditioning != "none":
+            emb = emb + self.block_index(blocks)[None]
+        emb = emb.flatten(0, 1)
+        known = [noisy] if previous is None else [noisy, previous]
+        x = torch.cat([k.reshape(-1, size, fold).transpose(1, 2) for k in known], dim=1)
+        x = self.conv_in(x)
         if self.config.place_embedding:
             x = x + self.place
         x = F.pad(x, (0, -size % self.stride))

@@ -30,6 +30,7 @@ from modeling.diffusion import (
 
 GeneratorKind = Literal["transformer", "unet"]
 SamplingMethod = Literal["one_step", "ddim"]
+BlockConditioning = Literal["index", "none", "previous"]
 MODEL_FILE, EMA_FILE, CONFIG_FILE = "model.safetensors", "ema.safetensors", "generator.json"
 FORMAT = 1
 
@@ -69,6 +70,9 @@ class GeneratorConfig:
     """UNet only: first resolution with transformer blocks; 0 is the full one (and slow)."""
     place_embedding: bool = True
     """UNet only: a learned embedding of a weight's place in its block; see UNet1d."""
+    block_conditioning: BlockConditioning = "index"
+    """UNet only: what it is told of the block: its index (the paper's), nothing, or the index and
+    the block before it (which the paper found needless), predicted first."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "channels", tuple(self.channels))
@@ -76,6 +80,7 @@ class GeneratorConfig:
             ("kind", get_args(GeneratorKind)),
             ("prediction", get_args(PredictionKind)),
             ("schedule", get_args(BetaSchedule)),
+            ("block_conditioning", get_args(BlockConditioning)),
         ):
             if getattr(self, name) not in allowed:
                 raise GeneratorError(f"{name} is {getattr(self, name)!r}: use one of {allowed}")
@@ -96,6 +101,11 @@ class GeneratorConfig:
             attended = (*self.channels[self.attention_from :], self.channels[-1])
         if any(c % self.heads for c in attended):
             raise GeneratorError(f"heads ({self.heads}) must divide each of {attended}")
+
+    @property
+    def sequential(self) -> bool:
+        """Whether a block's prediction waits for that of the block before it."""
+        return self.kind == "unet" and self.block_conditioning == "previous"
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> GeneratorConfig:
@@ -135,7 +145,14 @@ class WeightGenerator(nn.Module):
         self.config = config
 
     def forward(
-        self, noisy: Tensor, t: Tensor, blocks: Tensor, tokens: Tensor, mask: Tensor, pooled: Tensor
+        self,
+        noisy: Tensor,
+        t: Tensor,
+        blocks: Tensor,
+        tokens: Tensor,
+        mask: Tensor,
+        pooled: Tensor,
+        previous: Tensor | None = None,
     ) -> Tensor:
         """Denoise K blocks of each of B concepts.
 
@@ -146,6 +163,8 @@ class WeightGenerator(nn.Module):
             tokens: [B, L, D] text tokens, padded.
             mask: [B, L] bool, True = token.
             pooled: [B, D] pooled text.
+            previous: [B, K, b] normalised weights of the block before each, zeros before block 0;
+                given if and only if `config.sequential`.
 
         Returns:
             [B, K, b]: ε, v or w, as `config.prediction` says.
@@ -193,15 +212,17 @@ def denoising_loss(
     text: TextBatch,
     t: Tensor,
     eps: Tensor,
+    previous: Tensor | None = None,
 ) -> Tensor:
     """Eq. (1) for the model's prediction type: mean squared error over real weights, a scalar.
 
     `x0` and `eps` [B, K, b] (normalised weights, standard Gaussian noise), `blocks` [K] int64,
     `mask_w` [K, b] bool (True = real weight; padding does not count), `t` [B] int64. `model` may
-    be wrapped by DistributedDataParallel or torch.compile.
+    be wrapped by DistributedDataParallel or torch.compile. `previous`: see WeightGenerator.
     """
     kind = unwrap(model).config.prediction
-    output = model(schedule.add_noise(x0, eps, t), t, blocks, *text)
+    given = () if previous is None else (previous,)
+    output = model(schedule.add_noise(x0, eps, t), t, blocks, *text, *given)
     error = (output.float() - schedule.target(kind, x0, eps, t).float()).square()
     weights = mask_w.to(error.dtype)
     return (error * weights).sum() / (weights.sum() * x0.shape[0])
@@ -225,7 +246,8 @@ def predict_blocks(
     Give `seed` or `noise` ([B, N, b] standard Gaussian). A seed draws one noise on the CPU for all
     concepts, so a concept's prediction depends neither on its batch nor on the device. "one_step"
     is the paper's direct recovery; "ddim" takes `ddim_steps` steps from t to 0. A UNet gets
-    `chunk` blocks of each concept per call (the paper's 64), a joint model all of them.
+    `chunk` blocks of each concept per call (the paper's 64), a joint model all of them, a
+    sequential one a single block, after the one before it.
 
     The model runs in eval mode and is put back after. Gradients flow only if `differentiable`
     (training through the image loss), and then the model keeps its own mode.
@@ -237,6 +259,8 @@ def predict_blocks(
     if chunk < 1:
         raise GeneratorError(f"chunk must be at least 1, not {chunk}")
     inner = unwrap(model)
+    if inner.config.sequential and method != "one_step":
+        raise GeneratorError("block_conditioning 'previous' predicts by one_step only")
     config, device = inner.config, text.tokens.device
     shape = (text.tokens.shape[0], config.n_blocks, config.block_size)
     if noise is None:
@@ -247,6 +271,19 @@ def predict_blocks(
         raise GeneratorError(f"noise has shape {tuple(noise.shape)}, expected {shape}")
     indices = torch.arange(config.n_blocks, device=device)
     groups = [indices] if inner.joint else list(indices.split(chunk))
+
+    def recover(x: Tensor) -> Tensor:
+        """All blocks from pure noise, by direct recovery."""
+        if not config.sequential:
+            return one_step(schedule, denoise, x, t, config.prediction)
+        done = [torch.zeros_like(x[:, :1])]
+        for index in indices.split(1):
+
+            def alone(y: Tensor, times: Tensor, index: Tensor = index) -> Tensor:
+                return model(y, times, index, *text, done[-1])
+
+            done.append(one_step(schedule, alone, x[:, index], t, config.prediction))
+        return torch.cat(done[1:], dim=1)
 
     def denoise(x: Tensor, times: Tensor) -> Tensor:
         parts = x.split([len(g) for g in groups], dim=1)
@@ -259,7 +296,7 @@ def predict_blocks(
     try:
         with torch.set_grad_enabled(differentiable):
             if method == "one_step":
-                return one_step(schedule, denoise, noise, t, config.prediction)
+                return recover(noise)
             steps = ddim_timesteps(t, ddim_steps)
             return ddim(schedule, denoise, noise, steps, config.prediction)
     finally:

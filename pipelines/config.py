@@ -35,7 +35,7 @@ class Images:
     """Side in pixels."""
     count: int = 80
     paired: int = 24
-    """Training images for a concept without an adapter (concepts.paired_combinations)."""
+    """Training images for a concept without an adapter (concepts.paired_*)."""
 
 
 @dataclass
@@ -48,6 +48,8 @@ class Concepts:
     """Families of the test set that no training sees."""
     validation_families: list[str] = field(default_factory=list)
     """The same of the validation set."""
+    paired_families: list[str] = field(default_factory=list)
+    """Further training families, with pairs but no adapters: the image loss learns from them."""
     atoms_per_family: int = 0
     """0 = all."""
     train_atoms: int = -1
@@ -157,6 +159,8 @@ class Generator:
     """Channels of the UNet's levels."""
     fold: int = 1
     """UNet only: neighbouring weights folded into channels of one place; 1 is the paper's."""
+    block_conditioning: str = "index"
+    """UNet only: index (the paper's) | none | previous (the index and the block before)"""
     prediction: str = "x0"
     """x0 | v | epsilon"""
     schedule: str = "squaredcos_cap_v2"
@@ -176,7 +180,7 @@ class Generator:
     image_steps: int = 0
     """Further steps through the frozen translator on the image loss."""
     image_concepts: int = 4
-    """Concepts a step; half of them from those without an adapter, where there are any."""
+    """Concepts a step: equally many with an adapter, and of each kind of concepts.paired_*."""
     image_batch: int = 12
     image_lr: float = 5e-4
     image_weight: float = 10.0
@@ -614,6 +618,8 @@ def _check_generator(c: Config, name: str) -> None:
     g: Generator = attrgetter(name)(c)
     _choice(f"{name}.kind", g.kind, ("transformer", "unet"))
     _choice(f"{name}.prediction", g.prediction, ("x0", "v", "epsilon"))
+    conditionings = ("index", "none", "previous")
+    _choice(f"{name}.block_conditioning", g.block_conditioning, conditionings)
     schedules = ("linear", "scaled_linear", "squaredcos_cap_v2")
     _choice(f"{name}.schedule", g.schedule, schedules)
     if g.width % g.heads:
@@ -635,15 +641,20 @@ def _check_generator(c: Config, name: str) -> None:
         raise ConfigError(f"{name}.t_min={g.t_min}: must lie in 0 … 999")
     if name == "rival" and not c.rival.train:
         return
-    if g.image_steps and c.concepts.paired_combinations and g.image_concepts < 2:
+    pools = 1 + bool(c.concepts.paired_combinations) + bool(c.concepts.paired_families)
+    if g.image_steps and g.image_concepts < pools:
         raise ConfigError(
-            f"{name}.image_concepts={g.image_concepts}: with concepts.paired_combinations, a step"
-            " needs two concepts or more"
+            f"{name}.image_concepts={g.image_concepts}: a step needs at least {pools} concepts, one"
+            " with an adapter and one each of concepts.paired_*"
         )
     if not g.t_min <= c.adapt.t <= 999:
         raise ConfigError(
             f"adapt.t={c.adapt.t}: must lie in {name}.t_min={g.t_min} … 999,"
             " the time steps the weight generator is trained on"
+        )
+    if c.adapt.sampler == "ddim" and g.kind == "unet" and g.block_conditioning == "previous":
+        raise ConfigError(
+            f"{name}.block_conditioning=previous predicts in one step: use adapt.sampler=one_step"
         )
     if c.adapt.sampler == "ddim" and g.t_min > 0:
         raise ConfigError(f"adapt.sampler=ddim visits all time steps: it needs {name}.t_min=0")

@@ -127,7 +127,7 @@ def generator_config(config: Config, n_blocks: int, text_dim: int) -> GeneratorC
                 key: getattr(g, key)
                 for key in (
                     *("kind", "width", "depth", "heads", "prediction", "schedule"),
-                    *("channels", "fold"),
+                    *("channels", "fold", "block_conditioning"),
                 )
             },
         }
@@ -266,16 +266,21 @@ def _wordings(run_dir: RunDir) -> dict[str, list[str]]:
 
 
 def image_pools(config: Config, run_dir: RunDir) -> list[list[str]]:
-    """concept_ids that the image loss draws from: with an adapter and, if any, without.
+    """concept_ids that the image loss draws from, equally from each pool that is not empty.
 
-    Where `weights.concepts` leaves some adapters out, the same part of the others is left out.
+    Concepts with an adapter, combinations without, single concepts without. Where
+    `weights.concepts` leaves some adapters out, the same part of the others is left out.
     """
     train = [c for c in with_pairs(load_concepts(run_dir)) if c.split == "train"]
-    collected = [c.concept_id for c in train if c.adapter]
-    paired = [c.concept_id for c in train if not c.adapter]
-    count = config.weights.concepts or len(collected)
-    part = round(len(paired) * count / len(collected))
-    pools = [drawn(collected, count, config.seed), drawn(paired, part, config.seed)]
+    kinds = [
+        [c for c in train if c.adapter],
+        [c for c in train if not c.adapter and len(c.families) > 1],
+        [c for c in train if not c.adapter and len(c.families) == 1],
+    ]
+    part = config.weights.concepts / len(kinds[0]) if config.weights.concepts else 1.0
+    pools = [
+        drawn([c.concept_id for c in kind], round(part * len(kind)), config.seed) for kind in kinds
+    ]
     return [sorted(pool) for pool in pools if pool]
 
 
@@ -305,7 +310,7 @@ class _Images:
             order = batch_order(len(pool), g.image_steps, share * world, config.seed + 1 + i)
             self.orders.append(order.view(g.image_steps, world, share)[:, rank])
 
-        @lru_cache(maxsize=4096)
+        @lru_cache(maxsize=8192)
         def pairs(concept_id: str) -> pa.Table:
             return encoded_pairs(run_dir, concept_id, "train")
 

@@ -6,8 +6,6 @@ Writes `report/index.html`, `report/summary.json` (the numbers behind it) and `r
 
 from __future__ import annotations
 
-import os
-import platform
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,6 +31,7 @@ from pipelines.contenders import (
 from pipelines.gans import FOLDER as ADAPTERS
 from pipelines.gans import load_metrics
 from pipelines.log import log
+from pipelines.machine import machine
 from pipelines.report_curves import panel
 from pipelines.report_numbers import Numbers, mean
 from pipelines.session import threads_per_actor
@@ -71,7 +70,7 @@ def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
         "not_finite": sum(not report_numbers.finite(r["l1"]) for r in rows),
         "times": _times(config, run_dir, concepts),
         "stages": _stages(run_dir),
-        "machine": _machine(),
+        "machine": machine(),
         "adapters": _adapters(run_dir),
         "errors": _errors(run_dir),
     }
@@ -129,23 +128,6 @@ def _stages(run_dir: RunDir) -> dict[str, Numbers]:
                 k: marker.get(k) for k in ("seconds", "commit", "versions", "summary")
             }
     return out
-
-
-def _machine() -> dict[str, Any]:
-    """The machine that writes the report."""
-    processor = platform.processor()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        names = [
-            s.split(":", 1)[1] for s in info.read_text().splitlines() if s.startswith("model name")
-        ]
-        processor = names[0].strip() if names else processor
-    return {
-        "processor": processor or platform.machine(),
-        "cpus": os.cpu_count(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-    }
 
 
 def _adapters(run_dir: RunDir) -> Numbers:

@@ -478,7 +478,7 @@ def _times(summary: Numbers) -> str:
         f'<div class="bars">{bars}</div>'
         "<p class='note'>Wall clock of the call that finished each stage; a stage that was stopped"
         " and continued counts from its continuation. This page is written on"
-        f" {escape(machine['processor'])}, {machine['cpus']} cores, {escape(machine['system'])},"
+        f" {escape(machine['processor'])}, {machine['cores']} cores, {escape(machine['system'])},"
         f" Python {escape(machine['python'])}.</p>"
     )
 

@@ -89,6 +89,7 @@ def test_laws_of_the_split(seed: int, paraphrases: int, **counts: Any) -> None:
         families=SMALL,
         heldout_families=["turban", "neon"],
         validation_families=["halo"],
+        paired_families=["statue", "palette"],
         paraphrases=paraphrases,
         **counts,
     )
@@ -96,11 +97,13 @@ def test_laws_of_the_split(seed: int, paraphrases: int, **counts: Any) -> None:
     assert plan == plan_concepts(spec, seed)
 
     # Concepts without an adapter come on top: all others stay what they are without them.
-    fewer = plan_concepts(replace(spec, paired_combinations=0, paraphrases=0), seed)
-    assert [c for c in plan if c.adapter and c.origin != "paraphrased"] == fewer
+    bare = replace(spec, paired_combinations=0, paired_families=[], paraphrases=0)
+    assert [c for c in plan if c.adapter and c.origin != "paraphrased"] == plan_concepts(bare, seed)
     without = [c for c in plan if not c.adapter]
-    assert len(without) == spec.paired_combinations * (1 + paraphrases)
-    assert all(c.split == "train" and c.category == "combined" for c in without)
+    paired = [c for c in without if c.category != "combined"]
+    assert {c.families[0] for c in paired} == {"statue", "palette"}
+    assert len(without) == spec.paired_combinations * (1 + paraphrases) + len(paired)
+    assert all(c.split == "train" for c in without)
 
     own = [c for c in plan if c.origin != "paraphrased"]
     count = collections.Counter((c.split, c.heldout, c.origin) for c in own)

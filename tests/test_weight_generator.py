@@ -233,6 +233,34 @@ def test_a_unet_block_does_not_depend_on_the_other_blocks() -> None:
     assert (after[:, 0] - full[:, 0]).abs().amax() > 1e-3
 
 
+def test_without_its_index_every_block_is_the_same_to_the_unet() -> None:
+    t, blocks = torch.tensor([900]), torch.arange(6)
+    told = make(UNET)(torch.ones(1, 6, 16), t, blocks, *text_of(1))
+    untold = make(UNET, block_conditioning="none")(torch.ones(1, 6, 16), t, blocks, *text_of(1))
+    assert (told - told[:, :1]).abs().amax() > 1e-3
+    torch.testing.assert_close(untold, untold[:, :1].expand_as(untold))
+
+
+def test_the_sequential_unet_reads_the_block_before() -> None:
+    model = make(UNET, block_conditioning="previous")
+    schedule, text = model.config.noise_schedule(), text_of(2)
+    noise = torch.randn(2, 6, 16, generator=torch.Generator().manual_seed(3))
+    got = predict_blocks(model, schedule, text, 990, noise=noise)
+    # with what it predicted as the blocks before, one call says the same of all blocks
+    before = torch.cat([torch.zeros(2, 1, 16), got[:, :-1]], dim=1)
+    t, blocks = torch.tensor([990, 990]), torch.arange(6)
+    output = model(noise, t, blocks, *text, before)
+    torch.testing.assert_close(
+        schedule.recover("x0", output, noise, 990).x0, got, rtol=1e-4, atol=1e-5
+    )
+    other = model(noise, t, blocks, *text, before.flip(1))
+    assert (other - output).abs().amax() > 1e-3
+    with pytest.raises(GeneratorError, match="if and only if it is 'previous'"):
+        model(noise, t, blocks, *text)
+    with pytest.raises(GeneratorError, match="one_step only"):
+        predict_blocks(model, schedule, text, 990, noise=noise, method="ddim")
+
+
 def test_a_transformer_block_sees_the_other_blocks() -> None:
     model = make(TRANSFORMER)
     noisy, t, blocks = inputs(model)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -20,28 +19,11 @@ from pathlib import Path
 import psutil
 
 from pipelines.artifacts import RunDir
+from pipelines.machine import machine
 from pipelines.stages import STAGES, finished
 
 RESULTS = Path(__file__).parent / "results"
 PICTURE = Path(__file__).parents[2] / "docs" / "demo.png"
-
-
-def machine() -> dict[str, object]:
-    """What the figures were measured on."""
-    model = platform.processor() or platform.machine()
-    for line in (
-        Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    ):
-        if line.startswith("model name"):
-            model = line.split(":", 1)[1].strip()
-            break
-    return {
-        "cpu": model,
-        "cores": os.cpu_count(),
-        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
-        "gpu": None,
-        "python": platform.python_version(),
-    }
 
 
 def main(words: list[str]) -> int:

@@ -25,7 +25,8 @@ from pipelines import config as configuration
 from pipelines.adapt import Predictor, cut, heldout, recipe
 from pipelines.artifacts import RunDir
 from pipelines.base import base_recipe, discriminator_config, translator_config
-from tests.bench.demo_stages import RESULTS, machine
+from pipelines.machine import machine
+from tests.bench.demo_stages import RESULTS
 
 CONCEPTS, SCRATCH_STEPS = 12, 40
 

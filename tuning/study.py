@@ -1,0 +1,197 @@
+"""One-factor studies on the validation concepts: `python -m tuning.study RUN_DIR STUDY…`.
+
+A study is a file `tuning/studies/STUDY.yaml`: keys for all of its variants, and each variant's own.
+Every variant branches the finished run: stages that its configuration leaves as they are are shared
+(hard links), the others are made in RUN_DIR-STUDY-VARIANT, and all that were finished are skipped.
+The methods are scored on the validation concepts; no study opens a test set. Writes
+tuning/results/PRESET/STUDY.json and docs/PRESET-STUDY.png, and prints a table.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from pipelines.artifacts import RunDir
+from pipelines.config import Config, ConfigError, load_config
+from pipelines.contenders import CEILING, PREDICTION
+from pipelines.machine import machine
+from pipelines.report_curves import COLOURS
+from pipelines.report_numbers import Numbers, plural, summarise
+from pipelines.stages import BY_NAME, STAGES, depends_on, finished
+from tuning.panels import panels, save
+
+ROOT = Path(__file__).parents[1]
+STUDIES = Path(__file__).parent / "studies"
+VALIDATION = ("adapt.split=val", "evaluate.scratch_steps=0", "evaluate.continued=false")
+SHOWN = (PREDICTION, "ridge", "nearest text", "mean adapter", "zero LoRA")
+
+
+@dataclass
+class Study:
+    """`axis`: what varies; `keys` hold for all variants; `variants`: name → further keys."""
+
+    axis: str = "???"
+    keys: list[str] = field(default_factory=list)
+    variants: dict[str, list[str]] = field(default_factory=dict)
+
+
+def load_study(name: str) -> Study:
+    """Raises ConfigError for a file that is not there, or is no study."""
+    path = STUDIES / f"{name}.yaml"
+    if not path.exists():
+        known = ", ".join(sorted(p.stem for p in STUDIES.glob("*.yaml")))
+        raise ConfigError(f"no study {name!r}; there are {known}")
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(Study), OmegaConf.load(path))
+        study = OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{path.name}: {str(error).splitlines()[0]}") from error
+    assert isinstance(study, Study)
+    if not study.variants:
+        raise ConfigError(f"{path.name}: it has no variants")
+    return study
+
+
+def shared_stages(config: Config, source: RunDir) -> list[str]:
+    """Finished stages of a run, in order, that this configuration leaves as they are."""
+    out = []
+    for stage in STAGES:
+        marker = finished(source, stage.name)
+        if marker is None or marker["config"] != depends_on(stage, config):
+            break
+        out.append(stage.name)
+    return out
+
+
+def branch(source: Path, to: Path, stages: Sequence[str]) -> None:
+    """A run directory with these stages of another, as hard links."""
+    part = to.with_suffix(".part")
+    shutil.rmtree(part, ignore_errors=True)
+    for stage in stages:
+        for name in (*BY_NAME[stage].outputs, f"stages/{stage}.json"):
+            old, new = source / name, part / name
+            new.parent.mkdir(parents=True, exist_ok=True)
+            if old.is_dir():
+                shutil.copytree(old, new, copy_function=os.link)
+            else:
+                os.link(old, new)
+    part.rename(to)
+
+
+def measured(run_dir: RunDir, keys: Sequence[str]) -> Numbers:
+    """Means per held-out set of one branch, and what its stages took."""
+    rows = run_dir.read_table("evaluation/rows.parquet").to_pylist()
+    methods = list(dict.fromkeys(r["method"] for r in rows))
+    sets = summarise(rows, methods)
+    kept = ("methods", "against", "concepts", "seeds", "last_step")
+    made = {s.name: finished(run_dir, s.name) for s in STAGES}
+    return {
+        "keys": list(keys),
+        "sets": {h: {k: s[k] for k in kept} for h, s in sets.items()},
+        "losses": (made["generator"] or {}).get("summary", {}),
+        "seconds": {n: m["seconds"] for n, m in made.items() if m and n != "report"},
+        "commit": (made["evaluate"] or {}).get("commit", ""),
+    }
+
+
+def table(points: Mapping[str, Numbers]) -> str:
+    """Markdown: a row per variant, L1 of the prediction before → after in each held-out set."""
+    held = list(next(iter(points.values()))["sets"])
+    lines = [["variant", *(plural(h) for h in held)], ["---"] * (1 + len(held))]
+    for name, point in points.items():
+        ends = [point["sets"][h]["methods"][PREDICTION] for h in held]
+        lines.append([name, *(f"{e['before']['l1']:.4f} → {e['after']['l1']:.4f}" for e in ends)])
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def figure(axis: str, points: Mapping[str, Numbers], path: Path) -> None:
+    """One panel per held-out set: L1 at step 0 and after the fine-tune.
+
+    Over a logarithmic axis of the variants' numbers, or one place per variant if they are words.
+    """
+    from matplotlib.ticker import NullLocator
+
+    first = next(iter(points.values()))
+    numeric = all(name.isdigit() for name in points)
+    places = [int(n) for n in points] if numeric else list(range(len(points)))
+    titles = [f"{s['concepts']} {plural(h)}" for h, s in first["sets"].items()]
+    fig, axes = panels(titles, axis, "mean L1 (dashed: after the fine-tune)")
+    for ax, held in zip(axes, first["sets"], strict=True):
+        for method in (*SHOWN, CEILING):
+            ends = [p["sets"][held]["methods"].get(method) for p in points.values()]
+            if not all(ends):
+                continue
+            for when, style in (("before", "-"), ("after", "--")):
+                if method == CEILING and when == "before":
+                    continue
+                ax.plot(
+                    places,
+                    [e[when]["l1"] for e in ends if e],
+                    style,
+                    color=COLOURS[method][0],
+                    lw=2.6 if method == PREDICTION else 1.3,
+                    marker="o",
+                    ms=3,
+                    label=method if when == "before" or method == CEILING else None,
+                )
+        if numeric:
+            ax.set_xscale("log", base=2)
+            ax.xaxis.set_minor_locator(NullLocator())
+        ax.set_xticks(places, list(points))
+    save(fig, axes, path)
+
+
+def run_study(source: Path, name: str) -> None:
+    """Make, measure and draw all variants of a study; raises ConfigError."""
+    from pipelines.__main__ import main as command
+
+    study = load_study(name)
+    tree = OmegaConf.load(source / "config.yaml")
+    preset, points = str(tree.preset), {}
+    out = RunDir(str(ROOT / "tuning" / "results" / preset))
+    for variant, own in study.variants.items():
+        folder = source.parent / f"{source.name}-{name}-{variant.replace(' ', '-')}"
+        keys = [f"preset={preset}", *VALIDATION, *study.keys, *own]
+        if str(tree.images.source) == "folder":
+            keys += ["images.source=folder", f"images.path={tree.images.path}"]
+        words = [*keys, f"run_dir={folder}"]
+        config = load_config(words)
+        if not folder.exists():
+            branch(source, folder, shared_stages(config, RunDir(str(source))))
+        for stage in STAGES:
+            if stage.name == "report":
+                continue
+            if command([stage.name, *words]):
+                raise ConfigError(f"study {name}, variant {variant}: stage {stage.name} failed")
+        points[variant] = measured(RunDir(str(folder)), [*study.keys, *own])
+        out.write_json(
+            f"{name}.json",
+            {"axis": study.axis, "split": "val", "machine": machine(), "variants": points},
+        )
+    figure(study.axis, points, ROOT / "docs" / f"{preset}-{name}.png")
+    print(table(points))
+
+
+def main(words: Sequence[str]) -> int:
+    if len(words) < 2:
+        print(__doc__, file=sys.stderr)
+        return 2
+    try:
+        for name in words[1:]:
+            run_study(Path(words[0]), name)
+    except ConfigError as error:
+        print(f"tuning.study: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
