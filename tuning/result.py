@@ -1,11 +1,17 @@
-"""What a finished run shows, small enough to commit: `python -m tuning.result RUN_DIR NAME`.
+"""What a finished run shows, small enough to commit.
 
-Writes tuning/results/NAME/{rows,memory}.parquet (every score), summary.json (means, intervals,
-wins, times, the machine) and docs/NAME.png (L1 along the fine-tune); prints the README's table.
+`python -m tuning.result RUN_DIR NAME [TIMES]` writes to tuning/results/NAME the tables rows and
+memory (every score) and summary.json (means, intervals, wins, times, the machine), draws
+docs/NAME.png (L1 along the fine-tune), and prints the README's table.
+
+TIMES: a file of `tests.bench.serial_times`. With it, the seconds that summary.json compares (how
+soon a method reaches what another does) are its seconds a step, measured one after another on an
+idle machine, and not those of `evaluate`, whose actors share the machine.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,9 +27,10 @@ from pipelines.contenders import (
     SCRATCH,
     SHUFFLED,
     WEIGHTS_ONLY,
+    is_generator,
 )
 from pipelines.report_curves import COLOURS
-from pipelines.report_numbers import Numbers, plural
+from pipelines.report_numbers import Numbers, plural, summarise
 from tuning.panels import panels, save
 
 ROOT = Path(__file__).parents[1]
@@ -43,6 +50,39 @@ def condensed(summary: Mapping[str, Any]) -> Numbers:
         "not_better_than_identity": len(out["adapters"]["not_better_than_identity"]),
     }
     return out
+
+
+def serial(rows: Sequence[Mapping[str, Any]], seconds: Mapping[str, float]) -> list[Numbers]:
+    """The rows of `evaluate` with the seconds that their steps take in a serial pass.
+
+    seconds: of `predict`, of an `adapter_step` and of a `scratch_step`. A control's start is free.
+    """
+    out = []
+    for row in rows:
+        method = row["method"]
+        step = seconds["scratch_step" if method == SCRATCH else "adapter_step"]
+        generated = is_generator(method) or method in (SHUFFLED, CONTINUED)
+        spent = row["step"] * step + (seconds["predict"] if generated else 0.0)
+        out.append({**row, "seconds": spent})
+    return out
+
+
+def reach_lines(sets: Mapping[str, Numbers]) -> list[str]:
+    """How soon the prediction's fine-tunes reach what the references do at their full budget."""
+    lines = []
+    for held, numbers in sets.items():
+        for goal, by_method in numbers["reach"].items():
+            for method in (PREDICTION, CONTINUED):
+                found = by_method.get(method)
+                if found:
+                    ratio = found["mean_ratio"]
+                    lines.append(
+                        f"{plural(held)}: {method} reaches {goal} ({found['l1']:.4f},"
+                        f" {found['seconds']:.2f} s) in the mean"
+                        + (f" {ratio:.1f} times sooner" if ratio else " never")
+                        + f"; {found['reached']} of {found['total']} single runs"
+                    )
+    return lines
 
 
 def table(sets: Mapping[str, Numbers], methods: Sequence[str]) -> str:
@@ -114,17 +154,23 @@ def figure(sets: Mapping[str, Numbers], methods: Sequence[str], path: Path) -> N
 
 
 def main(words: Sequence[str]) -> int:
-    if len(words) != 2:
+    if len(words) not in (2, 3):
         print(__doc__, file=sys.stderr)
         return 2
     run_dir, name = RunDir(words[0]), words[1]
     summary = run_dir.read_json("report/summary.json")
+    if words[2:]:
+        times = json.loads(Path(words[2]).read_text())
+        rows = run_dir.read_table("evaluation/rows.parquet").to_pylist()
+        summary["sets"] = summarise(serial(rows, times["seconds"]), summary["methods"])
+        summary["times"]["serial"] = times
     out = RunDir(str(ROOT / "tuning" / "results" / name))
     for kind in ("rows", "memory"):
         out.write(f"{kind}.parquet", run_dir.read(f"evaluation/{kind}.parquet"))
     out.write_json("summary.json", condensed(summary))
     figure(summary["sets"], summary["methods"], ROOT / "docs" / f"{name}.png")
     print(table(summary["sets"], summary["methods"]))
+    print("\n".join(reach_lines(summary["sets"])))
     return 0
 
 

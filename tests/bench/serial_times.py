@@ -76,7 +76,7 @@ def main(words: list[str]) -> int:
         "load_average_before": load,
         "machine": machine(),
     }
-    path = Path(RESULTS, "serial_times.json")
+    path = Path(RESULTS, f"serial_times_{config.preset}.json")
     path.write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result["seconds"]))
     return 0
