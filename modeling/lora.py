@@ -135,15 +135,18 @@ class AdaptedTranslator:
                 raise AdapterError(f"{key}: not finite")
 
     def merge(self, adapter: Mapping[str, Tensor]) -> Adapter:
-        """The base's state with W + B·A for every layer and the adapter's affines."""
+        """The base's state with W + B·A for every layer and the adapter's affines.
+
+        Tensors with a leading concept axis give merged tensors with that axis.
+        """
         merged = {name: adapter[PREFIX + name] for name in self._affines}
         base = dict(self.network.named_parameters())
         for name in self._layers:
             weight = base[f"{name}.weight"]
-            down = adapter[f"{PREFIX}{name}.lora_A.weight"]
-            up = adapter[f"{PREFIX}{name}.lora_B.weight"]
-            change = up.flatten(1) @ down.flatten(1)
-            merged[f"{name}.weight"] = weight + change.view(weight.shape)
+            rest = 1 - weight.dim()  # all dimensions of a factor but its first
+            down = adapter[f"{PREFIX}{name}.lora_A.weight"].flatten(rest)
+            up = adapter[f"{PREFIX}{name}.lora_B.weight"].flatten(rest)
+            merged[f"{name}.weight"] = weight + (up @ down).unflatten(-1, weight.shape[1:])
         return merged
 
     def __call__(
@@ -166,9 +169,10 @@ class AdaptedTranslator:
         x = x.flatten(0, 1).contiguous(memory_format=torch.channels_last).unflatten(0, x.shape[:2])
         state = torch.get_rng_state()
         outputs = []
-        for i, one in enumerate(unstack(adapters)):
+        for i, merged in enumerate(unstack(self.merge(adapters))):
             torch.set_rng_state(state)
-            outputs.append(self(one, x[i], tokens[i], mask[i]))
+            prompt = (tokens[i : i + 1], mask[i : i + 1])
+            outputs.append(functional_call(self.network, merged, (x[i], *prompt)))
         return torch.stack(outputs)
 
 
@@ -196,8 +200,10 @@ def stack(adapters: Sequence[Mapping[str, Tensor]]) -> Adapter:
 
 
 def unstack(adapters: Mapping[str, Tensor]) -> list[Adapter]:
-    count = next(iter(adapters.values())).shape[0]
-    return [{k: v[i] for k, v in adapters.items()} for i in range(count)]
+    # unbind: the gradient of an index is as large as the whole axis
+    parts = {k: v.unbind(0) for k, v in adapters.items()}
+    count = len(next(iter(parts.values())))
+    return [{k: v[i] for k, v in parts.items()} for i in range(count)]
 
 
 def to_files(
