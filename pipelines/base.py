@@ -150,7 +150,6 @@ def train_loop(settings: dict[str, Any]) -> None:
         torch.manual_seed(config.seed * 1_000_003 + training.done * world + rank)
         index = order[training.done].view(world, -1)[rank]
         x, y = to_unit(source[index]).to(device), to_unit(edited[index]).to(device)
-        x, y = (i.contiguous(memory_format=torch.channels_last) for i in (x, y))
         who = owner[index]
         losses = training.step(x, y, tokens[who].to(device), mask[who].to(device))
         recent = [*recent[-49:], losses["l1"]]
