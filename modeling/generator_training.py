@@ -47,7 +47,7 @@ class GeneratorRecipe:
     """Weight of the adversarial term beside `image_weight` · L1: a hundredth of it is Eq. (4)."""
     discriminator_lr: float = 2e-4
     denoising_weight: float = 0.1
-    """Weight of Eq. (1) during the steps on the image loss."""
+    """Weight of Eq. (1) during the steps on the image loss; 0 saves its passes."""
 
     @property
     def total(self) -> int:
@@ -126,38 +126,16 @@ class GeneratorTraining:
         recipe = self.recipe
         seed = (self.seed * 1_000_003 + self.done) * 4096 + self.rank
         rng = torch.Generator().manual_seed(seed)
-        text = self._noised(self._to_device(text), rng)
-        x0 = self.normalisation.apply(blocks.to(self.device))
-        count = x0.shape[0]
         on_images = self.done >= recipe.steps
         for group in self.optimiser.param_groups:
             group["lr"] = recipe.rate(self.done)
         torch.manual_seed(seed)  # dropout
         self.forward.train()
-
-        chosen = torch.arange(self.layout.n_blocks)
-        if recipe.blocks_per_concept and not on_images:
-            chosen = torch.randperm(len(chosen), generator=rng)[: recipe.blocks_per_concept]
-        t = torch.randint(recipe.t_min, self.model.config.steps, (count,), generator=rng).to(
-            self.device
-        )
-        eps = torch.randn(x0[:, chosen].shape, generator=rng).to(self.device)
-        chosen = chosen.to(self.device)
-        previous = None
-        if self.model.config.sequential:  # the true one, as for a sequence's next word
-            previous = torch.cat([torch.zeros_like(x0[:, :1]), x0], dim=1)[:, chosen]
-        loss = denoising_loss(
-            self.forward,
-            self.schedule,
-            x0[:, chosen],
-            chosen,
-            self.mask[chosen],
-            text,
-            t,
-            eps,
-            previous,
-        )
-        losses = {"denoising": loss.item()}
+        losses: dict[str, float] = {}
+        loss = torch.zeros((), device=self.device)
+        if not on_images or recipe.denoising_weight:
+            loss = self._denoising(blocks, text, rng, every_block=on_images)
+            losses["denoising"] = loss.item()
         if on_images:
             if images is None:
                 raise ValueError(f"step {self.done + 1} is on the image loss: give images")
@@ -180,6 +158,35 @@ class GeneratorTraining:
         self.ema.update(self.model)
         self.done += 1
         return losses
+
+    def _denoising(
+        self, blocks: Tensor, text: TextBatch, rng: torch.Generator, *, every_block: bool
+    ) -> Tensor:
+        """Eq. (1) at random time steps, on some of the blocks if the recipe says so."""
+        recipe, n = self.recipe, self.layout.n_blocks
+        text = self._noised(self._to_device(text), rng)
+        x0 = self.normalisation.apply(blocks.to(self.device))
+        count = x0.shape[0]
+        chosen = torch.arange(n)
+        if recipe.blocks_per_concept and not every_block:
+            chosen = torch.randperm(n, generator=rng)[: recipe.blocks_per_concept]
+        t = torch.randint(recipe.t_min, self.model.config.steps, (count,), generator=rng)
+        eps = torch.randn(x0[:, chosen].shape, generator=rng).to(self.device)
+        chosen = chosen.to(self.device)
+        previous = None
+        if self.model.config.sequential:  # the true one, as for a sequence's next word
+            previous = torch.cat([torch.zeros_like(x0[:, :1]), x0], dim=1)[:, chosen]
+        return denoising_loss(
+            self.forward,
+            self.schedule,
+            x0[:, chosen],
+            chosen,
+            self.mask[chosen],
+            text,
+            t.to(self.device),
+            eps,
+            previous,
+        )
 
     def pictures(self, images: ImageBatch, rng: torch.Generator) -> Tensor:
         """What the adapters predicted from pure noise make of the sources, in [-1, 1].

@@ -184,7 +184,9 @@ class Generator:
     image_batch: int = 12
     image_lr: float = 5e-4
     image_weight: float = 10.0
-    """Weight of L1 there; Eq. (1) keeps a weight of 0.1."""
+    """Weight of L1 there."""
+    image_denoising: float = 0.1
+    """Weight of Eq. (1) there; 0 saves its passes."""
     image_gan: float = 0.0
     """Weight of the adversarial term there; image_weight / 100 makes it the paper's Eq. (4)."""
     checkpoint_every: int = 200
@@ -490,6 +492,7 @@ GENERATOR_LEAST = {
     "text_noise": 0,
     "image_steps": 0,
     "image_gan": 0,
+    "image_denoising": 0,
     "image_concepts": 1,
     "image_batch": 1,
     "checkpoint_every": 1,

@@ -150,6 +150,7 @@ def generator_recipe(config: Config) -> GeneratorRecipe:
         image_weight=g.image_weight,
         image_t=config.adapt.t,
         image_gan=g.image_gan,
+        denoising_weight=g.image_denoising,
     )
 
 

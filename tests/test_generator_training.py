@@ -203,6 +203,16 @@ def test_image_steps_lower_the_image_loss_and_move_the_generator_alone(
     assert not setup.translator.network.training
 
 
+def test_without_its_weight_the_denoising_loss_is_not_computed(setup: Setup) -> None:
+    recipe = replace(RECIPE, steps=1, image_steps=2, denoising_weight=0.0)
+    training = setup.training(recipe)
+    calls = []
+    training.model.register_forward_hook(lambda *_: calls.append(training.done))
+    losses = [training.step(setup.blocks, text_of(), setup.images) for _ in range(3)]
+    assert [set(found) for found in losses] == [{"denoising"}, {"image"}, {"image"}]
+    assert calls == [0, 1, 2]
+
+
 def test_image_loss_is_of_the_predicted_adapters_pictures(setup: Setup) -> None:
     training = setup.training(replace(RECIPE, image_steps=1, image_t=700))
     with torch.no_grad():
