@@ -10,6 +10,7 @@ tuning/results/PRESET/STUDY.json and docs/PRESET-STUDY.png, and prints a table.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -25,6 +26,7 @@ from pipelines.contenders import CEILING, PREDICTION
 from pipelines.machine import machine
 from pipelines.report_curves import COLOURS
 from pipelines.report_numbers import Numbers, plural, summarise
+from pipelines.session import ray_session
 from pipelines.stages import BY_NAME, STAGES, depends_on, finished
 from tuning.panels import panels, save
 
@@ -157,25 +159,24 @@ def run_study(source: Path, name: str) -> None:
     tree = OmegaConf.load(source / "config.yaml")
     preset, points = str(tree.preset), {}
     out = RunDir(str(ROOT / "tuning" / "results" / preset))
-    for variant, own in study.variants.items():
-        folder = source.parent / f"{source.name}-{name}-{variant.replace(' ', '-')}"
-        keys = [f"preset={preset}", *VALIDATION, *study.keys, *own]
-        if str(tree.images.source) == "folder":
-            keys += ["images.source=folder", f"images.path={tree.images.path}"]
-        words = [*keys, f"run_dir={folder}"]
-        config = load_config(words)
-        if not folder.exists():
-            branch(source, folder, shared_stages(config, RunDir(str(source))))
-        for stage in STAGES:
-            if stage.name == "report":
-                continue
-            if command([stage.name, *words]):
-                raise ConfigError(f"study {name}, variant {variant}: stage {stage.name} failed")
-        points[variant] = measured(RunDir(str(folder)), [*study.keys, *own])
-        out.write_json(
-            f"{name}.json",
-            {"axis": study.axis, "split": "val", "machine": machine(), "variants": points},
-        )
+    shared = [f"preset={preset}", *VALIDATION, *study.keys]
+    if str(tree.images.source) == "folder":
+        shared += ["images.source=folder", f"images.path={tree.images.path}"]
+    with ray_session(load_config(shared)):
+        for variant, own in study.variants.items():
+            slug = re.sub(r"[^a-z0-9]+", "-", variant.lower()).strip("-")
+            folder = source.parent / f"{source.name}-{name}-{slug}"
+            words = [*shared, *own, f"run_dir={folder}"]
+            if not folder.exists():
+                branch(source, folder, shared_stages(load_config(words), RunDir(str(source))))
+            for stage in STAGES[:-1]:  # all but the report
+                if command([stage.name, *words]):
+                    raise ConfigError(f"study {name}, variant {variant}: {stage.name} failed")
+            points[variant] = measured(RunDir(str(folder)), [*study.keys, *own])
+            out.write_json(
+                f"{name}.json",
+                {"axis": study.axis, "split": "val", "machine": machine(), "variants": points},
+            )
     figure(study.axis, points, ROOT / "docs" / f"{preset}-{name}.png")
     print(table(points))
 
