@@ -12,7 +12,7 @@ from pipelines.contenders import PREDICTION
 from pipelines.stages import STAGES
 from tests.conftest import Finished
 from tuning import study
-from tuning.study import branch, figure, load_study, shared_stages, table
+from tuning.study import branch, figure, keys_of, load_study, merged, shared_stages, table
 
 
 @pytest.mark.parametrize("name", [p.stem for p in study.STUDIES.glob("*.yaml")])
@@ -20,7 +20,7 @@ def test_every_variant_of_every_study_is_a_valid_configuration(name: str) -> Non
     loaded = load_study(name)
     seen = set()
     for own in loaded.variants.values():
-        config = load_config(["preset=small", *study.VALIDATION, *loaded.keys, *own])
+        config = load_config(merged(["preset=small"], study.VALIDATION, loaded.keys, own))
         assert config.adapt.split == "val"
         seen.add(repr(config))
     assert len(seen) == len(loaded.variants) > 1
@@ -48,6 +48,8 @@ def test_a_branch_shares_the_stages_that_its_configuration_leaves_alone(
     words = [*finished.words, f"run_dir={finished.folder}"]
     names = [s.name for s in STAGES]
     assert shared_stages(load_config(words), run) == names
+    assert shared_stages(load_config(merged(keys_of(run), words[-1:])), run) == names
+    assert "preset=tiny" in keys_of(run) and "repeats=2" in keys_of(run)
     for key, first in (
         ("weights.concepts=5", "weights"),
         ("generator.image_steps=0", "generator"),

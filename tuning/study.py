@@ -4,11 +4,13 @@ A study is a file `tuning/studies/STUDY.yaml`: keys for all of its variants, and
 Every variant branches the finished run: stages that its configuration leaves as they are are shared
 (hard links), the others are made in RUN_DIR-STUDY-VARIANT, and all that were finished are skipped.
 The methods are scored on the validation concepts; no study opens a test set. Writes
-tuning/results/PRESET/STUDY.json and docs/PRESET-STUDY.png, and prints a table.
+tuning/results/RUN/STUDY.json and docs/RUN-STUDY.png (RUN: the run's folder), and prints a table.
 """
 
 from __future__ import annotations
 
+import itertools
+import json
 import os
 import re
 import shutil
@@ -16,12 +18,13 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pipelines.artifacts import RunDir
-from pipelines.config import Config, ConfigError, load_config
+from pipelines.config import Config, ConfigError, from_dict, load_config, to_dict
 from pipelines.contenders import CEILING, PREDICTION
 from pipelines.machine import machine
 from pipelines.report_curves import COLOURS
@@ -60,6 +63,37 @@ def load_study(name: str) -> Study:
     if not study.variants:
         raise ConfigError(f"{path.name}: it has no variants")
     return study
+
+
+def keys_of(source: RunDir) -> list[str]:
+    """`key=value` for what a run's configuration has other than its preset."""
+    saved = OmegaConf.create(source.read("config.yaml").decode())
+    config = to_dict(from_dict(_tree(saved)))
+    words = [f"preset={config['preset']}"]
+    if config["images"]["source"] == "folder":  # presets say something else of photographs
+        words += ["images.source=folder", f"images.path={config['images']['path']}"]
+    preset = _leaves(to_dict(load_config(words)))
+    other = {k: v for k, v in _leaves(config).items() if v != preset.get(k) and k != "run_dir"}
+    return merged(words, [f"{k}={json.dumps(v)}" for k, v in other.items() if k != "redo"])
+
+
+def _tree(config: Any) -> dict[str, Any]:
+    tree = OmegaConf.to_container(config)
+    assert isinstance(tree, dict)
+    return {str(k): v for k, v in tree.items()}
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for key, value in tree.items():
+        name = prefix + key
+        out |= _leaves(value, f"{name}.") if isinstance(value, dict) else {name: value}
+    return out
+
+
+def merged(*words: Sequence[str]) -> list[str]:
+    """`key=value` words of several lists; of one key, the last counts."""
+    return list({w.partition("=")[0]: w for w in itertools.chain(*words)}.values())
 
 
 def shared_stages(config: Config, source: RunDir) -> list[str]:
@@ -156,17 +190,14 @@ def run_study(source: Path, name: str) -> None:
     from pipelines.__main__ import main as command
 
     study = load_study(name)
-    tree = OmegaConf.load(source / "config.yaml")
-    preset, points = str(tree.preset), {}
-    out = RunDir(str(ROOT / "tuning" / "results" / preset))
-    shared = [f"preset={preset}", *VALIDATION, *study.keys]
-    if str(tree.images.source) == "folder":
-        shared += ["images.source=folder", f"images.path={tree.images.path}"]
+    shared = merged(keys_of(RunDir(str(source))), VALIDATION, study.keys)
+    points: dict[str, Numbers] = {}
+    out = RunDir(str(ROOT / "tuning" / "results" / source.name))
     with ray_session(load_config(shared)):
         for variant, own in study.variants.items():
             slug = re.sub(r"[^a-z0-9]+", "-", variant.lower()).strip("-")
             folder = source.parent / f"{source.name}-{name}-{slug}"
-            words = [*shared, *own, f"run_dir={folder}"]
+            words = merged(shared, own, [f"run_dir={folder}"])
             if not folder.exists():
                 branch(source, folder, shared_stages(load_config(words), RunDir(str(source))))
             for stage in STAGES[:-1]:  # all but the report
@@ -177,7 +208,7 @@ def run_study(source: Path, name: str) -> None:
                 f"{name}.json",
                 {"axis": study.axis, "split": "val", "machine": machine(), "variants": points},
             )
-    figure(study.axis, points, ROOT / "docs" / f"{preset}-{name}.png")
+    figure(study.axis, points, ROOT / "docs" / f"{source.name}-{name}.png")
     print(table(points))
 
 
