@@ -45,7 +45,7 @@ class BaseTraining:
         Returns the losses; FloatingPointError if the loss is not finite.
         """
         recipe = self.recipe
-        source = source.contiguous(memory_format=torch.channels_last)
+        source, edited = (x.contiguous(memory_format=torch.channels_last) for x in (source, edited))
         self.forward.train()
         for group in self.optimiser.param_groups:
             group["lr"] = recipe.rate(self.done)

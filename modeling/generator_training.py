@@ -120,7 +120,8 @@ class GeneratorTraining:
     ) -> dict[str, float]:
         """One update on raw (not normalised) blocks [B, N, b] and their texts.
 
-        In the second phase `images` must be given. Returns the losses; FloatingPointError if they
+        In the second phase `images` must be given, and Eq. (1)'s blocks and text are not used if
+        it has no weight there. Returns the losses; FloatingPointError if they
         are not finite.
         """
         recipe = self.recipe
@@ -200,7 +201,13 @@ class GeneratorTraining:
         shape = (text.tokens.shape[0], config.n_blocks, config.block_size)
         noise = torch.randn(shape, generator=rng).to(self.device)
         predicted = predict_blocks(
-            self.forward, self.schedule, text, self.recipe.image_t, noise=noise, differentiable=True
+            self.forward,
+            self.schedule,
+            text,
+            self.recipe.image_t,
+            noise=noise,
+            differentiable=True,
+            mask_w=self.mask,
         )
         adapters = self.layout.from_blocks(self.normalisation.invert(predicted))
         source = to_unit(images.source.to(self.device))

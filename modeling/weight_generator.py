@@ -12,6 +12,7 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 import torch
@@ -240,6 +241,7 @@ def predict_blocks(
     ddim_steps: int = 20,
     chunk: int = 64,
     differentiable: bool = False,
+    mask_w: Tensor | None = None,
 ) -> Tensor:
     """Normalised blocks [B, N, b] of B concepts, from pure noise at time step t (Sec. 4.4).
 
@@ -247,7 +249,8 @@ def predict_blocks(
     concepts, so a concept's prediction depends neither on its batch nor on the device. "one_step"
     is the paper's direct recovery; "ddim" takes `ddim_steps` steps from t to 0. A UNet gets
     `chunk` blocks of each concept per call (the paper's 64), a joint model all of them, a
-    sequential one a single block, after the one before it.
+    sequential one a single block, after the one before it, whose padding it must see as zeros:
+    it needs `mask_w` [N, b] bool, True = real weight.
 
     The model runs in eval mode and is put back after. Gradients flow only if `differentiable`
     (training through the image loss), and then the model keeps its own mode.
@@ -259,8 +262,8 @@ def predict_blocks(
     if chunk < 1:
         raise GeneratorError(f"chunk must be at least 1, not {chunk}")
     inner = unwrap(model)
-    if inner.config.sequential and method != "one_step":
-        raise GeneratorError("block_conditioning 'previous' predicts by one_step only")
+    if inner.config.sequential and (method != "one_step" or mask_w is None):
+        raise GeneratorError("block_conditioning 'previous' needs mask_w, and predicts by one_step")
     config, device = inner.config, text.tokens.device
     shape = (text.tokens.shape[0], config.n_blocks, config.block_size)
     if noise is None:
@@ -274,16 +277,18 @@ def predict_blocks(
 
     def recover(x: Tensor) -> Tensor:
         """All blocks from pure noise, by direct recovery."""
-        if not config.sequential:
+        if mask_w is None or not config.sequential:
             return one_step(schedule, denoise, x, t, config.prediction)
-        done = [torch.zeros_like(x[:, :1])]
+
+        def alone(y: Tensor, times: Tensor, index: Tensor, before: Tensor) -> Tensor:
+            return model(y, times, index, *text, before)
+
+        done, before = [], torch.zeros_like(x[:, :1])
         for index in indices.split(1):
-
-            def alone(y: Tensor, times: Tensor, index: Tensor = index) -> Tensor:
-                return model(y, times, index, *text, done[-1])
-
-            done.append(one_step(schedule, alone, x[:, index], t, config.prediction))
-        return torch.cat(done[1:], dim=1)
+            call = partial(alone, index=index, before=before)
+            done.append(one_step(schedule, call, x[:, index], t, config.prediction))
+            before = done[-1] * mask_w[index].to(done[-1].dtype)
+        return torch.cat(done, dim=1)
 
     def denoise(x: Tensor, times: Tensor) -> Tensor:
         parts = x.split([len(g) for g in groups], dim=1)

@@ -132,6 +132,7 @@ def train_loop(settings: dict[str, Any]) -> None:
     torch.manual_seed(config.seed)
     translator = Translator(translator_config(config, tokens.shape[-1])).to(device)
     discriminator = PatchDiscriminator(discriminator_config(config)).to(device)
+    # as BaseTraining wants it, but before it is wrapped, whose buckets keep the layout they find
     channels_last = translator.to(memory_format=torch.channels_last)
     wrapped = (
         (prepare_model(channels_last), prepare_model(discriminator)) if world > 1 else (None, None)

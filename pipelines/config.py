@@ -7,7 +7,7 @@ keys, wrong types and impossible combinations raise ConfigError with one line fo
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from operator import attrgetter
 from pathlib import Path
@@ -453,6 +453,16 @@ def to_dict(config: Config) -> dict[str, Any]:
     tree = OmegaConf.to_container(OmegaConf.structured(config), resolve=True)
     assert isinstance(tree, dict)
     return {str(k): v for k, v in tree.items()}
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted key → value of a nested configuration; lora.ranks, whose keys have dots, whole."""
+    out: dict[str, Any] = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        nested = isinstance(value, dict) and name != "lora.ranks"
+        out |= flat(value, f"{name}.") if nested else {name: value}
+    return out
 
 
 def from_dict(tree: dict[str, Any]) -> Config:

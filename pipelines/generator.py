@@ -228,6 +228,7 @@ def train_loop(settings: dict[str, Any]) -> None:
         means = {k: float(np.mean(v)) for k, v in recent.items()}
         if training.done == recipe.steps and recipe.image_steps:
             before_images = to_files(model, training.ema, {})[EMA_FILE]
+            recent.clear()  # losses of the other phase, which a resumed run would not have
         if rank == 0:
             progress.add(note=", ".join(f"{k} {v:.3f}" for k, v in means.items()))
         if training.done % g.checkpoint_every and training.done != recipe.total:

@@ -44,6 +44,7 @@ class Decoder:
             # config.check allows no other sampler; OmegaConf has no Literal
             method=self.adapt.sampler,  # type: ignore[arg-type]
             ddim_steps=self.adapt.ddim_steps,
+            mask_w=self.layout.mask.to(self.device),
         )
         stacked = self.decode(blocks)
         return [{k: v[i] for k, v in stacked.items()} for i in range(len(embeddings))]

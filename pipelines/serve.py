@@ -16,14 +16,12 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
-import yaml
-from omegaconf import OmegaConf
 
 from modeling.lora import CONFIG_FILE, WEIGHTS_FILE, Adapter, stack, to_files
 from modeling.text import TextEncoder
@@ -37,7 +35,7 @@ from pipelines.log import log
 from pipelines.prediction import Decoder
 from pipelines.serve_app import AdapterFiles, Limits, make_app
 from pipelines.session import ray_session
-from pipelines.stages import STAGES, StageError, finished
+from pipelines.stages import StageError, finished, made_with
 
 APP = "denoised-weights"
 MODEL = "Model"
@@ -73,17 +71,7 @@ def saved_config(run: RunDir, given: Config) -> Config:
                 raise ArtifactError(
                     f"{run.url(file)} is not what stage {name} wrote: give redo=[{name}]"
                 )
-    tree = OmegaConf.create(yaml.safe_load(run.read("config.yaml")))
-    # config.yaml is that of the last command; a stage's own marker is what its files were made with
-    for stage in STAGES:
-        for key, value in (finished(run, stage.name) or {"config": {}})["config"].items():
-            OmegaConf.update(tree, key, value)
-    told = configuration.to_dict(given)
-    for key in ("serve", "cluster"):
-        OmegaConf.update(tree, key, told[key], merge=False)
-    tree.run_dir, tree.redo = run.uri, []
-    # a mapping with text keys: config.yaml is one
-    saved = configuration.from_dict(dict(OmegaConf.to_container(tree)))  # type: ignore[arg-type]
+    saved = replace(made_with(run), serve=given.serve, cluster=given.cluster)
     _check_told(given, saved)
     _check_serve(given)
     return saved
@@ -92,7 +80,7 @@ def saved_config(run: RunDir, given: Config) -> Config:
 def _check_told(given: Config, saved: Config) -> None:
     """ConfigError if the user set a key, other than serve.* and cluster.*, to another value."""
     default = configuration.load_config([f"preset={given.preset}"])
-    trees = [_flat(configuration.to_dict(c)) for c in (given, default, saved)]
+    trees = [configuration.flat(configuration.to_dict(c)) for c in (given, default, saved)]
     for key in trees[0]:
         told, unset, made = (t.get(key) for t in trees)
         if key.split(".")[0] not in ("preset", "run_dir", "redo") and told not in (unset, made):
@@ -100,17 +88,6 @@ def _check_told(given: Config, saved: Config) -> None:
                 f"{key}={told}: the run in {saved.run_dir} was made with {key}={made}, and serve"
                 " answers as the run was made; it takes run_dir, serve.* and cluster.* only"
             )
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    out: dict[str, Any] = {}
-    for key, value in tree.items():
-        out |= (
-            _flat(value, f"{prefix}{key}.")
-            if isinstance(value, dict)
-            else {f"{prefix}{key}": value}
-        )
-    return out
 
 
 def _check_serve(config: Config) -> None:

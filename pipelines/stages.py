@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+from omegaconf import OmegaConf
 
 from pipelines import config as configuration
 from pipelines.artifacts import RunDir
@@ -143,6 +144,21 @@ def inventory(run: RunDir, stage: Stage) -> dict[str, str]:
 def finished(run: RunDir, name: str) -> dict[str, Any] | None:
     """The marker of a finished stage, or None."""
     return run.read_json(_marker(name)) if run.exists(_marker(name)) else None
+
+
+def made_with(run: RunDir) -> Config:
+    """The configuration that a run's finished stages were made with; ArtifactError without one.
+
+    config.yaml is that of the last command; a stage's own marker says what its files were made of.
+    """
+    tree = OmegaConf.create(run.read("config.yaml").decode())
+    for stage in STAGES:
+        for key, value in (finished(run, stage.name) or {"config": {}})["config"].items():
+            OmegaConf.update(tree, key, value)
+    OmegaConf.update(tree, "run_dir", run.uri)
+    OmegaConf.update(tree, "redo", [])
+    # a mapping with text keys: config.yaml is one
+    return configuration.from_dict(dict(OmegaConf.to_container(tree)))  # type: ignore[arg-type]
 
 
 def _identity(marker: dict[str, Any]) -> str:

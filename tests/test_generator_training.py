@@ -203,6 +203,22 @@ def test_image_steps_lower_the_image_loss_and_move_the_generator_alone(
     assert not setup.translator.network.training
 
 
+def test_a_sequential_unet_is_shown_the_true_block_before(setup: Setup) -> None:
+    recipe = replace(RECIPE, blocks_per_concept=5, image_steps=1, steps=1)
+    training = setup.training(recipe, "unet", block_conditioning="previous")
+    seen = []
+    training.model.register_forward_pre_hook(lambda _, args: seen.append(args))
+    training.step(setup.blocks, text_of())
+    ((_, _, chosen, *_, previous),) = seen
+    x0 = setup.normalisation.apply(setup.blocks)
+    for k, n in enumerate(chosen.tolist()):
+        expected = x0[:, n - 1] if n else torch.zeros_like(x0[:, 0])
+        torch.testing.assert_close(previous[:, k], expected)
+    before = values(training)
+    assert set(training.step(setup.blocks, text_of(), setup.images)) == {"denoising", "image"}
+    assert not same(values(training), before)
+
+
 def test_without_its_weight_the_denoising_loss_is_not_computed(setup: Setup) -> None:
     recipe = replace(RECIPE, steps=1, image_steps=2, denoising_weight=0.0)
     training = setup.training(recipe)

@@ -15,12 +15,12 @@ from tuning import study
 from tuning.study import branch, figure, keys_of, load_study, merged, shared_stages, table
 
 
-@pytest.mark.parametrize("name", [p.stem for p in study.STUDIES.glob("*.yaml")])
+@pytest.mark.parametrize("name", sorted(p.stem for p in study.STUDIES.glob("*.yaml")))
 def test_every_variant_of_every_study_is_a_valid_configuration(name: str) -> None:
     loaded = load_study(name)
     seen = set()
     for own in loaded.variants.values():
-        config = load_config(merged(["preset=small"], study.VALIDATION, loaded.keys, own))
+        config = load_config(merged(["preset=small"], loaded.keys, own, study.VALIDATION))
         assert config.adapt.split == "val"
         seen.add(repr(config))
     assert len(seen) == len(loaded.variants) > 1
@@ -39,6 +39,9 @@ def test_a_study_that_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         with pytest.raises(ConfigError, match=message):
             load_study("bad")
     assert study.main(["runs/none", "bad"]) == 2
+    (tmp_path / "good.yaml").write_text("axis: x\nvariants: {a: [seed=1], b: []}")
+    assert study.main([str(tmp_path / "none"), "good"]) == 2
+    assert study.main(["s3://bucket/run", "good"]) == 2
 
 
 def test_a_branch_shares_the_stages_that_its_configuration_leaves_alone(
@@ -54,14 +57,16 @@ def test_a_branch_shares_the_stages_that_its_configuration_leaves_alone(
         ("weights.concepts=5", "weights"),
         ("generator.image_steps=0", "generator"),
         ("adapt.split=val", "adapt"),
-        ("seed=7", "concepts"),
     ):
         shared = shared_stages(load_config([*words, key]), run)
         assert shared == names[: names.index(first)]
+    with pytest.raises(ConfigError, match="shares no stage"):
+        shared_stages(load_config([*words, "seed=7"]), run)
     shared = names[: names.index("generator")]
     branch(finished.folder, tmp_path / "branch", shared)
     twin = RunDir(str(tmp_path / "branch"))
     assert twin.files("weights") and twin.files("pairs") and not twin.files("generator")
+    assert twin.files("adapters") == run.files("adapters") != []
     for name in twin.files("adapters"):
         assert Path(twin.url(name)).stat().st_ino == Path(run.url(name)).stat().st_ino
 

@@ -245,9 +245,11 @@ def test_the_sequential_unet_reads_the_block_before() -> None:
     model = make(UNET, block_conditioning="previous")
     schedule, text = model.config.noise_schedule(), text_of(2)
     noise = torch.randn(2, 6, 16, generator=torch.Generator().manual_seed(3))
-    got = predict_blocks(model, schedule, text, 990, noise=noise)
+    real = torch.ones(6, 16, dtype=torch.bool)
+    real[2, 11:] = False
+    got = predict_blocks(model, schedule, text, 990, noise=noise, mask_w=real)
     # with what it predicted as the blocks before, one call says the same of all blocks
-    before = torch.cat([torch.zeros(2, 1, 16), got[:, :-1]], dim=1)
+    before = torch.cat([torch.zeros(2, 1, 16), (got * real)[:, :-1]], dim=1)
     t, blocks = torch.tensor([990, 990]), torch.arange(6)
     output = model(noise, t, blocks, *text, before)
     torch.testing.assert_close(
@@ -257,8 +259,9 @@ def test_the_sequential_unet_reads_the_block_before() -> None:
     assert (other - output).abs().amax() > 1e-3
     with pytest.raises(GeneratorError, match="if and only if it is 'previous'"):
         model(noise, t, blocks, *text)
-    with pytest.raises(GeneratorError, match="one_step only"):
-        predict_blocks(model, schedule, text, 990, noise=noise, method="ddim")
+    for options in ({"method": "ddim", "mask_w": real}, {}):
+        with pytest.raises(GeneratorError, match="needs mask_w, and predicts by one_step"):
+            predict_blocks(model, schedule, text, 990, noise=noise, **options)
 
 
 def test_a_transformer_block_sees_the_other_blocks() -> None:

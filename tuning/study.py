@@ -18,19 +18,19 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pipelines.artifacts import RunDir
-from pipelines.config import Config, ConfigError, from_dict, load_config, to_dict
+from pipelines.artifacts import ArtifactError, RunDir
+from pipelines.config import Config, ConfigError, flat, load_config, to_dict
 from pipelines.contenders import CEILING, PREDICTION
+from pipelines.log import log
 from pipelines.machine import machine
 from pipelines.report_curves import COLOURS
 from pipelines.report_numbers import Numbers, plural, summarise
 from pipelines.session import ray_session
-from pipelines.stages import BY_NAME, STAGES, depends_on, finished
+from pipelines.stages import BY_NAME, STAGES, depends_on, finished, made_with
 from tuning.panels import panels, save
 
 ROOT = Path(__file__).parents[1]
@@ -55,8 +55,8 @@ def load_study(name: str) -> Study:
         known = ", ".join(sorted(p.stem for p in STUDIES.glob("*.yaml")))
         raise ConfigError(f"no study {name!r}; there are {known}")
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(Study), OmegaConf.load(path))
-        study = OmegaConf.to_object(merged)
+        tree = OmegaConf.merge(OmegaConf.structured(Study), OmegaConf.load(path))
+        study = OmegaConf.to_object(tree)
     except OmegaConfBaseException as error:
         raise ConfigError(f"{path.name}: {str(error).splitlines()[0]}") from error
     assert isinstance(study, Study)
@@ -67,28 +67,13 @@ def load_study(name: str) -> Study:
 
 def keys_of(source: RunDir) -> list[str]:
     """`key=value` for what a run's configuration has other than its preset."""
-    saved = OmegaConf.create(source.read("config.yaml").decode())
-    config = to_dict(from_dict(_tree(saved)))
+    config = to_dict(made_with(source))
     words = [f"preset={config['preset']}"]
     if config["images"]["source"] == "folder":  # presets say something else of photographs
         words += ["images.source=folder", f"images.path={config['images']['path']}"]
-    preset = _leaves(to_dict(load_config(words)))
-    other = {k: v for k, v in _leaves(config).items() if v != preset.get(k) and k != "run_dir"}
-    return merged(words, [f"{k}={json.dumps(v)}" for k, v in other.items() if k != "redo"])
-
-
-def _tree(config: Any) -> dict[str, Any]:
-    tree = OmegaConf.to_container(config)
-    assert isinstance(tree, dict)
-    return {str(k): v for k, v in tree.items()}
-
-
-def _leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    out: dict[str, Any] = {}
-    for key, value in tree.items():
-        name = prefix + key
-        out |= _leaves(value, f"{name}.") if isinstance(value, dict) else {name: value}
-    return out
+    preset = flat(to_dict(load_config(words)))
+    other = {k: v for k, v in flat(config).items() if v != preset[k] and k != "run_dir"}
+    return merged(words, [f"{k}={json.dumps(v)}" for k, v in other.items()])
 
 
 def merged(*words: Sequence[str]) -> list[str]:
@@ -97,19 +82,27 @@ def merged(*words: Sequence[str]) -> list[str]:
 
 
 def shared_stages(config: Config, source: RunDir) -> list[str]:
-    """Finished stages of a run, in order, that this configuration leaves as they are."""
+    """Finished stages of a run, in order, that this configuration leaves as they are.
+
+    Raises ConfigError if there are none: every variant would be a run of its own.
+    """
     out = []
     for stage in STAGES:
         marker = finished(source, stage.name)
         if marker is None or marker["config"] != depends_on(stage, config):
             break
         out.append(stage.name)
+    if not out:
+        raise ConfigError(
+            f"{source.uri} shares no stage with this study: {STAGES[0].name} has not finished"
+            " there, or was made with another configuration"
+        )
     return out
 
 
 def branch(source: Path, to: Path, stages: Sequence[str]) -> None:
     """A run directory with these stages of another, as hard links."""
-    part = to.with_suffix(".part")
+    part = to.with_name(f"{to.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     for stage in stages:
         for name in (*BY_NAME[stage].outputs, f"stages/{stage}.json"):
@@ -185,41 +178,58 @@ def figure(axis: str, points: Mapping[str, Numbers], path: Path) -> None:
     save(fig, axes, path)
 
 
-def run_study(source: Path, name: str) -> None:
-    """Make, measure and draw all variants of a study; raises ConfigError."""
+def run_study(source: Path, name: str) -> int:
+    """Make, measure and draw all variants of a study; the exit status of a stage that fails."""
     from pipelines.__main__ import main as command
 
     study = load_study(name)
-    shared = merged(keys_of(RunDir(str(source))), VALIDATION, study.keys)
+    run = RunDir(str(source))
+    given = keys_of(run)
     points: dict[str, Numbers] = {}
     out = RunDir(str(ROOT / "tuning" / "results" / source.name))
-    with ray_session(load_config(shared)):
+    with ray_session(load_config(merged(given, study.keys)), run):
         for variant, own in study.variants.items():
             slug = re.sub(r"[^a-z0-9]+", "-", variant.lower()).strip("-")
             folder = source.parent / f"{source.name}-{name}-{slug}"
-            words = merged(shared, own, [f"run_dir={folder}"])
+            # last, so that no study can open the test set
+            words = merged(given, study.keys, own, VALIDATION, [f"run_dir={folder}"])
             if not folder.exists():
-                branch(source, folder, shared_stages(load_config(words), RunDir(str(source))))
+                shared = shared_stages(load_config(words), run)
+                log(f"study {name}, {variant}: shares {', '.join(shared)}")
+                branch(source, folder, shared)
             for stage in STAGES[:-1]:  # all but the report
-                if command([stage.name, *words]):
-                    raise ConfigError(f"study {name}, variant {variant}: {stage.name} failed")
+                status = command([stage.name, *words])
+                if status:
+                    return status
             points[variant] = measured(RunDir(str(folder)), [*study.keys, *own])
             out.write_json(
                 f"{name}.json",
-                {"axis": study.axis, "split": "val", "machine": machine(), "variants": points},
+                {
+                    "axis": study.axis,
+                    "split": "val",
+                    "machine": machine(),
+                    "order": list(points),
+                    "variants": points,
+                },
             )
     figure(study.axis, points, ROOT / "docs" / f"{source.name}-{name}.png")
     print(table(points))
+    return 0
 
 
 def main(words: Sequence[str]) -> int:
     if len(words) < 2:
         print(__doc__, file=sys.stderr)
         return 2
+    if "://" in words[0]:
+        print("tuning.study: branches are hard links: give a local RUN_DIR", file=sys.stderr)
+        return 2
     try:
         for name in words[1:]:
-            run_study(Path(words[0]), name)
-    except ConfigError as error:
+            status = run_study(Path(words[0]), name)
+            if status:
+                return status
+    except (ConfigError, ArtifactError) as error:
         print(f"tuning.study: {error}", file=sys.stderr)
         return 2
     return 0
