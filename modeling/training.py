@@ -191,8 +191,9 @@ def train_adapters(
             with torch.no_grad():
                 # warm-up of the decay, so that the average forgets where it started
                 decay = min(recipe.ema, (1 + step) / (10 + step))
-                for key, value in weights.items():
-                    average[key].lerp_(value, 1 - decay)
+                torch._foreach_lerp_(
+                    list(average.values()), [weights[k] for k in average], 1 - decay
+                )
             losses = l1.tolist()  # waits for an accelerator: the time below is all of the step's
             seconds += time.perf_counter() - begun
             for trained, value in zip(out, losses, strict=True):
