@@ -77,7 +77,8 @@ class ConceptSpec:
     families: empty for all that the editor supports. heldout_families, validation_families: seen
     by no training; `test_families` and `val_families` of their atoms are concepts of the test and
     the validation set. atoms_per_family: 0 for all, else an even sample. train_atoms: -1 for all
-    that are left. paired_combinations: further training combinations, of which only pairs are made.
+    that are left. paired_combinations, paired_families: further training combinations, and families
+    whose atoms train too, of which only pairs are made.
     paraphrases: per training concept. combine: tuples of families to combine; empty for all pairs
     from different categories.
     """

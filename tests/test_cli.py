@@ -137,7 +137,7 @@ def test_exit_1_with_one_sentence_for_what_is_not_there(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "few").mkdir()
     (tmp_path / "few/a.png").write_bytes(b"")
-    filters = ["concepts.families=[duotone]", "concepts.combine=[]"]
+    filters = ["concepts.families=[duotone]", "concepts.combine=[]", "concepts.paired_families=[]"]
     kinds = ("train", "paired", "test")
     counts = [f"concepts.{kind}_combinations=0" for kind in kinds]
     statuses = (main([s, "preset=tiny", *filters, *counts, *words]) for s in ("concepts", "pairs"))

@@ -138,7 +138,7 @@ def test_nothing_held_out_was_trained_on(run: RunDir) -> None:
     paraphrases = {c.concept_id for c in concepts if c.origin == "paraphrased"}
     train = {c.concept_id for c in concepts if c.split == "train" and c.adapter} - paraphrases
     paired = {c.concept_id for c in concepts if not c.adapter} - paraphrases
-    assert len(heldout) == 3 and len(train) == 15 and len(paired) == 2
+    assert len(heldout) == 3 and len(train) == 15 and len(paired) == 2 + 4
     assert {f.split("/")[1] for f in run.files("adapters")} == train
     blocks = pq.read_table(f"{run.uri}/weights/blocks")
     assert set(blocks["concept_id"].to_pylist()) == train
@@ -152,14 +152,17 @@ def test_the_image_loss_draws_from_concepts_with_and_without_an_adapter(
 ) -> None:
     concepts = [c for c in load_concepts(run) if c.split == "train" and c.origin != "paraphrased"]
     collected = sorted(c.concept_id for c in concepts if c.adapter)
-    paired = sorted(c.concept_id for c in concepts if not c.adapter)
-    assert image_pools(config, run) == [collected, paired]
+    bare = [c for c in concepts if not c.adapter]
+    paired = sorted(c.concept_id for c in bare if c.category == "combined")
+    sepia = sorted(c.concept_id for c in bare if c.families == ("sepia",))
+    assert image_pools(config, run) == [collected, paired, sepia]
     config = replace(config, weights=replace(config.weights, concepts=7))
-    (half, one) = image_pools(config, run)
+    (half, one, two) = image_pools(config, run)
     assert set(half) < set(collected) and len(half) == 7 and one[0] in paired and len(one) == 1
-    images = _Images(config, run, [collected, paired], load_text(run), _wordings(run), 0, 1)
+    assert set(two) < set(sepia) and len(two) == 2
+    images = _Images(config, run, [collected, paired, sepia], load_text(run), _wordings(run), 0, 1)
     batch = images.read(0, random.Random(0))
-    assert batch.source.shape == batch.edited.shape == (2, 2, 3, 32, 32)
+    assert batch.source.shape == batch.edited.shape == (3, 2, 3, 32, 32)
     pictures = load_pairs(run, images.pools[1][images.orders[1][0, 0]], "train")
     assert all(
         (batch.edited[1, i] == torch.from_numpy(pictures.edited)).flatten(1).all(1).any()
@@ -431,6 +434,7 @@ def test_a_corrupt_picture_is_an_error_row_and_the_rest_is_fine(
         "concepts.combine=[]",
         "concepts.train_combinations=0",
         "concepts.paired_combinations=0",
+        "concepts.paired_families=[]",
         "concepts.test_combinations=0",
     ]
     assert main(["concepts", *words]) == 0
