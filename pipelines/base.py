@@ -27,7 +27,7 @@ from pipelines.concepts import load_concepts, load_text, with_adapter
 from pipelines.config import Config
 from pipelines.log import Progress, log
 from pipelines.pairs import Pairs, decode_rows, file_of
-from pipelines.session import threads_per_worker
+from pipelines.session import quiet_worker, threads_per_worker
 from pipelines.training import fit
 
 FOLDER = "base"
@@ -115,6 +115,7 @@ def train_loop(settings: dict[str, Any]) -> None:
     from ray.train.torch import get_device, prepare_model
 
     config, run_dir = configuration.from_dict(settings["config"]), settings["run_dir"]
+    quiet_worker()
     torch.set_num_threads(threads_per_worker(config, settings["workers"]))
     texts = load_text(run_dir)
     ids: list[str] = settings["concepts"]

@@ -37,7 +37,7 @@ from pipelines.config import Config, Generator
 from pipelines.ingest import CACHE_BYTES, Batch, cached_batches, streamed_batches
 from pipelines.log import Progress, log
 from pipelines.pairs import decode_rows, encoded_pairs
-from pipelines.session import threads_per_worker
+from pipelines.session import quiet_worker, threads_per_worker
 from pipelines.training import fit
 from pipelines.weights import block_files, drawn, load_layout
 
@@ -166,6 +166,7 @@ def train_loop(settings: dict[str, Any]) -> None:
     from ray.train.torch import get_device, prepare_model
 
     config, run_dir = configuration.from_dict(settings["member"]), settings["run_dir"]
+    quiet_worker()
     torch.set_num_threads(threads_per_worker(config, settings["workers"]))
     g = config.generator
     device, world, rank = (

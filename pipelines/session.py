@@ -39,6 +39,14 @@ def threads_per_worker(config: Config, workers: int) -> int:
     return config.cluster.training_threads or max(1, (os.cpu_count() or 1) // workers)
 
 
+def quiet_worker() -> None:
+    """No INFO lines from this process: Train's name no logger that could be set apart.
+
+    What the stages say themselves is printed (pipelines/log.py).
+    """
+    logging.disable(logging.INFO)
+
+
 @contextmanager
 def ray_session(config: Config, run: RunDir | None = None) -> Iterator[None]:
     """Connect to the configured cluster, or start a local Ray for the duration.
