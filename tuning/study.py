@@ -152,7 +152,8 @@ def figure(axis: str, points: Mapping[str, Numbers], path: Path) -> None:
     numeric = all(name.isdigit() for name in points)
     places = [int(n) for n in points] if numeric else list(range(len(points)))
     titles = [f"{s['concepts']} {plural(h)}" for h, s in first["sets"].items()]
-    fig, axes = panels(titles, axis, "mean L1 (dashed: after the fine-tune)")
+    how = "dashed" if numeric else "hollow"
+    fig, axes = panels(titles, axis, f"mean L1 ({how}: after the fine-tune)")
     for ax, held in zip(axes, first["sets"], strict=True):
         for method in (*SHOWN, CEILING):
             ends = [p["sets"][held]["methods"].get(method) for p in points.values()]
@@ -161,14 +162,16 @@ def figure(axis: str, points: Mapping[str, Numbers], path: Path) -> None:
             for when, style in (("before", "-"), ("after", "--")):
                 if method == CEILING and when == "before":
                     continue
+                colour, ours = COLOURS[method][0], method == PREDICTION
                 ax.plot(
                     places,
                     [e[when]["l1"] for e in ends if e],
-                    style,
-                    color=COLOURS[method][0],
-                    lw=2.6 if method == PREDICTION else 1.3,
+                    ls=style if numeric else "none",
+                    color=colour,
+                    lw=2.6 if ours else 1.3,
                     marker="o",
-                    ms=3,
+                    ms=3 if numeric else 9 if ours else 6,
+                    mfc=colour if when == "before" or numeric else "white",
                     label=method if when == "before" or method == CEILING else None,
                 )
         if numeric:
