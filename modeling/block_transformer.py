@@ -167,7 +167,7 @@ class BlockTransformer(WeightGenerator):
         pooled: Tensor,
         previous: Tensor | None = None,
     ) -> Tensor:
-        self.check_shapes(noisy, blocks)
+        self.check_inputs(noisy, blocks, previous)
         # bring the blocks to the order of their weights: far less to move than the weights
         x = self.project_in(noisy[:, blocks.argsort()]) + self.position
         condition = F.silu(self.time(t) + self.pooled(pooled))

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modeling.block_transformer import Attention, FeedForward, SinusoidalEmbedding, TextContext
-from modeling.weight_generator import GeneratorConfig, GeneratorError, WeightGenerator
+from modeling.weight_generator import GeneratorConfig, WeightGenerator
 
 
 class ResBlock1d(nn.Module):
@@ -153,12 +153,7 @@ class UNet1d(WeightGenerator):
         pooled: Tensor,
         previous: Tensor | None = None,
     ) -> Tensor:
-        self.check_shapes(noisy, blocks)
-        if (previous is not None) != self.config.sequential:
-            raise GeneratorError(
-                f"block_conditioning={self.config.block_conditioning!r}: give the previous blocks"
-                " if and only if it is 'previous'"
-            )
+        self.check_inputs(noisy, blocks, previous)
         fold, depth = self.config.fold, self.config.depth
         size = noisy.shape[-1] // fold
         context, visible = self.text(tokens, mask)

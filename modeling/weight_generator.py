@@ -172,12 +172,17 @@ class WeightGenerator(nn.Module):
         """
         raise TypeError("WeightGenerator is a base class: use build(config)")
 
-    def check_shapes(self, noisy: Tensor, blocks: Tensor) -> None:
-        """Raise GeneratorError unless `noisy` is [B, K, b] for these blocks."""
+    def check_inputs(self, noisy: Tensor, blocks: Tensor, previous: Tensor | None) -> None:
+        """Raise GeneratorError unless `noisy` is [B, K, b] for these blocks, `previous` as due."""
         k, n, b = blocks.shape[0], self.config.n_blocks, self.config.block_size
         if noisy.dim() != 3 or noisy.shape[1] != k or noisy.shape[2] != b:
             raise GeneratorError(
                 f"noisy blocks have shape {tuple(noisy.shape)}, expected [B, {k}, {b}]"
+            )
+        if (previous is not None) != self.config.sequential:
+            raise GeneratorError(
+                f"block_conditioning={self.config.block_conditioning!r} of a {self.config.kind}:"
+                " give the previous blocks if and only if it is a UNet's 'previous'"
             )
         if self.joint and k != n:
             raise GeneratorError(f"this weight generator needs all {n} blocks at once, got {k}")

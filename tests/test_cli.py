@@ -171,6 +171,6 @@ def test_an_error_of_ours_inside_an_actor_is_one_sentence_and_a_bug_is_not(
     fail(KeyError("a"))
     with pytest.raises(KeyError):
         main(["run"])
-    fail(KeyboardInterrupt())  # type: ignore[arg-type]
+    fail(KeyboardInterrupt())
     assert main(["run"]) == 130
     assert "the same command continues" in capsys.readouterr().err

@@ -211,7 +211,7 @@ def test_gradients_flow_both_ways(architecture: Architecture, rule: int, block_s
     weights = draw_adapter(shapes, 2)
     blocks = torch.zeros(2, layout.n_blocks, block_size, requires_grad=True)
     tensors = layout.from_blocks(blocks)
-    sum((tensors[k] * weights[k]).sum() for k in shapes).backward()  # type: ignore[union-attr]
+    sum((tensors[k] * weights[k]).sum() for k in shapes).backward()
     assert blocks.grad is not None
     assert torch.equal(blocks.grad, layout.to_blocks(weights).expand(2, -1, -1))
     leaves = {k: v.requires_grad_() for k, v in draw_adapter(shapes, 3).items()}

@@ -257,8 +257,13 @@ def test_the_sequential_unet_reads_the_block_before() -> None:
     )
     other = model(noise, t, blocks, *text, before.flip(1))
     assert (other - output).abs().amax() > 1e-3
-    with pytest.raises(GeneratorError, match="if and only if it is 'previous'"):
-        model(noise, t, blocks, *text)
+    joint = make(TRANSFORMER)
+    for call in (
+        lambda: model(noise, t, blocks, *text),
+        lambda: joint(noise, t, blocks, *text, got),
+    ):
+        with pytest.raises(GeneratorError, match="if and only if it is a UNet's 'previous'"):
+            call()
     for options in ({"method": "ddim", "mask_w": real}, {}):
         with pytest.raises(GeneratorError, match="needs mask_w, and predicts by one_step"):
             predict_blocks(model, schedule, text, 990, noise=noise, **options)
