@@ -33,6 +33,6 @@ def save(figure: Any, axes: Sequence[Any], path: Path) -> None:
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="center right", frameon=False, fontsize=8.5)
     right = 1 - LEGEND / (4.1 * len(axes) + LEGEND)
-    figure.subplots_adjust(left=0.06, right=right, bottom=0.13, top=0.9, wspace=0.18)
+    figure.subplots_adjust(left=0.06, right=right, bottom=0.16, top=0.9, wspace=0.18)
     path.parent.mkdir(exist_ok=True)
     figure.savefig(path)

@@ -15,6 +15,7 @@ import os
 import re
 import shutil
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -177,7 +178,9 @@ def figure(axis: str, points: Mapping[str, Numbers], path: Path) -> None:
         if numeric:
             ax.set_xscale("log", base=2)
             ax.xaxis.set_minor_locator(NullLocator())
-        ax.set_xticks(places, list(points))
+        else:
+            ax.margins(x=0.2)
+        ax.set_xticks(places, [textwrap.fill(name, 12) for name in points])
     save(fig, axes, path)
 
 
