@@ -1,12 +1,13 @@
 """Editors turn a source picture into its edited twin; sources are loaded by their ids.
 
-The editors here are exact: they need no network. A new editor is one class and one line in
-REGISTRY (the diffusion editors implement the same protocol).
+The editors here are exact: they need no network. The diffusion editors (modeling/diffusion_editors)
+implement the same protocol. A new editor is one class and one line in REGISTRY.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -39,7 +40,7 @@ class Source:
 class EditResult:
     """The edited picture, uint8 of the source's shape, and the editor's scores of it.
 
-    Scores are higher the better, except "change": the mean |edited - source| / 255.
+    Scores are higher the better, except "change", which is `change`.
     """
 
     image: np.ndarray = field(repr=False)
@@ -47,7 +48,7 @@ class EditResult:
 
 
 class Editor(Protocol):
-    """Edits one picture to one concept; the same inputs give the same picture."""
+    """Edits pictures to one concept; the same inputs give the same pictures."""
 
     @property
     def name(self) -> str:
@@ -56,11 +57,31 @@ class Editor(Protocol):
     def supports(self, family: str) -> bool:
         """Tell whether the editor can apply the concepts of this family."""
 
-    def edit(self, source: Source, concept: Concept) -> EditResult:
-        """Edit `source` to `concept`; raises EditError where that is impossible."""
+    def edit(self, sources: Sequence[Source], concept: Concept) -> list[EditResult | EditError]:
+        """Edit each of `sources`; a failed one gives its EditError, and the others are not lost."""
 
 
-class AvatarEditor:
+class ExactEditor(ABC):
+    """An editor that draws one picture at a time."""
+
+    @abstractmethod
+    def draw(self, source: Source, concept: Concept) -> EditResult:
+        """Edit one picture; raises EditError where that is impossible."""
+
+    def edit(self, sources: Sequence[Source], concept: Concept) -> list[EditResult | EditError]:
+        """Edit each picture; see Editor."""
+        return [self._try(source, concept) for source in sources]
+
+    def _try(self, source: Source, concept: Concept) -> EditResult | EditError:
+        try:
+            return self.draw(source, concept)
+        except EditError as error:
+            return error
+        except Exception as error:  # one bad picture must not lose the others; it is recorded
+            return EditError(f"{type(error).__name__}: {error}")
+
+
+class AvatarEditor(ExactEditor):
     """Draws the same portrait again with changed attributes, then applies an art filter."""
 
     name = "avatar"
@@ -69,7 +90,7 @@ class AvatarEditor:
         """Every family of the grammar."""
         return family in FAMILIES
 
-    def edit(self, source: Source, concept: Concept) -> EditResult:
+    def draw(self, source: Source, concept: Concept) -> EditResult:
         """Exact edit of a drawn portrait; raises EditError for any other source."""
         _check_edit(self.name, concept, frozenset(ATTRIBUTES) | FILTER_KEYS)
         if source.avatar_seed is None:
@@ -87,7 +108,7 @@ class AvatarEditor:
         return _result(source, apply_filter(drawn, concept.edit))
 
 
-class FilterEditor:
+class FilterEditor(ExactEditor):
     """Applies an art filter to any picture."""
 
     name = "filter"
@@ -96,21 +117,32 @@ class FilterEditor:
         """The art families."""
         return family in FAMILIES and not FAMILIES[family].needs_avatar
 
-    def edit(self, source: Source, concept: Concept) -> EditResult:
+    def draw(self, source: Source, concept: Concept) -> EditResult:
         """Exact edit of any picture; raises EditError for a concept that is no art filter."""
         _check_edit(self.name, concept, FILTER_KEYS)
         return _result(source, apply_filter(source.image, concept.edit))
 
 
-# Name -> how to make the editor. One line adds one.
+def _img2img(**options: Any) -> Editor:
+    from modeling.diffusion_editors.core import EditorOptions
+    from modeling.diffusion_editors.img2img import ImageToImage
+
+    return ImageToImage(EditorOptions(**options))
+
+
+# Name -> how to make the editor. One line adds one. Diffusers is imported when it is needed.
 REGISTRY: dict[str, Callable[..., Editor]] = {
     "avatar": AvatarEditor,
     "filter": FilterEditor,
+    "img2img": _img2img,
 }
 
 
 def make_editor(name: str, **options: Any) -> Editor:
-    """Make the editor registered as `name`; raises EditError that lists the names otherwise."""
+    """Make the editor registered as `name`; raises EditError that lists the names otherwise.
+
+    options: of a diffusion editor, see EditorOptions.
+    """
     if name not in REGISTRY:
         raise EditError(f"unknown editor {name!r}: use one of {', '.join(REGISTRY)}")
     return REGISTRY[name](**options)
@@ -184,6 +216,10 @@ def _check_edit(editor: str, concept: Concept, allowed: frozenset[str]) -> None:
         raise EditError(f"the editor {editor!r} cannot do {concept.text!r}: it sets {foreign}")
 
 
+def change(source: np.ndarray, edited: np.ndarray) -> float:
+    """Mean |edited - source| / 255 of two uint8 pictures of one shape."""
+    return float(np.abs(edited.astype(np.int16) - source.astype(np.int16)).mean()) / 255
+
+
 def _result(source: Source, image: np.ndarray) -> EditResult:
-    difference = np.abs(image.astype(np.int16) - source.image.astype(np.int16))
-    return EditResult(image, {"exactness": 1.0, "change": float(difference.mean()) / 255})
+    return EditResult(image, {"exactness": 1.0, "change": change(source.image, image)})

@@ -21,7 +21,7 @@ from modeling.base_training import BaseTraining
 from modeling.concepts import Concept
 from modeling.coreset import image_coreset
 from modeling.discriminator import PatchDiscriminator
-from modeling.editors import load_source, make_editor, source_ids
+from modeling.editors import EditError, EditResult, load_source, make_editor, source_ids
 from modeling.features import FeatureExtractor, make_features
 from modeling.images import encode_png
 from modeling.lora import Adapter, stack
@@ -142,7 +142,10 @@ class EvaluateConcept(Contenders):
             names = source_ids("avatars", count, c.images.count + first)
             self._sources[first, count] = [load_source(i, "avatars", c.images.size) for i in names]
         sources = self._sources[first, count]
-        editor = make_editor(resolve_editor(c))
+        results = make_editor(resolve_editor(c)).edit(sources, concept)
+        edited = [r for r in results if isinstance(r, EditResult)]
+        if len(edited) < len(results):
+            raise next(r for r in results if isinstance(r, EditError))
 
         def tensor(images: list[np.ndarray]) -> torch.Tensor:
             return torch.from_numpy(np.stack(images).transpose(0, 3, 1, 2).copy())
@@ -150,7 +153,7 @@ class EvaluateConcept(Contenders):
         return Judged(
             [s.image_id for s in sources],
             tensor([s.image for s in sources]),
-            tensor([editor.edit(s, concept).image for s in sources]),
+            tensor([r.image for r in edited]),
         )
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from modeling.concepts import Concept
-from modeling.editors import Source, load_source, make_editor, source_ids
+from modeling.editors import EditError, Source, load_source, make_editor, source_ids
 from modeling.images import ImageError, decode_image, encode_png
 from pipelines.actors import map_actors
 from pipelines.artifacts import ArtifactError, RunDir
@@ -102,15 +102,14 @@ class EditConcept:
         wanted = self.splits.keys() if concept.adapter else self.few
         bad = {i: why for i, why in self.bad.items() if i in wanted}
         rows, errors = [], {f"{concept.concept_id}/{i}": why for i, why in bad.items()}
-        for image_id, source in self.sources.items():
-            if image_id not in wanted:
+        chosen = {i: s for i, s in self.sources.items() if i in wanted}
+        results = self.editor.edit(list(chosen.values()), concept)
+        for (image_id, source), result in zip(chosen.items(), results, strict=True):
+            if isinstance(result, EditError):
+                errors[f"{concept.concept_id}/{image_id}"] = str(result)
                 continue
-            try:
-                result = self.editor.edit(source, concept)
-                if result.image.shape != source.image.shape:
-                    raise ValueError(f"edit has shape {result.image.shape}")
-            except Exception as error:  # one bad edit must not lose the concept; it is recorded
-                errors[f"{concept.concept_id}/{image_id}"] = f"{type(error).__name__}: {error}"
+            if result.image.shape != source.image.shape:
+                errors[f"{concept.concept_id}/{image_id}"] = f"edit has shape {result.image.shape}"
                 continue
             rows.append(
                 {

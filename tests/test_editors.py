@@ -131,7 +131,7 @@ def test_every_family_changes_the_picture_visibly() -> None:
     for family in FAMILIES.values():
         atoms = family.atoms()
         for atom in atoms[:: max(1, len(atoms) // 4)]:
-            results = [editor.edit(source, concept(atom.edit)) for source in sources]
+            results = [editor.draw(source, concept(atom.edit)) for source in sources]
             assert all(r.image.shape == (32, 32, 3) for r in results)
             assert max(r.scores["change"] for r in results) > 0.0015, atom.text
 
@@ -156,7 +156,7 @@ def test_concepts_of_one_family_differ() -> None:
     for family in FAMILIES.values():
         if family.needs_avatar and family.name not in ("hair", "hairstyle", "persona", "horns"):
             continue
-        pictures = [editor.edit(source, concept(atom.edit)).image for atom in family.atoms()]
+        pictures = [editor.draw(source, concept(atom.edit)).image for atom in family.atoms()]
         assert len({p.tobytes() for p in pictures}) == len(pictures), family.name
 
 
@@ -243,7 +243,7 @@ def test_filters_take_colour_pictures_only(shape: tuple[int, ...]) -> None:
 def test_avatar_editor_applies_attributes_then_the_filter() -> None:
     (source,) = avatar_sources(1, 32, first_seed=9)
     both = {"hair": "indigo", "filter": "negative", "tone": "colour"}
-    result = make_editor("avatar").edit(source, concept(both))
+    result = make_editor("avatar").draw(source, concept(both))
     assert np.array_equal(result.image, 255 - render(portrait(9), 32, {"hair": "indigo"}))
     assert result.scores["exactness"] == 1.0
 
@@ -252,16 +252,16 @@ def test_filter_editor_edits_any_picture() -> None:
     editor = make_editor("filter")
     photo = Source("photo", np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8))
     edit = {"filter": "tone", "tone": "noir"}
-    assert np.array_equal(editor.edit(photo, concept(edit)).image, apply_filter(photo.image, edit))
+    assert np.array_equal(editor.draw(photo, concept(edit)).image, apply_filter(photo.image, edit))
     assert editor.supports("sketch")
     assert not editor.supports("hair")
     assert not editor.supports("nonsense")
     with pytest.raises(EditError, match=r"'filter' cannot do .*\['hair'\]"):
-        editor.edit(photo, concept({"hair": "red"}))
+        editor.draw(photo, concept({"hair": "red"}))
     with pytest.raises(EditError, match="no drawn portrait"):
-        make_editor("avatar").edit(photo, concept(edit))
+        make_editor("avatar").draw(photo, concept(edit))
     with pytest.raises(EditError, match="no exact edit"):
-        editor.edit(photo, concept({}))
+        editor.draw(photo, concept({}))
 
 
 def test_registry_lists_its_names() -> None:

@@ -126,7 +126,7 @@ def test_pairs_are_plain_parquet_split_by_image_and_exact(run: RunDir, config: C
         for row in rows[number % 5 :: 5]:
             source = load_source(row["image_id"], "avatars", 32)
             assert np.array_equal(np.asarray(Image.open(io.BytesIO(row["source"]))), source.image)
-            edited = editor.edit(source, concept)
+            edited = editor.draw(source, concept)
             assert np.array_equal(decode_image(row["edited"]), edited.image)
             assert json.loads(row["scores"]) == edited.scores
     assert len(split_of) == 20 and len(run.files("pairs")) == len(concepts)
@@ -339,7 +339,7 @@ def test_evaluation_scores_images_that_no_training_saw(run: RunDir, config: Conf
     concept = next(c for c in load_concepts(run) if c.concept_id == truth["concept_id"])
     source = load_source(truth["image_id"], "avatars", 32)
     assert np.array_equal(
-        decode_image(truth["image"]), make_editor("avatar").edit(source, concept).image
+        decode_image(truth["image"]), make_editor("avatar").draw(source, concept).image
     )
 
 
@@ -453,7 +453,7 @@ def test_a_corrupt_picture_is_an_error_row_and_the_rest_is_fine(
         for row in rows:
             source = load_source(row["image_id"], photos, 32)
             assert np.array_equal(decode_image(row["source"]), source.image)
-            edited = make_editor("filter").edit(source, concept).image
+            edited = make_editor("filter").draw(source, concept).image
             assert np.array_equal(decode_image(row["edited"]), edited)
     # one file cut short: made again as it was, and the others' errors are not forgotten
     (cut, *_) = run.files("pairs")

@@ -1,0 +1,216 @@
+"""What all diffusion editors share: options, loading, batching, seeds, and failing safely."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from PIL import Image
+
+from modeling.concepts import Concept
+from modeling.diffusion_editors.instructions import instruction
+from modeling.editors import EditError, EditResult, Source, change
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class EditorOptions:
+    """How a diffusion editor is loaded and run. Fields that a method has no use for are ignored."""
+
+    model: str = ""
+    """A folder written by save_pretrained, or a hub id; "" = the method's published weights."""
+    extra: str = ""
+    """A second model: the ControlNet."""
+    allow_download: bool = False
+    """False: a hub id must be in the local cache already."""
+    device: str = ""
+    """A torch device; "" = a GPU where there is one."""
+    dtype: str = "float32"
+    """float32 | float16 | bfloat16"""
+    attention: str = ""
+    """diffusers' attention backend ("native", "flash", "xformers", …); "" = its default."""
+    compile: bool = False
+    """torch.compile the denoiser: worth it for thousands of pictures of one size."""
+    batch: int = 8
+    """Pictures a call; halved, down to one, when memory runs out."""
+    size: int = 0
+    """Side in pixels at which the model edits (Stable Diffusion 1: 512); 0 = the picture's own."""
+    steps: int = 0
+    """Denoising steps; 0 = the method's default."""
+    guidance: float = -1.0
+    """Text guidance; -1 = the method's default."""
+    image_guidance: float = -1.0
+    """Image guidance, of the instructed editors; -1 = the method's default."""
+    strength: float = -1.0
+    """How far a picture is noised, of the img2img editors, in (0, 1]; -1 = the method's default."""
+    seed: int = 0
+    templates: Mapping[str, str] = field(default_factory=dict)
+    """Category → what the model is told, with {text}; else the method's (instructions.py)."""
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise EditError(f"dtype {self.dtype!r}: use one of {', '.join(DTYPES)}")
+        if self.batch < 1 or self.size < 0 or self.steps < 0:
+            raise EditError(f"batch starts at 1, size and steps at 0: {self}")
+
+
+def edit_seed(image_id: str, concept_id: str, seed: int) -> int:
+    """The seed of one edit, so that its noise depends on neither batch nor order nor worker."""
+    digest = hashlib.sha256(f"{seed}/{concept_id}/{image_id}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+class DiffusionEditor(ABC):
+    """An Editor (modeling/editors.py) around a diffusers pipeline, loaded once.
+
+    A subclass names its method (`name`, `model`, `style`), loads in `load` and edits a batch in
+    `run`. Raises EditError if the model cannot be loaded; the message says how to get it.
+    """
+
+    name: ClassVar[str]
+    model: ClassVar[str]
+    """Hub id of the published weights."""
+    style: ClassVar[str]
+    """What the model is told: "prompt" (describes the result) or "instruction" (what to do)."""
+
+    def __init__(self, options: EditorOptions | None = None) -> None:
+        self.options = options or EditorOptions()
+        device = self.options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.device, self.dtype = torch.device(device), DTYPES[self.options.dtype]
+        self.pipeline: Any = self.load(self.options.model or self.model).to(self.device)
+        self.pipeline.set_progress_bar_config(disable=True)
+        network = self.denoiser
+        if self.options.attention:
+            try:
+                network.set_attention_backend(self.options.attention)
+            except (ValueError, RuntimeError, ImportError) as error:
+                raise EditError(f"attention={self.options.attention}: {error}") from error
+        if self.options.compile:
+            # in place: the pipeline's components keep their types
+            network.compile()
+
+    @abstractmethod
+    def load(self, model: str) -> Any:
+        """The diffusers pipeline, by `self.fetch`."""
+
+    @abstractmethod
+    def run(self, images: list[Image.Image], texts: list[str], seeds: list[int]) -> np.ndarray:
+        """Edit a batch of RGB pictures of one size: float [n, H, W, 3] in [0, 1].
+
+        A picture that the model could not make holds NaN.
+        """
+
+    @property
+    def denoiser(self) -> Any:
+        """The UNet, or the transformer of newer models."""
+        return getattr(self.pipeline, "unet", None) or self.pipeline.transformer
+
+    def supports(self, family: str) -> bool:
+        """Every family: a diffusion model takes any text."""
+        return True
+
+    def text(self, concept: Concept) -> str:
+        """What the model is told for this concept."""
+        return instruction(self.style, concept, self.options.templates)
+
+    def edit(self, sources: Sequence[Source], concept: Concept) -> list[EditResult | EditError]:
+        """Edit pictures of one size to one concept; a failed one gives its EditError.
+
+        The noise of an edit depends on image, concept and seed alone.
+        """
+        out: list[EditResult | EditError] = []
+        for start in range(0, len(sources), self.options.batch):
+            out += self._batch(list(sources[start : start + self.options.batch]), concept)
+        return out
+
+    def _batch(self, sources: list[Source], concept: Concept) -> list[EditResult | EditError]:
+        try:
+            made = self._run(sources, concept)
+        except Exception as error:
+            if not _out_of_memory(error):
+                # one bad call must not lose the others; the reason is recorded
+                return [_failed(error)] * len(sources)
+            made = None
+        if made is None:  # outside the handler, whose traceback would keep the batch alive
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            if len(sources) == 1:
+                return [EditError(f"{self.name}: out of memory with a single picture")]
+            half = len(sources) // 2
+            return self._batch(sources[:half], concept) + self._batch(sources[half:], concept)
+        return [self._result(s, image) for s, image in zip(sources, made, strict=True)]
+
+    def _run(self, sources: list[Source], concept: Concept) -> np.ndarray:
+        size = self.options.size
+        images = [Image.fromarray(s.image) for s in sources]
+        if size:
+            images = [i.resize((size, size), Image.Resampling.LANCZOS) for i in images]
+        seeds = [edit_seed(s.image_id, concept.concept_id, self.options.seed) for s in sources]
+        with torch.no_grad():  # null-text inversion switches gradients on where it needs them
+            return self.run(images, [self.text(concept)] * len(images), seeds)
+
+    def _result(self, source: Source, made: np.ndarray) -> EditResult | EditError:
+        if not np.isfinite(made).all():
+            return EditError(f"{self.name}: the picture is not finite")
+        picture = Image.fromarray((made.clip(0, 1) * 255).round().astype(np.uint8))
+        height, width = source.image.shape[:2]
+        if picture.size != (width, height):
+            picture = picture.resize((width, height), Image.Resampling.LANCZOS)
+        image = np.asarray(picture)
+        return EditResult(image, {"change": change(source.image, image)})
+
+    def generators(self, seeds: list[int]) -> list[torch.Generator]:
+        """One generator a picture, on the CPU: the same noise on every device."""
+        return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    def setting(self, key: str, default: float) -> float:
+        """An option, or the method's default where the option is not set."""
+        value = getattr(self.options, key)
+        return default if value in (0, -1.0) else value
+
+    def fetch(self, kind: Any, model: str, **components: Any) -> Any:
+        """`kind.from_pretrained` from a folder or the hub's cache, offline unless allowed.
+
+        Raises EditError that says how to get the model. Pickles are never loaded.
+        """
+        try:
+            return kind.from_pretrained(
+                model,
+                torch_dtype=self.dtype,
+                local_files_only=not self.options.allow_download,
+                use_safetensors=True,
+                **components,
+            )
+        except (OSError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise EditError(
+                f"the editor {self.name!r} cannot load {model!r} ({reason}). Give a folder written"
+                f" by save_pretrained (editing.models.{self.name}=FOLDER), or allow the download"
+                " (editing.allow_download=true)"
+            ) from error
+
+
+def _out_of_memory(error: Exception) -> bool:
+    # the CPU's allocator raises a plain RuntimeError
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )
+
+
+def _failed(error: Exception) -> EditError:
+    return EditError(f"{type(error).__name__}: {error}")
+
+
+def unflagged(output: Any) -> np.ndarray:
+    """Pictures of a pipeline's output, NaN where its safety checker blackened one."""
+    images = np.array(output.images, dtype=np.float32)
+    for i, flagged in enumerate(getattr(output, "nsfw_content_detected", None) or []):
+        if flagged:
+            images[i] = np.nan
+    return images
