@@ -31,6 +31,11 @@ class TranslatorConfig:
     """Kernel of the first and the last convolution (7 in the paper's class of networks)."""
     heads: int = 4
     text_dim: int = 384
+    feed_forward: int = 2
+    """The transformer block's feed-forward layer is so many times as wide as its channels."""
+    gated: bool = False
+    """Gated by GELU (GEGLU, Shazeer 2020), as in Stable Diffusion's transformer blocks. With
+    feed_forward 4, width 64, two halvings and CLIP's 768, the translator has the paper's 7.06 M."""
     dropout: float = 0.0
     """The paper's z (Eq. 4) in pix2pix's form: noise by dropout, off at evaluation."""
     global_skip: bool = True
@@ -40,8 +45,10 @@ class TranslatorConfig:
 
     def __post_init__(self) -> None:
         inner = self.width * 2**self.downs
-        if min(self.width, self.heads, self.text_dim) < 1 or self.downs < 0:
-            raise TranslatorError(f"width, heads and text_dim start at 1, downs at 0: {self}")
+        if min(self.width, self.heads, self.text_dim, self.feed_forward) < 1 or self.downs < 0:
+            raise TranslatorError(
+                f"width, heads, text_dim, feed_forward start at 1, downs at 0: {self}"
+            )
         if inner % self.heads:
             raise TranslatorError(f"heads ({self.heads}) must divide width · 2^downs ({inner})")
         if self.edge_kernel % 2 == 0:
@@ -139,15 +146,19 @@ class Attention(nn.Module):
 class TransformerBlock(nn.Module):
     """Self-attention, cross-attention to the prompt, feed-forward, each with a pre-LayerNorm."""
 
-    def __init__(self, channels: int, text_dim: int, heads: int) -> None:
+    def __init__(
+        self, channels: int, text_dim: int, heads: int, feed_forward: int, gated: bool
+    ) -> None:
         super().__init__()
         self.norm_self = nn.LayerNorm(channels)
         self.self_attention = Attention(channels, channels, heads)
         self.norm_cross = nn.LayerNorm(channels)
         self.cross_attention = Attention(channels, text_dim, heads)
         self.norm_mlp = nn.LayerNorm(channels)
-        self.expand = nn.Linear(channels, 2 * channels)
-        self.contract = nn.Linear(2 * channels, channels)
+        self.gated = gated
+        inner = feed_forward * channels
+        self.expand = nn.Linear(channels, 2 * inner if gated else inner)
+        self.contract = nn.Linear(inner, channels)
 
     def forward(self, x: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
         height, width = x.shape[-2:]
@@ -155,7 +166,13 @@ class TransformerBlock(nn.Module):
         own = self.norm_self(y)
         y = y + self.self_attention(own, own)
         y = y + self.cross_attention(self.norm_cross(y), tokens, mask)
-        y = y + self.contract(F.gelu(self.expand(self.norm_mlp(y))))
+        wide = self.expand(self.norm_mlp(y))
+        if self.gated:
+            wide, gate = wide.chunk(2, dim=-1)
+            wide = wide * F.gelu(gate)
+        else:
+            wide = F.gelu(wide)
+        y = y + self.contract(wide)
         return y.transpose(-2, -1).unflatten(-1, (height, width))
 
 
@@ -180,7 +197,9 @@ class Translator(nn.Module):
         self.block1 = ResNetBlock(inner, config.dropout)
         self.block2 = ResNetBlock(inner, config.dropout)
         self.down = ConvNorm(inner, inner, 3, stride=2)
-        self.transformer = TransformerBlock(inner, config.text_dim, config.heads)
+        self.transformer = TransformerBlock(
+            inner, config.text_dim, config.heads, config.feed_forward, config.gated
+        )
         self.up = ConvNorm(inner, inner, 3)
         self.block3 = ResNetBlock(inner, config.dropout)
         self.decoder = nn.ModuleList(

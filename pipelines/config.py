@@ -77,6 +77,8 @@ class TranslatorShape:
     downs: int = 1
     edge_kernel: int = 7
     heads: int = 4
+    feed_forward: int = 2
+    gated: bool = False
     dropout: float = 0.0
     global_skip: bool = True
     long_skips: bool = True
@@ -519,6 +521,7 @@ LEAST = {
     "translator.downs": 1,
     "translator.edge_kernel": 1,
     "translator.heads": 1,
+    "translator.feed_forward": 1,
     "discriminator.width": 1,
     "lora.rank": 1,
     "base.concepts": 1,

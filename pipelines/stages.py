@@ -210,10 +210,24 @@ def redo(config: Config, run: RunDir, names: Iterable[str]) -> None:
         run.delete(f"train/{name}")
 
 
+def _with_defaults(recorded: Any, wanted: Any, default: Any) -> Any:
+    """A record with the keys that did not exist when it was made, at their defaults.
+
+    A new key's default means what was done before there was one.
+    """
+    if not isinstance(recorded, dict) or not isinstance(default, dict):
+        return recorded
+    filled = {k: default[k] for k in wanted if k not in recorded and k in default}
+    return filled | {
+        k: _with_defaults(v, wanted.get(k), default.get(k)) for k, v in recorded.items()
+    }
+
+
 def _check_config(
     run: RunDir, stage: Stage, record: dict[str, Any], wanted: dict[str, Any]
 ) -> None:
-    lines = _differences(record["config"], wanted, "")
+    old = _with_defaults(record["config"], wanted, depends_on(stage, Config()))
+    lines = _differences(old, wanted, "")
     if lines:
         more = f" (and {len(lines) - 1} more)" if len(lines) > 1 else ""
         raise ConfigError(

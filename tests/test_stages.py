@@ -128,6 +128,18 @@ def test_a_change_far_above_is_noticed_by_a_stage_run_alone(world: World) -> Non
         world("three", words=("seed=1",))
 
 
+def test_a_key_that_came_later_counts_as_its_default(world: World) -> None:
+    world("one", "two")
+    marker = world.run.read_json("stages/two.json")
+    del marker["config"]["base"]["lr"]
+    world.run.write_json("stages/two.json", marker)
+    default = Config().base.lr
+    with pytest.raises(ConfigError, match=rf"base.lr={default} then, base.lr=0.5 now"):
+        world("two", words=("base.lr=0.5",))
+    world("two", words=(f"base.lr={default}",))
+    assert world.runs["two"] == 1
+
+
 def test_several_changes_are_counted(world: World) -> None:
     world("one")
     with pytest.raises(ConfigError, match=r"\(and 1 more\)"):

@@ -203,3 +203,19 @@ def test_a_config_that_cannot_work_is_refused(changes: dict[str, Any], message: 
 def test_the_config_survives_json() -> None:
     config = TranslatorConfig(**TINY, dropout=0.25)
     assert TranslatorConfig(**config.to_dict()) == config  # type: ignore[arg-type]
+
+
+@torch.no_grad()
+def test_the_gated_feed_forward_is_stable_diffusions() -> None:
+    from diffusers.models.attention import FeedForward
+
+    network = make(feed_forward=4, gated=True).eval()
+    block = network.transformer
+    reference = FeedForward(block.norm_mlp.normalized_shape[0], mult=4, activation_fn="geglu")
+    reference.net[0].proj.load_state_dict(block.expand.state_dict())
+    reference.net[2].load_state_dict(block.contract.state_dict())
+    seen: list[Tensor] = []
+    block.norm_mlp.register_forward_hook(lambda _module, _inputs, out: seen.append(out))
+    block.contract.register_forward_hook(lambda _module, _inputs, out: seen.append(out))
+    network(*inputs())
+    assert torch.allclose(reference(seen[0]), seen[1], atol=1e-6)
