@@ -14,12 +14,14 @@ def map_actors(
     arguments: Mapping[str, Any],
     rows: Sequence[Mapping[str, Any]],
     batch: int = 1,
+    actors: int | None = None,
+    gpus: float | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Yield what the actors return, row by row, as it comes.
 
     `actor(**arguments)` is built once per process and called with batches (dicts of arrays) of
     `batch` rows. An actor whose process or node dies is replaced and its batch done again, so
-    a call must be idempotent.
+    a call must be idempotent. actors, gpus: other than cluster.actors, cluster.gpus_per_actor.
     """
     if not rows:
         return
@@ -32,8 +34,8 @@ def map_actors(
         mapped,
         fn_constructor_kwargs=dict(arguments),
         batch_size=batch,
-        compute=ActorPoolStrategy(size=min(config.cluster.actors, blocks)),
+        compute=ActorPoolStrategy(size=min(actors or config.cluster.actors, blocks)),
         num_cpus=config.cluster.cpus_per_actor,
-        num_gpus=config.cluster.gpus_per_actor or None,
+        num_gpus=(config.cluster.gpus_per_actor if gpus is None else gpus) or None,
     )
     yield from results.iter_rows()
