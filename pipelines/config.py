@@ -356,6 +356,9 @@ class Cluster:
     """Editor → actors, where not `actors`."""
     editor_gpus: dict[str, float] = field(default_factory=dict)
     """Editor → GPUs of an actor, where not `gpus_per_actor`."""
+    stall_timeout_s: int = 21600
+    """A Ray Data stage of which no row has been finished for so long fails. One row may be a
+    thousand edits; a cluster may wait for nodes."""
     gpu_training: bool = False
     """One GPU for each training worker."""
     shared_storage: bool = False
@@ -638,6 +641,7 @@ LEAST = {
     "report.pictures": 0,
     "report.concepts": 0,
     "cluster.actors": 1,
+    "cluster.stall_timeout_s": 1,
     "cluster.cpus_per_actor": 0,
     "cluster.gpus_per_actor": 0,
 }
