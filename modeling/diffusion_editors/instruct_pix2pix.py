@@ -27,7 +27,7 @@ class InstructPix2Pix(DiffusionEditor):
         channels, latents = pipeline.unet.config.in_channels, pipeline.vae.config.latent_channels
         if channels != 2 * latents:
             raise EditError(
-                f"{model}: its UNet takes {channels} channels, an instructed one takes {2 * latents}"
+                f"{model}: its UNet takes {channels} channels, an instructed one {2 * latents}"
                 f" (latents of the edit and of the source): editing.models.{self.name}=FOLDER"
             )
         return pipeline
