@@ -130,11 +130,27 @@ def _img2img(**options: Any) -> Editor:
     return ImageToImage(EditorOptions(**options))
 
 
+def _null_text(**options: Any) -> Editor:
+    from modeling.diffusion_editors.core import EditorOptions
+    from modeling.diffusion_editors.null_text import NullText
+
+    return NullText(EditorOptions(**options))
+
+
+def _pix2pix_zero(**options: Any) -> Editor:
+    from modeling.diffusion_editors.core import EditorOptions
+    from modeling.diffusion_editors.pix2pix_zero import Pix2PixZero
+
+    return Pix2PixZero(EditorOptions(**options))
+
+
 # Name -> how to make the editor. One line adds one. Diffusers is imported when it is needed.
 REGISTRY: dict[str, Callable[..., Editor]] = {
     "avatar": AvatarEditor,
     "filter": FilterEditor,
     "img2img": _img2img,
+    "null_text": _null_text,
+    "pix2pix_zero": _pix2pix_zero,
 }
 
 

@@ -6,7 +6,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -37,6 +37,8 @@ class EditorOptions:
     """diffusers' attention backend ("native", "flash", "xformers", …); "" = its default."""
     compile: bool = False
     """torch.compile the denoiser: worth it for thousands of pictures of one size."""
+    checkpointing: bool = False
+    """null_text: a second forward pass instead of the memory that a backward pass takes."""
     batch: int = 8
     """Pictures a call; halved, down to one, when memory runs out."""
     size: int = 0
@@ -58,6 +60,13 @@ class EditorOptions:
             raise EditError(f"dtype {self.dtype!r}: use one of {', '.join(DTYPES)}")
         if self.batch < 1 or self.size < 0 or self.steps < 0:
             raise EditError(f"batch starts at 1, size and steps at 0: {self}")
+
+
+class Evaluations(NamedTuple):
+    """How often a picture goes through the denoiser, and back, for one edit."""
+
+    forward: int
+    backward: int = 0
 
 
 def edit_seed(image_id: str, concept_id: str, seed: int) -> int:
