@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from difflib import SequenceMatcher
+from itertools import chain, product
 from typing import Any, NamedTuple
 
 import torch
@@ -37,47 +38,43 @@ def align(source: str, target: str, tokenizer: Any) -> Alignment:
     """
     length = tokenizer.model_max_length
     before, after = _word_tokens(source, tokenizer), _word_tokens(target, tokenizer)
-    spans = _swapped(before, after) if len(before) == len(after) else _common(before, after)
+    pairs = _swapped(before, after) if len(before) == len(after) else _common(before, after)
     # begin and end hold a place each; longer prompts are cut as the text encoder's are
-    counts = [min(sum(map(len, words)), length - 2) for words in (before, after)]
-    ends = [count + 1 for count in counts]
-    pads = range(max(ends) + 1, length)
+    ends = [min(sum(map(len, words)), length - 2) + 1 for words in (before, after)]
     mapper = torch.zeros(length, length)
-    for s, t in [((0, 1), (0, 1)), *spans]:
-        s, t = _within(s, ends[0]), _within(t, ends[1])
-        if s[1] - s[0] == t[1] - t[0]:
-            mapper[range(*s), range(*t)] = 1
-        elif s[1] > s[0] and t[1] > t[0]:
-            mapper[slice(*s), slice(*t)] = 1 / (t[1] - t[0])
-    mapper[ends[0], ends[1]] = 1
-    mapper[pads, pads] = 1
+    for s, t, weight in pairs:
+        if s + 1 < ends[0] and t + 1 < ends[1]:
+            mapper[s + 1, t + 1] = weight
+    pads = range(max(ends) + 1, length)
+    mapper[[0, ends[0], *pads], [0, ends[1], *pads]] = 1
     return Alignment(mapper, (mapper.sum(0) > 0).float())
 
 
-Span = tuple[int, int]
+Words = Sequence[Sequence[int]]
+Pairs = Iterator[tuple[int, int, float]]
+"""(source token, target token, weight)"""
 
 
-def _word_tokens(text: str, tokenizer: Any) -> list[list[int]]:
+def _word_tokens(text: str, tokenizer: Any) -> Words:
     return [tokenizer(word, add_special_tokens=False).input_ids for word in text.split()]
 
 
-def _swapped(
-    before: Sequence[list[int]], after: Sequence[list[int]]
-) -> Iterator[tuple[Span, Span]]:
-    s = t = 1
+def _swapped(before: Words, after: Words) -> Pairs:
+    """Word by word; between words of different lengths a token's attention is shared evenly."""
+    s = t = 0
     for old, new in zip(before, after, strict=True):
-        yield (s, s + len(old)), (t, t + len(new))
+        for i, j in product(range(len(old)), range(len(new))):
+            if len(old) != len(new):
+                yield s + i, t + j, 1 / len(new)
+            elif i == j:
+                yield s + i, t + j, 1.0
         s, t = s + len(old), t + len(new)
 
 
-def _common(before: Sequence[list[int]], after: Sequence[list[int]]) -> Iterator[tuple[Span, Span]]:
-    old, new = ([token for word in words for token in word] for words in (before, after))
+def _common(before: Words, after: Words) -> Pairs:
+    old, new = (list(chain.from_iterable(words)) for words in (before, after))
     for s, t, size in SequenceMatcher(a=old, b=new, autojunk=False).get_matching_blocks():
-        yield (s + 1, s + size + 1), (t + 1, t + size + 1)
-
-
-def _within(span: Span, end: int) -> Span:
-    return min(span[0], end), min(span[1], end)
+        yield from ((s + i, t + i, 1.0) for i in range(size))
 
 
 class PromptToPrompt:
