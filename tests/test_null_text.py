@@ -18,7 +18,12 @@ from torch import Tensor
 from modeling.concepts import Concept
 from modeling.diffusion_editors.attention_maps import MappedAttention
 from modeling.diffusion_editors.ddim_inversion import DDIM
-from modeling.diffusion_editors.null_text import Inversion, NullText, follow, optimise_nulls
+from modeling.diffusion_editors.null_text import (
+    Inversion,
+    NullTextInversion,
+    follow,
+    optimise_nulls,
+)
 from modeling.diffusion_editors.prompt_to_prompt import Alignment, PromptToPrompt, align
 from modeling.editors import EditError, EditResult, load_source, make_editor
 from tests import tiny_diffusion
@@ -236,13 +241,13 @@ def test_control_ends_with_its_share_of_the_steps(pipeline: Any) -> None:
 
 
 @pytest.fixture(scope="module")
-def editor(folder: Path) -> NullText:
+def editor(folder: Path) -> NullTextInversion:
     made = make_editor("null_text", model=str(folder), steps=4, batch=2, device="cpu")
-    assert isinstance(made, NullText)
+    assert isinstance(made, NullTextInversion)
     return made
 
 
-def test_pictures_are_reconstructed_closer_than_by_plain_ddim(editor: NullText) -> None:
+def test_pictures_are_reconstructed_closer_than_by_plain_ddim(editor: NullTextInversion) -> None:
     """At the same guidance; in latents, because an untrained VAE's pixels are mostly clipped."""
     found = editor.invert(pictures(2), [PERSON] * 2)
     plain = found._replace(nulls=editor.ddim.embed(["", ""]).expand_as(found.nulls))
@@ -252,7 +257,7 @@ def test_pictures_are_reconstructed_closer_than_by_plain_ddim(editor: NullText) 
     assert np.array_equal(editor.reconstruct(found), editor.ddim.decode(paths[0][-1]))
 
 
-def test_an_edit_to_the_source_prompt_is_the_reconstruction(editor: NullText) -> None:
+def test_an_edit_to_the_source_prompt_is_the_reconstruction(editor: NullTextInversion) -> None:
     found = editor.invert(pictures(2), [PERSON] * 2)
     same = editor.ddim.decode(editor.edited(found, [PERSON] * 2, [PERSON] * 2))
     np.testing.assert_allclose(same, editor.reconstruct(found), atol=1e-4)
@@ -260,7 +265,7 @@ def test_an_edit_to_the_source_prompt_is_the_reconstruction(editor: NullText) ->
     assert np.abs(other - same).mean() > 1e-3
 
 
-def test_the_editor_edits_a_batch(editor: NullText) -> None:
+def test_the_editor_edits_a_batch(editor: NullTextInversion) -> None:
     sources = [load_source(f"avatar-000000{i}", "avatars", 32) for i in range(3)]
     results = editor.edit(sources, GREY)
     assert all(isinstance(r, EditResult) for r in results), results
@@ -268,7 +273,9 @@ def test_the_editor_edits_a_batch(editor: NullText) -> None:
     assert np.array_equal(again[0].image, results[2].image)
 
 
-def test_evaluations_are_counted_right(editor: NullText, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_evaluations_are_counted_right(
+    editor: NullTextInversion, monkeypatch: pytest.MonkeyPatch
+) -> None:
     passes = []
     forward = editor.ddim.predict
 
@@ -278,13 +285,13 @@ def test_evaluations_are_counted_right(editor: NullText, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(editor.ddim, "predict", counted)
     editor.edit([load_source("avatar-0000000", "avatars", 32)], GREY)
-    assert sum(n for n, _ in passes) == NullText.evaluations(4).forward
-    assert sum(n for n, back in passes if back) == NullText.evaluations(4).backward
+    assert sum(n for n, _ in passes) == NullTextInversion.evaluations(4).forward
+    assert sum(n for n, back in passes if back) == NullTextInversion.evaluations(4).backward
 
 
-def test_checkpointing_changes_nothing_but_memory(folder: Path, editor: NullText) -> None:
+def test_checkpointing_changes_nothing_but_memory(folder: Path, editor: NullTextInversion) -> None:
     frugal = make_editor("null_text", model=str(folder), steps=4, checkpointing=True, device="cpu")
-    assert isinstance(frugal, NullText) and frugal.pipeline.unet.is_gradient_checkpointing
+    assert isinstance(frugal, NullTextInversion) and frugal.pipeline.unet.is_gradient_checkpointing
     one, other = (e.invert(pictures(1), [PERSON]).nulls for e in (frugal, editor))
     torch.testing.assert_close(one, other, rtol=0, atol=1e-3)
 

@@ -36,7 +36,7 @@ class Inversion(NamedTuple):
     texts: Tensor
 
 
-class NullText(InversionEditor):
+class NullTextInversion(InversionEditor):
     """Inverts under `source`, optimises a null text for every step, edits with the target prompt.
 
     No noise is drawn: the seeds play no part. In float16 and bfloat16 the loss is bounded from
