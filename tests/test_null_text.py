@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from modeling.concepts import Concept
-from modeling.diffusion_editors.attention_maps import MappedAttention
+from modeling.diffusion_editors.attention_maps import MappedAttention, changed_attention
 from modeling.diffusion_editors.ddim_inversion import DDIM
 from modeling.diffusion_editors.null_text import (
     Inversion,
@@ -102,6 +102,18 @@ def test_inversion_of_a_batch_is_that_of_its_pictures(pipeline: Any) -> None:
         torch.testing.assert_close(ddim.invert(path[0, i : i + 1], texts[:1]), path[:, i : i + 1])
 
 
+@torch.no_grad()
+def test_guided_steps_are_the_librarys_pipeline(pipeline: Any) -> None:
+    """With one null text for all steps there is a pipeline that does the same."""
+    ddim, pivots, texts, null = inversion(pipeline, 4, 2, seed=1)
+    ours = follow(ddim, Inversion(pivots, null.repeat(4, 1, 1, 1), texts), 7.5)[-1]
+    pipeline.set_progress_bar_config(disable=True)
+    theirs = pipeline(
+        [PERSON] * 2, latents=pivots[-1], num_inference_steps=4, output_type="latent"
+    ).images
+    torch.testing.assert_close(ours, theirs)
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_null_texts_bring_every_picture_closer(pipeline: Any, seed: int) -> None:
     ddim, pivots, texts, null = inversion(pipeline, 5, 3, seed)
@@ -111,6 +123,45 @@ def test_null_texts_bring_every_picture_closer(pipeline: Any, seed: int) -> None
         nulls = optimise_nulls(ddim, pivots, texts, null, 7.5, inner_steps)
         errors.append(distance(follow(ddim, Inversion(pivots, nulls, texts), 7.5)[-1], pivots[0]))
     assert bool((errors[2] < errors[1]).all() and (errors[1] < errors[0]).all()), errors
+
+
+def algorithm_1(
+    pipeline: Any, pivots: Tensor, text: Tensor, null: Tensor, inner_steps: int, tolerance: float
+) -> Tensor:
+    """The paper's Algorithm 1 for one picture and 50 steps, without any of our code."""
+    signal = pipeline.scheduler.alphas_cumprod.double()
+
+    def noise(x: Tensor, t: int, embedding: Tensor) -> Tensor:
+        return pipeline.unet(x, t, encoder_hidden_states=embedding).sample
+
+    x, found = pivots[50], []
+    for i in range(50):
+        t = 981 - 20 * i
+        a, b = signal[t], signal[max(t - 20, 0)]
+        null = null.detach().clone().requires_grad_()
+        adam = torch.optim.Adam([null], lr=1e-2 * (1 - i / 100))
+
+        def below(null: Tensor, x: Tensor = x, t: int = t, a: Tensor = a, b: Tensor = b) -> Tensor:
+            eps = (1 - 7.5) * noise(x, t, null) + 7.5 * noise(x, t, text).detach()
+            return b.sqrt() * (x - (1 - a).sqrt() * eps) / a.sqrt() + (1 - b).sqrt() * eps
+
+        for _ in range(inner_steps):
+            loss = torch.nn.functional.mse_loss(below(null), pivots[49 - i])
+            adam.zero_grad()
+            loss.backward()
+            adam.step()
+            if loss.item() < tolerance + i * 2e-5:
+                break
+        x = below(null).detach()
+        found.append(null.detach())
+    return torch.stack(found)
+
+
+def test_null_texts_are_those_of_the_papers_algorithm(pipeline: Any) -> None:
+    ddim, pivots, texts, null = inversion(pipeline, 50, 1, seed=3)
+    ours = optimise_nulls(ddim, pivots, texts, null, 7.5, inner_steps=2, tolerance=4e-3)
+    theirs = algorithm_1(pipeline, pivots, texts, null, inner_steps=2, tolerance=4e-3)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4)
 
 
 def test_null_texts_of_a_batch_are_those_of_its_pictures(pipeline: Any) -> None:
@@ -287,6 +338,44 @@ def test_evaluations_are_counted_right(
     editor.edit([load_source("avatar-0000000", "avatars", 32)], GREY)
     assert sum(n for n, _ in passes) == NullTextInversion.evaluations(4).forward
     assert sum(n for n, back in passes if back) == NullTextInversion.evaluations(4).backward
+
+
+def test_float16_finds_much_the_same_null_texts(folder: Path, editor: NullTextInversion) -> None:
+    half = make_editor("null_text", model=str(folder), steps=4, dtype="float16", device="cpu")
+    assert isinstance(half, NullTextInversion)
+    start = editor.ddim.embed([""])
+    moved = [(e.invert(pictures(1), [PERSON]).nulls - start)[0].flatten() for e in (half, editor)]
+    assert float(torch.cosine_similarity(*moved, 0)) > 0.99
+    assert moved[0].dtype == torch.float32
+
+
+def test_a_picture_that_the_safety_checker_flags_is_no_picture(
+    editor: NullTextInversion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        editor.pipeline, "run_safety_checker", lambda image, *rest: (image, [False, True])
+    )
+    sources = [load_source(f"avatar-000000{i}", "avatars", 32) for i in range(2)]
+    good, flagged = editor.edit(sources, GREY)
+    assert isinstance(good, EditResult)
+    assert isinstance(flagged, EditError) and "not finite" in str(flagged)
+
+
+def test_changed_attention_is_never_compiled(pipeline: Any, monkeypatch: Any) -> None:
+    graphs = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    ddim, path, texts, _ = inversion(pipeline, 2, 1, seed=0)
+    monkeypatch.setattr(pipeline, "unet", copy.deepcopy(pipeline.unet))
+    pipeline.unet.compile(backend=backend)
+    with changed_attention(pipeline.unet, cross=lambda maps: maps):
+        changed = ddim.predict(path[0], 1, texts)
+    assert not graphs
+    torch.testing.assert_close(ddim.predict(path[0], 1, texts), changed)
+    assert graphs
 
 
 def test_checkpointing_changes_nothing_but_memory(folder: Path, editor: NullTextInversion) -> None:

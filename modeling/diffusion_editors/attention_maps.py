@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor
 
 Change = Callable[[Tensor], Tensor]
@@ -54,7 +55,8 @@ def changed_attention(
 ) -> Iterator[None]:
     """Let `cross` see the maps of the UNet's cross-attention and `own` of its self-attention.
 
-    own_limit: as in MappedAttention. The UNet's processors are back afterwards.
+    own_limit: as in MappedAttention. The UNet's processors are back afterwards. Meanwhile one that
+    is compiled runs uncompiled: it would be compiled anew for every Change.
     """
     before: Mapping[str, Any] = dict(unet.attn_processors)
     now: dict[str, Any] = {}
@@ -64,6 +66,7 @@ def changed_attention(
         now[name] = MappedAttention(plain, change, limit) if change else plain
     unet.set_attn_processor(now)
     try:
-        yield
+        with torch.compiler.set_stance("force_eager"):
+            yield
     finally:
         unet.set_attn_processor(dict(before))

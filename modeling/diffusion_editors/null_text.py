@@ -142,7 +142,7 @@ def optimise_nulls(
                 nulls = torch.stack([current[row] for row in rows])
                 made = _step(ddim, latents[rows], t, nulls, given[rows], guidance)
                 errors = (made - wanted[rows]).square()
-                # the sum, divided below: float16 would lose the gradient of the mean
+                # the sum, divided below: a loss scale, or float16 would lose the mean's gradient
                 errors.sum().backward()
             for row in rows:
                 _grad(current[row]).div_(errors[0].numel())
