@@ -88,20 +88,76 @@ def scheduler() -> Any:
     )
 
 
+def _parts(folder: Path, levels: int = 2, in_channels: int = 4) -> dict[str, Any]:
+    encoder, tokenizer = text_encoder_and_tokenizer(folder / "tokenizer-files")
+    return {
+        "vae": vae(levels),
+        "text_encoder": encoder,
+        "tokenizer": tokenizer,
+        "unet": unet(in_channels),
+        "scheduler": scheduler(),
+        "safety_checker": None,
+        "feature_extractor": None,
+        "requires_safety_checker": False,
+    }
+
+
+def instruct_pix2pix(folder: Path) -> Path:
+    """Save a tiny StableDiffusionInstructPix2PixPipeline; returns its folder."""
+    from diffusers import StableDiffusionInstructPix2PixPipeline
+
+    target = folder / "instruct-pix2pix"
+    parts = _parts(folder, in_channels=8)
+    StableDiffusionInstructPix2PixPipeline(**parts).save_pretrained(target)
+    return target
+
+
+def controlnet(folder: Path) -> Path:
+    """Save a tiny ControlNet for `unet()`; returns its folder."""
+    from diffusers import ControlNetModel
+
+    target = folder / "controlnet"
+    torch.manual_seed(4)
+    network = ControlNetModel.from_unet(unet(), conditioning_embedding_out_channels=(16, 16))
+    for parameter in network.controlnet_down_blocks.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)  # zero at the start: the edges would do nothing
+    network.save_pretrained(target)
+    return target
+
+
+def sdxl(folder: Path) -> Path:
+    """Save a tiny StableDiffusionXLPipeline, as SDXL-Turbo is one; returns its folder."""
+    from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+
+    parts = _parts(folder)
+    torch.manual_seed(5)
+    config = CLIPTextConfig(**parts["text_encoder"].config.to_dict() | {"projection_dim": 32})
+    second = CLIPTextModelWithProjection(config).eval()
+    shape = {k: v for k, v in parts["unet"].config.items() if not k.startswith("_")} | {
+        "cross_attention_dim": 64,
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 8,
+        "projection_class_embeddings_input_dim": 6 * 8 + 32,
+    }
+    target = folder / "sdxl"
+    StableDiffusionXLPipeline(
+        vae=parts["vae"],
+        text_encoder=parts["text_encoder"],
+        text_encoder_2=second,
+        tokenizer=parts["tokenizer"],
+        tokenizer_2=parts["tokenizer"],
+        unet=UNet2DConditionModel.from_config(shape).eval(),
+        scheduler=parts["scheduler"],
+        add_watermarker=False,
+    ).save_pretrained(target)
+    return target
+
+
 def stable_diffusion(folder: Path, levels: int = 2) -> Path:
     """Save a tiny StableDiffusionPipeline, without safety checker; returns its folder."""
     from diffusers import StableDiffusionPipeline
 
-    encoder, tokenizer = text_encoder_and_tokenizer(folder / "tokenizer-files")
     target = folder / "stable-diffusion"
-    StableDiffusionPipeline(
-        vae=vae(levels),
-        text_encoder=encoder,
-        tokenizer=tokenizer,
-        unet=unet(),
-        scheduler=scheduler(),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    ).save_pretrained(target)
+    StableDiffusionPipeline(**_parts(folder, levels)).save_pretrained(target)
     return target

@@ -60,6 +60,8 @@ class EditorOptions:
             raise EditError(f"dtype {self.dtype!r}: use one of {', '.join(DTYPES)}")
         if self.batch < 1 or self.size < 0 or self.steps < 0:
             raise EditError(f"batch starts at 1, size and steps at 0: {self}")
+        if not (self.strength == -1 or 0 < self.strength <= 1):
+            raise EditError(f"strength must lie in (0, 1], not {self.strength}")
 
 
 class Evaluations(NamedTuple):
@@ -89,6 +91,11 @@ class DiffusionEditor(ABC):
     """What the model is told: "prompt" (describes the result) or "instruction" (what to do)."""
 
     def __init__(self, options: EditorOptions | None = None) -> None:
+        from diffusers.utils import logging
+        from transformers.utils import logging as transformers_logging
+
+        logging.disable_progress_bar()
+        transformers_logging.disable_progress_bar()
         self.options = options or EditorOptions()
         device = self.options.device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.device, self.dtype = torch.device(device), DTYPES[self.options.dtype]
@@ -180,18 +187,19 @@ class DiffusionEditor(ABC):
 
     def setting(self, key: str, default: float) -> float:
         """An option, or the method's default where the option is not set."""
-        value = getattr(self.options, key)
-        return default if value in (0, -1.0) else value
+        value: float = getattr(self.options, key)
+        return default if value == (0 if key == "steps" else -1) else value
 
-    def fetch(self, kind: Any, model: str, **components: Any) -> Any:
+    def fetch(self, kind: Any, model: str, key: str = "models", **components: Any) -> Any:
         """`kind.from_pretrained` from a folder or the hub's cache, offline unless allowed.
 
+        key: of the configuration's `editing`, where the user names the model.
         Raises EditError that says how to get the model. Pickles are never loaded.
         """
         try:
             return kind.from_pretrained(
                 model,
-                torch_dtype=self.dtype,
+                dtype=self.dtype,
                 local_files_only=not self.options.allow_download,
                 use_safetensors=True,
                 **components,
@@ -200,7 +208,7 @@ class DiffusionEditor(ABC):
             reason = str(error).strip().splitlines()[0]
             raise EditError(
                 f"the editor {self.name!r} cannot load {model!r} ({reason}). Give a folder written"
-                f" by save_pretrained (editing.models.{self.name}=FOLDER), or allow the download"
+                f" by save_pretrained (editing.{key}.{self.name}=FOLDER), or allow the download"
                 " (allow_download=true)"
             ) from error
 

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from modeling.diffusion_editors.core import DiffusionEditor, unflagged
+from modeling.editors import EditError
 
 
 class ImageToImage(DiffusionEditor):
@@ -26,12 +27,17 @@ class ImageToImage(DiffusionEditor):
         return self.fetch(AutoPipelineForImage2Image, model)
 
     def run(self, images: list[Image.Image], texts: list[str], seeds: list[int]) -> np.ndarray:
+        strength, steps = self.setting("strength", 0.6), int(self.setting("steps", 50))
+        if int(steps * strength) < 1:
+            raise EditError(
+                f"{steps} steps at strength {strength} are none: give more steps (editing.steps)"
+            )
         output = self.pipeline(
             prompt=texts,
             image=images,
-            strength=self.setting("strength", 0.6),
+            strength=strength,
             guidance_scale=self.setting("guidance", 7.5),
-            num_inference_steps=int(self.setting("steps", 50)),
+            num_inference_steps=steps,
             generator=self.generators(seeds),
             output_type="np",
         )
