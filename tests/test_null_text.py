@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -68,15 +70,22 @@ def distance(a: Tensor, b: Tensor) -> Tensor:
     return (a - b).square().flatten(1).mean(1)
 
 
-def test_inversion_is_undone_exactly_where_the_noise_does_not_depend_on_x(pipeline: Any) -> None:
-    ddim = DDIM(pipeline, 10)
-    noise = torch.randn(2, 4, 16, 16, dtype=torch.float64)
-    ddim.predict = lambda latents, t, text: noise  # type: ignore[method-assign]
-    latents = torch.randn(2, 4, 16, 16, dtype=torch.float64)
-    path = ddim.invert(latents, torch.zeros(2, 77, 32))
-    assert path.shape == (11, 2, 4, 16, 16)
-    torch.testing.assert_close(ddim.sample(path[-1], torch.zeros(2, 77, 32)), latents)
-    assert not torch.allclose(path[-1], latents, atol=0.1)
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 200), st.integers(0, 1), st.integers(0, 2**32))
+def test_inversion_is_undone_exactly_where_the_noise_does_not_depend_on_x(
+    pipeline: Any, steps: int, offset: int, seed: int
+) -> None:
+    from diffusers import DDIMScheduler
+
+    scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, steps_offset=offset)
+    parts = SimpleNamespace(unet=pipeline.unet, vae=pipeline.vae, scheduler=scheduler)
+    ddim, generator = DDIM(parts, steps), torch.Generator().manual_seed(seed)
+    latents, noise = torch.randn(2, 2, 4, 4, 4, generator=generator, dtype=torch.float64)
+    with patch.object(ddim, "predict", lambda latents, t, text: noise):
+        path = ddim.invert(latents, torch.zeros(2, 77, 32))
+        torch.testing.assert_close(ddim.sample(path[-1], torch.zeros(2, 77, 32)), latents)
+    assert path.shape == (steps + 1, *latents.shape)
+    assert steps == 1 or not torch.allclose(path[-1], latents, atol=0.1)
 
 
 @torch.no_grad()
@@ -128,7 +137,7 @@ def test_null_texts_bring_every_picture_closer(pipeline: Any, seed: int) -> None
 def algorithm_1(
     pipeline: Any, pivots: Tensor, text: Tensor, null: Tensor, inner_steps: int, tolerance: float
 ) -> Tensor:
-    """The paper's Algorithm 1 for one picture and 50 steps, without any of our code."""
+    """The paper's Algorithm 1 for one picture and 50 steps, on none of our code."""
     signal = pipeline.scheduler.alphas_cumprod.double()
 
     def noise(x: Tensor, t: int, embedding: Tensor) -> Tensor:
@@ -159,8 +168,9 @@ def algorithm_1(
 
 def test_null_texts_are_those_of_the_papers_algorithm(pipeline: Any) -> None:
     ddim, pivots, texts, null = inversion(pipeline, 50, 1, seed=3)
-    ours = optimise_nulls(ddim, pivots, texts, null, 7.5, inner_steps=2, tolerance=4e-3)
-    theirs = algorithm_1(pipeline, pivots, texts, null, inner_steps=2, tolerance=4e-3)
+    # with this tolerance 14 of the 50 steps stop early
+    ours = optimise_nulls(ddim, pivots, texts, null, 7.5, inner_steps=2, tolerance=1.0)
+    theirs = algorithm_1(pipeline, pivots, texts, null, inner_steps=2, tolerance=1.0)
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4)
 
 

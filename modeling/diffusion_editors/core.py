@@ -88,7 +88,8 @@ class DiffusionEditor(ABC):
     model: ClassVar[str]
     """Hub id of the published weights."""
     style: ClassVar[str]
-    """What the model is told: "prompt" (describes the result) or "instruction" (what to do)."""
+    """What the model is told: "prompt" (describes the result), "instruction" (what to do) or
+    "subject" (who is to be seen)."""
 
     def __init__(self, options: EditorOptions | None = None) -> None:
         from diffusers.utils import logging
