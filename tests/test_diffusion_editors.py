@@ -275,7 +275,7 @@ def test_models_that_cannot_be_loaded(models: dict[str, Path], tmp_path: Path) -
     torch.save({}, half / "unet/diffusion_pytorch_model.bin")
     refused("img2img", half, "cannot load")  # a pickle is not taken instead
     refused("instruct_diffusion", "", "convert its checkpoint")
-    refused("instruct_pix2pix", models["stable_diffusion"], "takes 8")
+    refused("instruct_pix2pix", models["stable_diffusion"], "an instructed one 8")
     missing = str(tmp_path / "nothing")
     refused("controlnet", models["stable_diffusion"], "editing.extras.controlnet", extra=missing)
 

@@ -16,10 +16,14 @@ from modeling.editors import EditError, EditResult, Source
 from modeling.images import decode_image
 from pipelines import config as configuration
 from pipelines import editing, pairs
+from pipelines.__main__ import main
 from pipelines.artifacts import RunDir
+from pipelines.concepts import load_concepts
 from pipelines.config import Config, ConfigError, load_config
 from pipelines.editing import EditConcept, file_of, load_about
 from pipelines.stages import StageError
+from tests import tiny_diffusion
+from tests.tiny_clip import save_clip
 
 IMAGES = 20
 
@@ -242,6 +246,58 @@ def test_no_candidate_at_all(
     assert error["key"] == "a" and "no candidate editor" in error["reason"]
     (row,) = run.read_table("pairs/choice.parquet").to_pylist()
     assert row["error"] == "no picture" and not row["chosen"]
+
+
+def test_two_diffusion_models_compete_through_ray(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The real loading code, the real scores, each editor in its own pool of processes."""
+    models = {
+        "img2img": tiny_diffusion.stable_diffusion(tmp_path / "models"),
+        "instruct_pix2pix": tiny_diffusion.instruct_pix2pix(tmp_path / "models"),
+    }
+    run = RunDir(str(tmp_path / "run"))
+    words = [
+        "preset=tiny",
+        f"run_dir={run.uri}",
+        "editor=best",
+        "editing.candidates=[img2img,instruct_pix2pix]",
+        "editing.pilots=2",
+        "editing.part=10",
+        f"editing.clip={save_clip(tmp_path)}",
+        "images.count=12",
+        "concepts.families=[hair]",
+        "concepts.combine=[]",
+        "concepts.train_combinations=0",
+        "concepts.test_combinations=0",
+        "concepts.paired_combinations=0",
+        "concepts.paired_families=[]",
+        *(f"editing.models.{name}={path}" for name, path in models.items()),
+        *(f"editing.steps.{name}=3" for name in models),
+    ]
+    assert main(["concepts", *words]) == 0
+    assert main(["pairs", *words]) == 0
+    concepts = [c for c in load_concepts(run) if c.origin != "paraphrased"]
+    choice = run.read_table("pairs/choice.parquet").to_pylist()
+    chosen = {r["concept_id"]: r["editor"] for r in choice if r["chosen"]}
+    assert set(chosen) == {c.concept_id for c in concepts} and len(choice) == 2 * len(concepts)
+    for c in concepts:
+        reports = [r for r in choice if r["concept_id"] == c.concept_id]
+        assert chosen[c.concept_id] == max(reports, key=lambda r: r["overall"])["editor"]
+        rows = run.read_table(file_of(c.concept_id)).to_pylist()
+        assert len(rows) == 12 and {r["editor"] for r in rows} == {chosen[c.concept_id]}
+        assert json.loads(rows[0]["scores"]).keys() == {
+            "change",
+            "direction",
+            "identity",
+            "quality",
+        }
+    assert main(["pairs", *words]) == 0
+    assert "pairs: finished earlier" in capfd.readouterr().err
+    # a model that is not there: one line that names the key
+    words = [w for w in words if not w.startswith("editing.models.instruct")]
+    assert main(["pairs", *words, "redo=[pairs]"]) == 1
+    assert "editing.models.instruct_pix2pix=FOLDER" in capfd.readouterr().err.splitlines()[-1]
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from modeling.diffusion_editors.core import DiffusionEditor, unflagged
+from modeling.editors import EditError
 
 
 class InstructPix2Pix(DiffusionEditor):
@@ -22,7 +23,14 @@ class InstructPix2Pix(DiffusionEditor):
     def load(self, model: str) -> Any:
         from diffusers import StableDiffusionInstructPix2PixPipeline
 
-        return self.fetch(StableDiffusionInstructPix2PixPipeline, model)
+        pipeline = self.fetch(StableDiffusionInstructPix2PixPipeline, model)
+        channels, latents = pipeline.unet.config.in_channels, pipeline.vae.config.latent_channels
+        if channels != 2 * latents:
+            raise EditError(
+                f"{model}: its UNet takes {channels} channels, an instructed one {2 * latents}"
+                f" (latents of the edit and of the source): editing.models.{self.name}=FOLDER"
+            )
+        return pipeline
 
     def run(self, images: list[Image.Image], texts: list[str], seeds: list[int]) -> np.ndarray:
         output = self.pipeline(
