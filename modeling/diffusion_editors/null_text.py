@@ -39,8 +39,9 @@ class Inversion(NamedTuple):
 class NullTextInversion(InversionEditor):
     """Inverts under `source`, optimises a null text for every step, edits with the target prompt.
 
-    No noise is drawn: the seeds play no part. In float16 and bfloat16 the loss is bounded from
-    below by rounding, so that fewer pictures stop early.
+    No noise is drawn: the seeds play no part. In float16 and bfloat16 rounding bounds the loss from
+    below, so that fewer pictures may stop early. All but the edit itself (4 evaluations a step)
+    depends on the picture alone, and is done anew for every concept.
     """
 
     name = "null_text"
