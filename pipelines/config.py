@@ -80,6 +80,8 @@ class Editing:
     attention: str = ""
     """diffusers' attention backend; empty = its default."""
     compile: bool = False
+    checkpointing: bool = False
+    """null_text only: a second forward pass instead of the memory of a backward pass."""
     steps: dict[str, int] = field(default_factory=dict)
     guidance: dict[str, float] = field(default_factory=dict)
     image_guidance: dict[str, float] = field(default_factory=dict)

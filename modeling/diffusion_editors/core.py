@@ -6,7 +6,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -37,6 +37,8 @@ class EditorOptions:
     """diffusers' attention backend ("native", "flash", "xformers", …); "" = its default."""
     compile: bool = False
     """torch.compile the denoiser: worth it for thousands of pictures of one size."""
+    checkpointing: bool = False
+    """null_text: a second forward pass instead of the memory that a backward pass takes."""
     batch: int = 8
     """Pictures a call; halved, down to one, when memory runs out."""
     size: int = 0
@@ -62,6 +64,13 @@ class EditorOptions:
             raise EditError(f"strength must lie in (0, 1], not {self.strength}")
 
 
+class Evaluations(NamedTuple):
+    """How often a picture goes through the denoiser, and back, for one edit."""
+
+    forward: int
+    backward: int = 0
+
+
 def edit_seed(image_id: str, concept_id: str, seed: int) -> int:
     """The seed of one edit, so that its noise depends on neither batch nor order nor worker."""
     digest = hashlib.sha256(f"{seed}/{concept_id}/{image_id}".encode()).digest()
@@ -79,7 +88,8 @@ class DiffusionEditor(ABC):
     model: ClassVar[str]
     """Hub id of the published weights."""
     style: ClassVar[str]
-    """What the model is told: "prompt" (describes the result) or "instruction" (what to do)."""
+    """What the model is told: "prompt" (describes the result), "instruction" (what to do) or
+    "subject" (who is to be seen)."""
 
     def __init__(self, options: EditorOptions | None = None) -> None:
         from diffusers.utils import logging

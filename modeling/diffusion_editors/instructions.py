@@ -14,6 +14,13 @@ TEMPLATES: Mapping[str, Mapping[str, str]] = {
         "art": "a portrait of a person, {text}",
         "combined": "a portrait of a person, {text}",
     },
+    # names who is to be seen, inside other sentences
+    "subject": {
+        "facial": "a person with {text}",
+        "characteristic": "a person, {text}",
+        "art": "a person, {text}",
+        "combined": "a person, {text}",
+    },
     # says what to do
     "instruction": {
         "facial": "change the face of the person: {text}",
