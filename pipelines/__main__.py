@@ -30,6 +30,8 @@ def help_text() -> str:
         "  serve      answer text → adapter and text + image → image over HTTP (Ray Serve)",
         "  submit     run as a Ray job: address=http://HEAD:8265 [command=STAGE] key=value …;",
         "             address=… job=ID follows one again",
+        "  plan       what a run takes, before it is started: work, hours, bytes, cost; [price=P]",
+        "             [--calibrate] measures on this machine, [--json | json=FILE]",
         "  config     print the resolved configuration",
         "",
         f"presets:   {', '.join(configuration.preset_names())} (preset=demo is the default)",
@@ -77,12 +79,16 @@ def _for_people(error: Exception) -> str:
 def _command(command: str, words: list[str]) -> int:
     from pipelines.stages import BY_NAME, STAGES, redo, run_stage
 
-    if command not in (*BY_NAME, "run", "serve", "submit", "config"):
+    if command not in (*BY_NAME, "run", "serve", "submit", "plan", "config"):
         raise ConfigError(f"unknown command {command!r}; see denoised-weights --help")
     if command == "submit":
         from pipelines.submit import submit
 
         return submit(words)
+    if command == "plan":
+        from pipelines.plan import plan
+
+        return plan(words)
     config = configuration.load_config(words)
     if command == "config":
         print(configuration.to_yaml(config), end="")
