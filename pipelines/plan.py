@@ -220,7 +220,7 @@ def _row(config: Config, stage: StageWork, rates: Rates) -> Row:
         wall += seconds / shared
         flops += work.count * rate.flops
     in_use = math.ceil(count * stage.pool.gpus) if stage.pool.gpus else count
-    wall += config.plan.overhead_s
+    wall += stage.starts * config.plan.overhead_s
     if kind == "GPU" and not stage.pool.gpus:
         busy = 0.0
         if wall > 600:
@@ -267,10 +267,7 @@ def alternatives(config: Config, rates: Rates) -> list[tuple[str, dict[str, Any]
     if "null_text" in editors:
         key = {"plan.evaluations": c.plan.evaluations | {"null_text": 200}}
         out.append(("null-text inversion of an image once for all concepts", key))
-    diffusion = [e for e in editors if rates.table[f"edit {e}"].flops]
-    if diffusion:
-        key = {"plan.evaluations": dict.fromkeys(diffusion, 4)}
-        out.append(("distilled editors, 4 steps without guidance", key))
+    if any(rates.table[f"edit {e}"].flops for e in editors):
         one = {"plan.editors": ["img2img"], "plan.evaluations": {"img2img": 4}}
         out.append(("one distilled editor, 4 steps without guidance", one))
     half("images.count", "half the images a concept")

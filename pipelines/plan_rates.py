@@ -104,6 +104,7 @@ def assumed(config: Config, shapes: Shapes) -> Rates:
     for editor in {*candidate_editors(config), *EXACT}:
         out.table[f"edit {editor}"] = edit_rate(config, editor, actor)
     out.table["texts"] = Rate(p.texts_per_s, "assumed: plan.texts_per_s")
+    out.table["load"] = Rate(p.texts_loaded_per_s, "assumed: plan.texts_loaded_per_s")
     out.table["read"] = Rate(p.files_per_s, "assumed: plan.files_per_s")
     out.table["write"] = Rate(p.write_mb_per_s, "assumed: plan.write_mb_per_s")
     return out

@@ -33,6 +33,11 @@ EXACT = ("avatar", "filter")
 PHOTO_BYTES = 1.7
 """A photograph's PNG, bytes a pixel: FFHQ's own at 128×128, 1.95 GB for 70,000."""
 FLOAT = 4
+NUMBER_BYTES = 68
+"""What a number of text.parquet takes while it is read, in pipelines.concepts.load_text: measured
+on 6,561 texts, 32 million numbers, 2.2 GB."""
+LARGE = 16e9
+"""Bytes of memory that a note warns of."""
 MOMENTS = 2
 """What Adam keeps beside each weight."""
 
@@ -71,6 +76,8 @@ class StageWork:
     stored: float
     """Bytes."""
     pool: Pool = Pool()
+    starts: int = 1
+    """How often its actors or workers are started."""
     notes: tuple[str, ...] = ()
 
 
@@ -215,12 +222,12 @@ def work_of(
     return [
         _concepts(config, shapes, counts),
         _pairs(config, counts, actors),
-        _base(config, shapes),
+        _base(config, shapes, counts),
         _gans(config, shapes, counts, actors),
         _weights(config, shapes, counts),
-        _generator(config, weights),
+        _generator(config, shapes, weights, counts),
         _adapt(config, shapes, counts, actors),
-        _evaluate(config, counts, actors),
+        _evaluate(config, shapes, counts, actors),
         StageWork("report", "one page", (), 0.0),
     ]
 
@@ -264,19 +271,25 @@ def _pairs(config: Config, counts: ConceptCounts, actors: Pool) -> StageWork:
         tuple(work),
         stored,
         actors.at_most(counts.full + counts.paired),
-        (*notes, *(("exact editors leave the GPUs idle",) if exact and actors.gpus else ())),
+        # an exact editor draws on the cores of an actor that holds a GPU all the same
+        notes=(*notes, *(("exact editors leave the GPUs idle",) if exact and actors.gpus else ())),
     )
 
 
-def _base(config: Config, shapes: Shapes) -> StageWork:
-    b, cost = config.base, shapes.cost
+def _base(config: Config, shapes: Shapes, counts: ConceptCounts) -> StageWork:
+    b, cost, pool = config.base, shapes.cost, workers_of(config, config.base.workers)
     trained = cost.weights + cost.critic_weights
     return StageWork(
         "base",
         f"{b.steps:,} steps × {b.batch} × {b.workers} images",
-        (Work("images trained on", b.steps * b.batch * b.workers, "base"),),
+        (
+            Work("images trained on", b.steps * b.batch * b.workers, "base"),
+            # to choose representatives, by the workers, to shape the result
+            _texts_loaded(shapes, counts, pool, 3),
+        ),
         FLOAT * trained * (1 + 1 + MOMENTS),
-        workers_of(config, b.workers),
+        pool,
+        notes=_memory(shapes, counts),
     )
 
 
@@ -292,6 +305,16 @@ def workers_of(config: Config, workers: int) -> Pool:
     return Pool(workers, gpus, threads_per_worker(config, workers))
 
 
+def _texts_loaded(shapes: Shapes, counts: ConceptCounts, pool: Pool, times: int = 1) -> Work:
+    """Every process reads all texts for itself: with more processes it takes no less long."""
+    return Work("texts loaded", counts.texts * pool.devices * times, "load", pool.devices)
+
+
+def _memory(shapes: Shapes, counts: ConceptCounts) -> tuple[str, ...]:
+    size = counts.texts * (TOKENS + 1) * shapes.text_dim * NUMBER_BYTES
+    return (f"each process needs {size / 1e9:,.0f} GB to load the texts",) if size > LARGE else ()
+
+
 def collection_steps(config: Config) -> int:
     """Steps of an adapter; with gans.steps=0 the most that the convergence rule can find."""
     return config.gans.steps or config.gans.pilot_steps
@@ -302,7 +325,7 @@ def _gans(config: Config, shapes: Shapes, counts: ConceptCounts, actors: Pool) -
     adapters = counts.train + counts.of("val")
     piloted = 0 if g.steps else min(g.pilots, counts.train) * g.pilot_steps
     kept = len(kept_steps(config, steps))
-    batches = -(-adapters // g.concepts_per_batch)
+    pool = actors.at_most(-(-adapters // g.concepts_per_batch))
     return StageWork(
         "gans",
         f"{adapters:,} adapters × {steps:,} steps × {g.batch} images",
@@ -310,30 +333,38 @@ def _gans(config: Config, shapes: Shapes, counts: ConceptCounts, actors: Pool) -
             Work("images trained on", (adapters * steps + piloted) * g.batch, "collect"),
             Work("images drawn", 2 * adapters * image_splits(config.images.count)["val"], "draw"),
             Work("MB written", adapters * kept * shapes.adapter_bytes / 1e6, "write"),
+            _texts_loaded(shapes, counts, pool),
         ),
         adapters * kept * shapes.adapter_bytes,
-        actors.at_most(batches),
-        () if g.steps else (f"gans.steps=0: taken as gans.pilot_steps={g.pilot_steps}",),
+        pool,
+        notes=(
+            *(() if g.steps else (f"gans.steps=0: taken as gans.pilot_steps={g.pilot_steps}",)),
+            *_memory(shapes, counts),
+        ),
     )
 
 
 def _weights(config: Config, shapes: Shapes, counts: ConceptCounts) -> StageWork:
     layout = shapes.layout
     train = config.weights.concepts or counts.train
-    rows = (train + counts.of("val")) * len(kept_steps(config, collection_steps(config)))
+    adapters = train + counts.of("val")
+    rows = adapters * len(kept_steps(config, collection_steps(config)))
     stored = rows * layout.n_blocks * layout.block_size * FLOAT
     return StageWork(
         "weights",
         f"{rows:,} rows of {layout.n_blocks} blocks × {layout.block_size}",
-        (Work("adapters read", rows, "read"), Work("MB written", stored / 1e6, "write")),
+        (Work("files read", rows + adapters, "read"), Work("MB written", stored / 1e6, "write")),
         stored,
-        # one actor, whatever cluster.actors says
-        actors_of(config).at_most(1),
+        # weights, and the metrics of each; one actor, whatever cluster.actors says
+        replace(actors_of(config), devices=1, gpus=0.0),
     )
 
 
-def _generator(config: Config, weights: Mapping[str, int]) -> StageWork:
-    work, stored, lines = [], 0.0, []
+def _generator(
+    config: Config, shapes: Shapes, weights: Mapping[str, int], counts: ConceptCounts
+) -> StageWork:
+    work: list[Work] = []
+    stored, lines = 0.0, []
     for member in members(config):
         g = getattr(config, member.section)
         if not member.repeat:
@@ -349,15 +380,25 @@ def _generator(config: Config, weights: Mapping[str, int]) -> StageWork:
             drawn = g.image_steps * g.image_concepts * g.workers
             step = f"{member.section} images"
             work.append(Work(f"concepts drawn by the {name}", drawn, step, g.workers))
+        work.append(_texts_loaded(shapes, counts, workers_of(config, g.workers)))
         # weights and EMA, and those before the image loss; Train's checkpoint with the moments
         files = 2 + bool(g.image_steps)
         stored += FLOAT * weights[member.section] * (2 * files + 2 + MOMENTS)
     most = max(w.devices for w in work)
-    return StageWork("generator", "; ".join(lines), tuple(work), stored, workers_of(config, most))
+    return StageWork(
+        "generator",
+        "; ".join(lines),
+        tuple(work),
+        stored,
+        workers_of(config, most),
+        len(members(config)),
+        _memory(shapes, counts),
+    )
 
 
 def _adapt(config: Config, shapes: Shapes, counts: ConceptCounts, actors: Pool) -> StageWork:
     a, concepts = config.adapt, counts.of(config.adapt.split)
+    pool = actors.at_most(concepts)
     stored = concepts * len(scored_steps(config)) * shapes.adapter_bytes
     return StageWork(
         "adapt",
@@ -365,20 +406,22 @@ def _adapt(config: Config, shapes: Shapes, counts: ConceptCounts, actors: Pool) 
         (
             Work("adapters predicted", concepts, "generator predict"),
             Work("images trained on", concepts * a.steps * a.batch, "finetune"),
+            _texts_loaded(shapes, counts, pool),
         ),
         stored,
-        actors.at_most(concepts),
+        pool,
+        notes=_memory(shapes, counts),
     )
 
 
-def _evaluate(config: Config, counts: ConceptCounts, actors: Pool) -> StageWork:
+def _evaluate(config: Config, shapes: Shapes, counts: ConceptCounts, actors: Pool) -> StageWork:
     """As pipelines/evaluate.py: methods, seeds, end points, controls."""
     e, a, repeats = config.evaluate, config.adapt, config.repeats
     sets = counts.heldout[a.split]
     concepts = sum(sets.values())
     fresh = config.images.source == "avatars"
     judged = e.images if fresh else image_splits(config.images.count)["test"]
-    wide = e.fd_images
+    wide, pool = e.fd_images, actors.at_most(concepts)
     generators = {"generator": 1} | ({"rival": 1} if config.rival.train else {})
     for section in generators:
         generators[section] += bool(e.weights_only and getattr(config, section).image_steps)
@@ -407,6 +450,7 @@ def _evaluate(config: Config, counts: ConceptCounts, actors: Pool) -> StageWork:
             "draw",
         ),
         Work("images embedded", concepts * embedded, "features"),
+        _texts_loaded(shapes, counts, pool),
     ]
     for section, count in generators.items():
         extra = int(section == "generator" and SHUFFLED in controls)
@@ -421,5 +465,6 @@ def _evaluate(config: Config, counts: ConceptCounts, actors: Pool) -> StageWork:
         f" {judged} images",
         tuple(w for w in work if w.count),
         concepts * (2 + 2 * methods) * config.report.pictures * png_bytes(config),
-        actors.at_most(concepts),
+        pool,
+        notes=_memory(shapes, counts),
     )
