@@ -6,6 +6,7 @@ implement the same protocol. A new editor is one class and one line in REGISTRY.
 
 from __future__ import annotations
 
+import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -123,19 +124,35 @@ class FilterEditor(ExactEditor):
         return _result(source, apply_filter(source.image, concept.edit))
 
 
-def _img2img(**options: Any) -> Editor:
-    from modeling.diffusion_editors.core import EditorOptions
-    from modeling.diffusion_editors.img2img import ImageToImage
+def _diffusion(module: str, kind: str) -> Callable[..., Editor]:
+    """Makes a diffusion editor; diffusers is imported only then."""
 
-    return ImageToImage(EditorOptions(**options))
+    def make(**options: Any) -> Editor:
+        from modeling.diffusion_editors.core import EditorOptions
+
+        editors = importlib.import_module(f"modeling.diffusion_editors.{module}")
+        editor: Editor = getattr(editors, kind)(EditorOptions(**options))
+        return editor
+
+    return make
 
 
-# Name -> how to make the editor. One line adds one. Diffusers is imported when it is needed.
-REGISTRY: dict[str, Callable[..., Editor]] = {
-    "avatar": AvatarEditor,
-    "filter": FilterEditor,
-    "img2img": _img2img,
+# Name -> how to make the editor. One line adds one.
+EXACT: dict[str, Callable[..., Editor]] = {"avatar": AvatarEditor, "filter": FilterEditor}
+DIFFUSION: dict[str, Callable[..., Editor]] = {
+    "img2img": _diffusion("img2img", "ImageToImage"),
+    "instruct_pix2pix": _diffusion("instruct_pix2pix", "InstructPix2Pix"),
+    "null_text": _diffusion("null_text", "NullTextInversion"),
+    "controlnet": _diffusion("controlnet", "ControlNet"),
+    "instruct_diffusion": _diffusion("instruct_diffusion", "InstructDiffusion"),
+    "pix2pix_zero": _diffusion("pix2pix_zero", "Pix2PixZero"),
 }
+REGISTRY = EXACT | DIFFUSION
+
+
+def supports(name: str) -> Callable[[str], bool]:
+    """Whether the editor can apply a family's concepts; a diffusion model takes any text."""
+    return EXACT[name]().supports if name in EXACT else lambda family: True
 
 
 def make_editor(name: str, **options: Any) -> Editor:

@@ -46,9 +46,7 @@ class TranslatorConfig:
     def __post_init__(self) -> None:
         inner = self.width * 2**self.downs
         if min(self.width, self.heads, self.text_dim, self.feed_forward) < 1 or self.downs < 0:
-            raise TranslatorError(
-                f"width, heads, text_dim, feed_forward start at 1, downs at 0: {self}"
-            )
+            raise TranslatorError(f"sizes start at 1, downs at 0: {self}")
         if inner % self.heads:
             raise TranslatorError(f"heads ({self.heads}) must divide width · 2^downs ({inner})")
         if self.edge_kernel % 2 == 0:

@@ -20,11 +20,11 @@ from modeling.weight_generator import WeightGenerator
 from pipelines import config as configuration
 from pipelines.actors import map_actors
 from pipelines.artifacts import RunDir
-from pipelines.concepts import load_concepts
 from pipelines.config import Config
 from pipelines.gans import Trainer
 from pipelines.generator import load_generator
 from pipelines.log import Progress, log
+from pipelines.pairs import usable
 from pipelines.prediction import Decoder
 from pipelines.stages import record_errors
 
@@ -149,7 +149,7 @@ class AdaptConcept(Predictor):
 
 def heldout(run_dir: RunDir, split: str) -> list[str]:
     """concept_ids of the held-out concepts of a split, test or val."""
-    return [c.concept_id for c in load_concepts(run_dir) if c.split == split]
+    return [c.concept_id for c in usable(run_dir) if c.split == split]
 
 
 def load_timings(run_dir: RunDir, concept_id: str) -> dict[str, Any]:

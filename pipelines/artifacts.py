@@ -131,6 +131,16 @@ class RunDir:
         except (pa.ArrowException, OSError) as error:
             raise ArtifactError(f"{self.url(name)} is damaged: {error}") from error
 
+    def read_schema(self, name: str) -> pa.Schema:
+        """Schema and metadata of a Parquet file, from its footer alone; raises ArtifactError."""
+        try:
+            with self.fs.open(self.path(name), "rb") as file:
+                return pq.read_schema(file)
+        except FileNotFoundError as error:
+            raise ArtifactError(f"{self.url(name)} is missing") from error
+        except (pa.ArrowException, OSError) as error:
+            raise ArtifactError(f"{self.url(name)} is damaged: {error}") from error
+
     def write_table(self, name: str, table: pa.Table) -> None:
         buffer = io.BytesIO()
         pq.write_table(table, buffer, compression="zstd")

@@ -23,10 +23,11 @@ from modeling.training import Recipe, batch_order, pad_tokens, to_unit
 from modeling.translator import Translator, TranslatorConfig, frozen_translator
 from pipelines import config as configuration
 from pipelines.artifacts import ArtifactError, RunDir
-from pipelines.concepts import load_concepts, load_text, with_adapter
+from pipelines.concepts import load_text, with_adapter
 from pipelines.config import Config
+from pipelines.editing import file_of
 from pipelines.log import Progress, log
-from pipelines.pairs import Pairs, decode_rows, file_of
+from pipelines.pairs import Pairs, decode_rows, usable
 from pipelines.session import quiet_worker, threads_per_worker
 from pipelines.training import fit
 
@@ -36,7 +37,7 @@ FOLDER = "base"
 def representatives(config: Config, run_dir: RunDir) -> list[str]:
     """concept_ids of the training concepts nearest to the centres of the text embeddings."""
     texts = load_text(run_dir)
-    ids = [c.concept_id for c in with_adapter(load_concepts(run_dir)) if c.split == "train"]
+    ids = [c.concept_id for c in with_adapter(usable(run_dir)) if c.split == "train"]
     pooled = torch.stack([texts[i].pooled for i in ids]).numpy()
     return [ids[i] for i in kmeans(pooled, config.base.concepts, config.seed)]
 

@@ -20,7 +20,7 @@ from modeling.concepts import (
     plan_concepts,
     to_table,
 )
-from modeling.editors import make_editor
+from modeling.editors import supports
 from modeling.text import TextEmbedding, TextEncoder
 from pipelines.artifacts import RunDir
 from pipelines.config import Config, ConfigError, resolve_editor
@@ -38,10 +38,9 @@ TEXT_SCHEMA = pa.schema(
 
 
 def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
-    editor = make_editor(resolve_editor(config))
     try:
         concepts = plan_concepts(
-            ConceptSpec(**asdict(config.concepts)), config.seed, editor.supports
+            ConceptSpec(**asdict(config.concepts)), config.seed, supports(resolve_editor(config))
         )
     except ConceptError as error:
         raise ConfigError(f"concepts: {error}") from error

@@ -39,6 +39,60 @@ class Images:
 
 
 @dataclass
+class Editing:
+    """The diffusion editors (modeling/diffusion_editors); exact editors need none of it.
+
+    Mappings are by editor's name, as in editing.steps.null_text=50.
+    """
+
+    candidates: list[str] = field(
+        default_factory=lambda: [
+            "img2img",
+            "instruct_pix2pix",
+            "null_text",
+            "controlnet",
+            "instruct_diffusion",
+        ]
+    )
+    """For editor=best: each edits the pilot images to a concept, and the best edits the others."""
+    pilots: int = 16
+    """Training images on which the candidates are compared."""
+    models: dict[str, str] = field(default_factory=dict)
+    """A folder written by save_pretrained, or a hub id; else the method's published weights."""
+    extras: dict[str, str] = field(default_factory=dict)
+    """A second model: the ControlNet."""
+    clip: str = ""
+    """CLIP model that scores edits, a folder or hub id; empty = no scores."""
+    identity: str = ""
+    """Vision model that scores how much of the person is left, such as DINOv2; empty = CLIP."""
+    exponents: dict[str, float] = field(default_factory=dict)
+    """Of direction, identity and quality in their product; 1 where none is given."""
+    least: dict[str, float] = field(default_factory=dict)
+    """Least change, direction, identity or quality of a picture; one below is left out."""
+    least_images: float = 0.5
+    """A concept that keeps a smaller part of its images is left out."""
+    batch: int = 8
+    """Pictures a call; halved when memory runs out."""
+    size: int = 0
+    """Side at which the models edit (Stable Diffusion 1: 512); 0 = images.size."""
+    dtype: str = "float32"
+    """float32 | float16 | bfloat16"""
+    attention: str = ""
+    """diffusers' attention backend; empty = its default."""
+    compile: bool = False
+    steps: dict[str, int] = field(default_factory=dict)
+    guidance: dict[str, float] = field(default_factory=dict)
+    image_guidance: dict[str, float] = field(default_factory=dict)
+    strength: dict[str, float] = field(default_factory=dict)
+    prompts: dict[str, str] = field(default_factory=dict)
+    """Category → what describes the result, with {text}; else modeling/…/instructions.py's."""
+    instructions: dict[str, str] = field(default_factory=dict)
+    """Category → what says what to do, for the instructed editors."""
+    part: int = 64
+    """Pictures of a concept between two writes: no more are lost when an actor dies."""
+
+
+@dataclass
 class Concepts:
     """Which concepts there are, and which are held out (modeling/concepts.py)."""
 
@@ -298,6 +352,13 @@ class Cluster:
     actors: int = 2
     cpus_per_actor: float = 1.0
     gpus_per_actor: float = 0.0
+    editor_actors: dict[str, int] = field(default_factory=dict)
+    """Editor → actors, where not `actors`."""
+    editor_gpus: dict[str, float] = field(default_factory=dict)
+    """Editor → GPUs of an actor, where not `gpus_per_actor`."""
+    stall_timeout_s: int = 21600
+    """A Ray Data stage of which no row has been finished for so long fails. One row may be a
+    thousand edits; a cluster may wait for nodes."""
     gpu_training: bool = False
     """One GPU for each training worker."""
     shared_storage: bool = False
@@ -361,16 +422,23 @@ class Config:
     """Local path or fsspec URI (s3://bucket/prefix)."""
     seed: int = 0
     editor: str = "auto"
-    """auto = avatar for avatars, filter for a folder; see modeling/editors.py"""
+    """auto = avatar for avatars, filter for a folder; best = the best of editing.candidates for
+    each concept; or one of modeling/editors.py."""
     text_encoder: str = "minilm"
     """minilm (packaged), or the folder or cached hub id of a transformers model such as CLIP."""
     repeats: int = 1
     """Seeds (seed, seed + 1, …) of weight-generator training and fine-tuning that are scored."""
+    allow_download: bool = False
+    """Whether missing models may be fetched from the hub; otherwise they must be there already."""
+    verify: str = "content"
+    """content | size: how finished work is checked before it is skipped. The paper's pairs are
+    terabytes, which take long to read."""
     max_error_fraction: float = 0.05
     """A stage fails when more than this part of its rows is bad."""
     redo: list[str] = field(default_factory=list)
     """Stages to delete and make again, with all that follow."""
     images: Images = field(default_factory=Images)
+    editing: Editing = field(default_factory=Editing)
     concepts: Concepts = field(default_factory=Concepts)
     translator: TranslatorShape = field(default_factory=TranslatorShape)
     discriminator: DiscriminatorShape = field(default_factory=DiscriminatorShape)
@@ -471,6 +539,8 @@ def _in_words(kind: Any) -> str:
         list[int]: "a list of whole numbers such as [1, 2]",
         list[list[str]]: "a list of lists such as [[a, b], [c, d]]",
         dict[str, int]: "a mapping to whole numbers such as {a: 1}",
+        dict[str, float]: "a mapping to numbers such as {a: 0.5}",
+        dict[str, str]: "a mapping to texts such as {a: text}",
     }
     return words[kind]
 
@@ -506,12 +576,22 @@ def to_dict(config: Config) -> dict[str, Any]:
     return {str(k): v for k, v in tree.items()}
 
 
+MAPPINGS = {
+    "lora.ranks",
+    *(f"editing.{k}" for k in ("models", "extras", "exponents", "least", "steps", "guidance")),
+    *(f"editing.{k}" for k in ("image_guidance", "strength", "prompts", "instructions")),
+    "cluster.editor_actors",
+    "cluster.editor_gpus",
+}
+"""Keys whose values are mappings with keys of the user's."""
+
+
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted key → value of a nested configuration; lora.ranks, whose keys have dots, whole."""
+    """Dotted key → value of a nested configuration; those of MAPPINGS whole."""
     out: dict[str, Any] = {}
     for key, value in tree.items():
         name = f"{prefix}{key}"
-        nested = isinstance(value, dict) and name != "lora.ranks"
+        nested = isinstance(value, dict) and name not in MAPPINGS
         out |= flat(value, f"{name}.") if nested else {name: value}
     return out
 
@@ -521,6 +601,13 @@ def from_dict(tree: dict[str, Any]) -> Config:
     return _to_config(
         _merge(OmegaConf.structured(Config), OmegaConf.create(tree), "saved configuration")
     )
+
+
+def exact_editor(config: Config) -> bool:
+    """Whether the editor draws the true edit of any picture, at next to no cost."""
+    from modeling.editors import EXACT
+
+    return resolve_editor(config) in EXACT
 
 
 def resolve_editor(config: Config) -> str:
@@ -566,6 +653,11 @@ LEAST = {
     "images.size": 16,
     "images.count": 10,
     "images.paired": 1,
+    "editing.pilots": 1,
+    "editing.batch": 1,
+    "editing.size": 0,
+    "editing.part": 1,
+    "editing.least_images": 0,
     "translator.width": 4,
     "translator.downs": 1,
     "translator.edge_kernel": 1,
@@ -598,6 +690,7 @@ LEAST = {
     "report.pictures": 0,
     "report.concepts": 0,
     "cluster.actors": 1,
+    "cluster.stall_timeout_s": 1,
     "cluster.cpus_per_actor": 0,
     "cluster.gpus_per_actor": 0,
     "cluster.nodes": 1,
@@ -640,11 +733,13 @@ FRACTIONS = (
 
 def check(config: Config) -> None:
     """Raise ConfigError on an impossible combination."""
-    from modeling.editors import REGISTRY
+    from modeling.editors import DIFFUSION, EXACT
 
     c = config
     _choice("images.source", c.images.source, ("avatars", "folder"))
-    _choice("editor", c.editor, ("auto", *REGISTRY))
+    _choice("editor", c.editor, ("auto", "best", *EXACT, *DIFFUSION))
+    _choice("verify", c.verify, ("content", "size"))
+    _check_editing(c, tuple(DIFFUSION))
     if c.images.source == "folder" and not c.images.path:
         raise ConfigError("images.source=folder needs images.path=DIR")
     if c.images.source == "avatars" and c.images.path:
@@ -699,8 +794,52 @@ def check(config: Config) -> None:
         raise ConfigError(
             "evaluate.fd_images: a Fréchet distance needs at least 2048 images, or 0 for none"
         )
-    if c.evaluate.fd_images and c.images.source != "avatars":
-        raise ConfigError("evaluate.fd_images: fresh images exist for images.source=avatars only")
+    if c.evaluate.fd_images and not (c.images.source == "avatars" and exact_editor(c)):
+        raise ConfigError(
+            "evaluate.fd_images: fresh pairs exist for images.source=avatars with an exact editor"
+        )
+
+
+def _check_editing(c: Config, editors: Sequence[str]) -> None:
+    """editors: those that are diffusion models."""
+    e = c.editing
+    _choice("editing.dtype", e.dtype, ("float32", "float16", "bfloat16"))
+    for name in e.candidates:
+        _choice("editing.candidates", name, editors)
+    named: dict[str, Mapping[str, object]] = {
+        **{f"editing.{k}": getattr(e, k) for k in ("models", "extras", "steps", "guidance")},
+        **{f"editing.{k}": getattr(e, k) for k in ("image_guidance", "strength")},
+        "cluster.editor_actors": c.cluster.editor_actors,
+        "cluster.editor_gpus": c.cluster.editor_gpus,
+    }
+    for key, mapping in named.items():
+        for name in mapping:
+            if name not in editors:
+                raise ConfigError(f"{key}.{name}: no such editor; there are {', '.join(editors)}")
+    categories = ("facial", "characteristic", "art", "combined")
+    for key, templates in (("prompts", e.prompts), ("instructions", e.instructions)):
+        for category, template in templates.items():
+            _choice(f"editing.{key}", category, categories)
+            if "{text}" not in template:
+                raise ConfigError(f"editing.{key}.{category}: must contain {{text}}")
+    scored = ("direction", "identity", "quality")
+    for name in e.exponents:
+        _choice("editing.exponents", name, scored)
+    for name in e.least:
+        _choice("editing.least", name, ("change", *scored))
+    if c.editor == "best" and not (e.candidates and e.clip):
+        raise ConfigError(
+            "editor=best compares editing.candidates by a CLIP model: give both, such as"
+            " editing.clip=openai/clip-vit-large-patch14"
+        )
+    if not e.clip and set(e.least) & set(scored):
+        raise ConfigError(f"editing.least.{min(set(e.least) & set(scored))} needs editing.clip")
+    if e.least_images > 1:
+        raise ConfigError(f"editing.least_images={e.least_images}: is a part, at most 1")
+    exact = exact_editor(c)
+    if exact and (e.least or e.clip):
+        key = "least" if e.least else "clip"
+        raise ConfigError(f"editing.{key} is for diffusion editors, and the editor is an exact one")
 
 
 def _check_generator(c: Config, name: str) -> None:

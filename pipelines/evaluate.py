@@ -43,7 +43,7 @@ from pipelines.adapt import cut, load_timings, recipe, scored_steps, step_folder
 from pipelines.artifacts import RunDir
 from pipelines.base import base_recipe, discriminator_config, translator_config
 from pipelines.concepts import load_concepts
-from pipelines.config import Config, Evaluate, resolve_editor
+from pipelines.config import Config, Evaluate, exact_editor, resolve_editor
 from pipelines.contenders import (
     CEILING,
     CONTINUED,
@@ -131,9 +131,12 @@ class EvaluateConcept(Contenders):
         return features_of(self.config.evaluate)
 
     def judged(self, concept: Concept, first: int, count: int) -> Judged:
-        """Fresh avatars, `first` … after those of the pairs; or the test split of a folder."""
+        """Fresh avatars, `first` … after those of the pairs; or the test images of the pairs.
+
+        Only an exact editor makes fresh pairs at no cost.
+        """
         c = self.config
-        if c.images.source != "avatars":
+        if c.images.source != "avatars" or not exact_editor(c):
             pairs = load_pairs(self.run_dir, concept.concept_id, "test")
             return Judged(
                 pairs.image_ids, torch.from_numpy(pairs.source), torch.from_numpy(pairs.edited)

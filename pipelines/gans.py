@@ -21,10 +21,10 @@ from pipelines import config as configuration
 from pipelines.actors import map_actors
 from pipelines.artifacts import RunDir
 from pipelines.base import load_base
-from pipelines.concepts import load_concepts, load_text, with_adapter
+from pipelines.concepts import load_text, with_adapter
 from pipelines.config import Config
 from pipelines.log import Progress, log
-from pipelines.pairs import load_pairs
+from pipelines.pairs import load_pairs, usable
 from pipelines.session import threads_per_actor
 from pipelines.stages import record_errors
 
@@ -152,7 +152,7 @@ class CollectAdapters(Trainer):
 
 
 def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
-    concepts = [c for c in with_adapter(load_concepts(run_dir)) if c.split in ("train", "val")]
+    concepts = [c for c in with_adapter(usable(run_dir)) if c.split in ("train", "val")]
     ids = [c.concept_id for c in concepts]
     steps = config.gans.steps or _pilot(config, run_dir)
     todo = [i for i in ids if not run_dir.exists(f"{FOLDER}/{i}/metrics.json")]
@@ -184,7 +184,7 @@ def _pilot(config: Config, run_dir: RunDir) -> int:
 
     Scored by validation L1: at so few images a Fréchet distance is biased by their number.
     """
-    ids = [c.concept_id for c in with_adapter(load_concepts(run_dir)) if c.split == "train"]
+    ids = [c.concept_id for c in with_adapter(usable(run_dir)) if c.split == "train"]
     stride = max(1, len(ids) // config.gans.pilots)
     chosen = ids[::stride][: config.gans.pilots]
     import ray

@@ -32,11 +32,11 @@ from modeling.weight_generator import (
 from pipelines import config as configuration
 from pipelines.artifacts import ArtifactError, RunDir
 from pipelines.base import load_base
-from pipelines.concepts import load_concepts, load_text, with_pairs
+from pipelines.concepts import load_concepts, load_text
 from pipelines.config import Config, Generator
 from pipelines.ingest import CACHE_BYTES, Batch, cached_batches, streamed_batches
 from pipelines.log import Progress, log
-from pipelines.pairs import decode_rows, encoded_pairs
+from pipelines.pairs import decode_rows, encoded_pairs, usable
 from pipelines.session import quiet_worker, threads_per_worker
 from pipelines.training import fit
 from pipelines.weights import block_files, drawn, load_layout
@@ -274,7 +274,7 @@ def image_pools(config: Config, run_dir: RunDir) -> list[list[str]]:
     Concepts with an adapter, combinations without, single concepts without. Where
     `weights.concepts` leaves some adapters out, the same part of the others is left out.
     """
-    train = [c for c in with_pairs(load_concepts(run_dir)) if c.split == "train"]
+    train = [c for c in usable(run_dir) if c.split == "train"]
     kinds = [
         [c for c in train if c.adapter],
         [c for c in train if not c.adapter and len(c.families) > 1],

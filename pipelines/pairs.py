@@ -1,14 +1,15 @@
-"""Stage `pairs`: every source image edited to every concept, by a pool of editor actors.
+"""Stage `pairs`: every source image edited to every concept, by pools of editor actors.
 
 One Parquet file per concept, `pairs/<concept_id>.parquet`, readable with pyarrow alone: a stopped
-stage goes on with the concepts that have no file yet.
+stage goes on with what is not there yet. With editor=best the candidates are first compared on a
+few pilot images of each concept (pipelines/editing.py), and the winner edits all of them: five full
+passes over the paper's 97,611 concepts × 1,000 images would be 488 million edits.
 """
 
 from __future__ import annotations
 
 import json
-import random
-from dataclasses import asdict
+from collections import defaultdict
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,26 +17,30 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from modeling.concepts import Concept
-from modeling.editors import EditError, Source, load_source, make_editor, source_ids
-from modeling.images import ImageError, decode_image, encode_png
-from pipelines.actors import map_actors
+from modeling.editors import source_ids
+from modeling.images import decode_image
 from pipelines.artifacts import ArtifactError, RunDir
 from pipelines.concepts import load_concepts, with_pairs
-from pipelines.config import Config, Images, resolve_editor
+from pipelines.config import Config, resolve_editor
+from pipelines.editing import EditConcept, choose_editors, edit_with, file_of, load_all
 from pipelines.log import Progress, log
-from pipelines.stages import record_errors
+from pipelines.sources import location
+from pipelines.stages import StageError, record_errors
 
-SCHEMA = pa.schema(
+INDEX = "pairs/index.parquet"
+INDEX_SCHEMA = pa.schema(
     [
         ("concept_id", pa.string()),
-        ("image_id", pa.string()),
-        ("split", pa.string()),  # train | val | test, by image
-        ("source", pa.binary()),  # PNG
-        ("edited", pa.binary()),  # PNG
         ("editor", pa.string()),
-        ("scores", pa.string()),  # JSON object
+        ("train", pa.int32()),
+        ("val", pa.int32()),
+        ("test", pa.int32()),
+        ("failed", pa.int32()),
+        ("rejected", pa.int32()),
+        ("dropped", pa.string()),  # why no later stage uses the concept; "" where they do
     ]
 )
+REJECTED_SCHEMA = pa.schema([(k, pa.string()) for k in ("concept_id", "image_id", "reason")])
 
 
 class Pairs(NamedTuple):
@@ -46,122 +51,101 @@ class Pairs(NamedTuple):
     edited: npt.NDArray[np.uint8]
 
 
-def location(images: Images) -> str:
-    """What modeling.editors calls the source: "avatars", or a folder."""
-    return "avatars" if images.source == "avatars" else images.path
-
-
-def file_of(concept_id: str) -> str:
-    return f"pairs/{concept_id}.parquet"
-
-
-def split_images(image_ids: list[str], seed: int) -> dict[str, str]:
-    """80 % train, 10 % validation, 10 % test of the images (paper Sec. 5.1), by the seed."""
-    shuffled = sorted(image_ids)
-    random.Random(f"images-{seed}").shuffle(shuffled)
-    tenth = max(1, len(shuffled) // 10)
-    held = {i: "test" for i in shuffled[:tenth]} | {i: "val" for i in shuffled[tenth : 2 * tenth]}
-    return {i: held.get(i, "train") for i in image_ids}
-
-
-class EditConcept:
-    """Ray Data actor: edits all source images to one concept and writes the concept's file."""
-
-    def __init__(self, editor: str, images: Images, seed: int, run_dir: RunDir) -> None:
-        self.editor = make_editor(editor)
-        self.run_dir = run_dir
-        self.sources: dict[str, Source] = {}
-        self.bad: dict[str, str] = {}
-        ids = source_ids(location(images), images.count)
-        self.splits = split_images(ids, seed)
-        for image_id in ids:
-            try:
-                self.sources[image_id] = load_source(image_id, location(images), images.size)
-            except ImageError as error:
-                self.bad[image_id] = str(error)
-        self.encoded = {k: encode_png(s.image) for k, s in self.sources.items()}
-        train = [i for i in ids if self.splits[i] == "train"]
-        self.few = set(train[: images.paired])
-
-    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        out: dict[str, list[Any]] = {"concept_id": [], "errors": []}
-        for text in batch["concept"]:
-            concept = Concept(**json.loads(str(text)))
-            rows, errors = self.edit(concept)
-            if rows:
-                table = pa.Table.from_pylist(rows, SCHEMA)
-                # with the file, so that a stopped stage does not forget them
-                table = table.replace_schema_metadata({"errors": json.dumps(errors)})
-                self.run_dir.write_table(file_of(concept.concept_id), table)
-            out["concept_id"].append(concept.concept_id)
-            out["errors"].append(json.dumps(errors))
-        return out
-
-    def edit(self, concept: Concept) -> tuple[list[dict[str, Any]], dict[str, str]]:
-        """Rows of the concept's table, and image_id → reason for those that failed."""
-        wanted = self.splits.keys() if concept.adapter else self.few
-        bad = {i: why for i, why in self.bad.items() if i in wanted}
-        rows, errors = [], {f"{concept.concept_id}/{i}": why for i, why in bad.items()}
-        chosen = {i: s for i, s in self.sources.items() if i in wanted}
-        results = self.editor.edit(list(chosen.values()), concept)
-        for (image_id, source), result in zip(chosen.items(), results, strict=True):
-            if isinstance(result, EditError):
-                errors[f"{concept.concept_id}/{image_id}"] = str(result)
-                continue
-            if result.image.shape != source.image.shape:
-                errors[f"{concept.concept_id}/{image_id}"] = f"edit has shape {result.image.shape}"
-                continue
-            rows.append(
-                {
-                    "concept_id": concept.concept_id,
-                    "image_id": image_id,
-                    "split": self.splits[image_id],
-                    "source": self.encoded[image_id],
-                    "edited": encode_png(result.image),
-                    "editor": self.editor.name,
-                    "scores": json.dumps(result.scores),
-                }
-            )
-        return rows, errors
-
-
 def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
-    ids = source_ids(location(config.images), config.images.count)
+    images = len(source_ids(location(config.images), config.images.count))
     concepts = with_pairs(load_concepts(run_dir))
-    reasons = {c.concept_id: _recorded(run_dir, c.concept_id) for c in concepts}
-    todo = [c for c in concepts if reasons[c.concept_id] is None]
+    about = load_all(run_dir, [c.concept_id for c in concepts])
+    todo = [c for c in concepts if about[c.concept_id] is None]
+    best = resolve_editor(config) == "best"
+    choice = choose_editors(config, run_dir, concepts) if best else {}
+    groups: dict[str, list[Concept]] = defaultdict(list)
+    for concept in todo:
+        groups[choice.get(concept.concept_id, resolve_editor(config))].append(concept)
     progress = Progress("pairs", len(concepts), "concepts", len(concepts) - len(todo))
-    arguments = {
-        "editor": resolve_editor(config),
-        "images": config.images,
-        "seed": config.seed,
-        "run_dir": run_dir,
-    }
-    rows = [{"concept": json.dumps(asdict(c))} for c in todo]
-    for row in map_actors(config, EditConcept, arguments, rows):
-        reasons[row["concept_id"]] = json.loads(row["errors"])
-        progress.add()
-    errors = [{"key": k, "reason": v} for bad in reasons.values() if bad for k, v in bad.items()]
-    few = sum(not c.adapter for c in concepts)
-    fewer = min(config.images.paired, len(ids))
-    total = (len(concepts) - few) * len(ids) + few * fewer
+    unedited = {c.concept_id for c in groups.pop("", [])}
+    for editor, group in groups.items():
+        for row in edit_with(config, run_dir, EditConcept, editor, group):
+            about[row["concept_id"]] = json.loads(row["about"])
+            progress.add()
+    for concept_id in unedited:
+        about[concept_id] = {
+            "editor": "",
+            "counts": {},
+            "images": images,
+            "errors": {},
+            "rejected": {},
+            "dropped": "no candidate editor made a single pilot picture (pairs/choice.parquet)",
+        }
+    return _finish(config, run_dir, concepts, about, images)
+
+
+def _finish(
+    config: Config,
+    run_dir: RunDir,
+    concepts: list[Concept],
+    about: dict[str, dict[str, Any] | None],
+    images: int,
+) -> dict[str, Any]:
+    """Write the index, what was rejected and the errors; fail if too much is bad."""
+    index, rejected, errors, total = [], [], [], 0
+    for concept in concepts:
+        one = about[concept.concept_id]
+        if one is None:
+            raise ArtifactError(f"{run_dir.url(file_of(concept.concept_id))} is missing")
+        counts = {split: one["counts"].get(split, 0) for split in ("train", "val", "test")}
+        index.append(
+            {
+                "concept_id": concept.concept_id,
+                "editor": one["editor"],
+                **counts,
+                "failed": len(one["errors"]),
+                "rejected": len(one["rejected"]),
+                "dropped": one["dropped"],
+            }
+        )
+        total += one["images"]
+        errors += [
+            {"key": f"{concept.concept_id}/{i}", "reason": r} for i, r in one["errors"].items()
+        ]
+        if one["dropped"] and not one["errors"]:
+            errors.append({"key": concept.concept_id, "reason": one["dropped"]})
+        rejected += [
+            {"concept_id": concept.concept_id, "image_id": i, "reason": r}
+            for i, r in one["rejected"].items()
+        ]
+    run_dir.write_table(INDEX, pa.Table.from_pylist(index, INDEX_SCHEMA))
+    if rejected:
+        table = pa.Table.from_pylist(rejected, REJECTED_SCHEMA)
+        run_dir.write_table("pairs/rejected.parquet", table)
     record_errors(config, run_dir, "pairs", errors, total)
+    dropped = [row for row in index if row["dropped"]]
+    if len(dropped) > config.max_error_fraction * len(concepts):
+        raise StageError(
+            f"pairs: {len(dropped)} of {len(concepts)} concepts cannot be used, more than"
+            f" max_error_fraction={config.max_error_fraction}; first: {dropped[0]['concept_id']}:"
+            f" {dropped[0]['dropped']}"
+        )
+    few = sum(not c.adapter for c in concepts)
     log(
-        f"pairs: {len(ids)} images × {len(concepts) - few} concepts"
-        + (f", {fewer} × {few} that get no adapter" if few else "")
+        f"pairs: {images} images × {len(concepts) - few} concepts"
+        + (f", {config.images.paired} × {few} that get no adapter" if few else "")
+        + (f"; {len(rejected)} pictures rejected" if rejected else "")
+        + (f"; {len(dropped)} concepts dropped" if dropped else "")
     )
-    return {"images": len(ids), "concepts": len(concepts), "bad": len(errors)}
+    return {
+        "images": images,
+        "concepts": len(concepts) - len(dropped),
+        "bad": len(errors),
+        "rejected": len(rejected),
+        "dropped": len(dropped),
+    }
 
 
-def _recorded(run_dir: RunDir, concept_id: str) -> dict[str, str] | None:
-    """Errors of a concept whose file is there (written whole) and can be read; else None."""
-    if not run_dir.exists(file_of(concept_id)):
-        return None
-    try:
-        metadata = run_dir.read_table(file_of(concept_id), ["image_id"]).schema.metadata
-    except ArtifactError:
-        return None
-    return dict(json.loads(metadata[b"errors"]))
+def usable(run_dir: RunDir) -> list[Concept]:
+    """Concepts with pictures of their own, those left out whose edits came to nothing."""
+    index = run_dir.read_table(INDEX, ["concept_id", "dropped"]).to_pylist()
+    dropped = {row["concept_id"] for row in index if row["dropped"]}
+    return [c for c in with_pairs(load_concepts(run_dir)) if c.concept_id not in dropped]
 
 
 def decode_rows(table: pa.Table) -> Pairs:

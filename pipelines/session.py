@@ -11,9 +11,7 @@ from contextlib import contextmanager
 from pipelines.artifacts import RunDir
 from pipelines.config import Config, ConfigError
 
-# A pipeline that cannot be scheduled says so after two minutes, not thirty (Ray's default)
 DEFAULTS = {
-    "RAY_DATA_EXECUTION_NO_PROGRESS_TIMEOUT_S": "120",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_COLOR_PREFIX": "0",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
@@ -61,7 +59,7 @@ def ray_session(config: Config, run: RunDir | None = None) -> Iterator[None]:
     import ray
     import ray.data
 
-    set_up_data()
+    set_up_data(config)
     if ray.is_initialized():
         yield
         return
@@ -106,7 +104,7 @@ def check_storage(config: Config, run: RunDir) -> None:
         )
 
 
-def set_up_data() -> None:
+def set_up_data(config: Config) -> None:
     """Ray Data's own bars and logs off: the stages report their progress themselves.
 
     Parquet is read without actors for the footers: on two cores those alone take 12 s to start.
@@ -114,6 +112,8 @@ def set_up_data() -> None:
     from ray.data import DataContext
 
     context = DataContext.get_current()
+    # Ray counts a pipeline whose actors all work on one long row as stuck, too
+    context.execution_no_progress_timeout_s = config.cluster.stall_timeout_s
     context.enable_progress_bars = False
     context.use_datasource_v2 = False
     context.print_on_execution_start = False

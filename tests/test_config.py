@@ -131,7 +131,10 @@ def test_values_from_the_command_line(word: str, key: str, value: Any) -> None:
         (["text_encoder="], "text_encoder: must not be empty"),
         (["seed=-1"], "seed=-1: must be at least 0"),
         (["images.source=web"], "images.source=web: must be one of avatars, folder"),
-        (["editor=photoshop"], "editor=photoshop: must be one of auto, avatar, filter"),
+        (
+            ["editor=photoshop"],
+            "editor=photoshop: must be one of auto, best, avatar, filter, img2img",
+        ),
         (["weights.grouping=4"], "weights.grouping=4: must be one of 1, 2, 3"),
         (["weights.centre=mean"], "weights.centre=mean: must be one of element, tensor"),
         (["weights.block_size=4"], "weights.block_size=4: must be at least 8"),
@@ -176,7 +179,10 @@ def test_values_from_the_command_line(word: str, key: str, value: Any) -> None:
         (["adapt.sampler=ddim", "generator.t_min=9"], "it needs generator.t_min=0"),
         (["adapt.keep=[4]"], "adapt.keep=[4]: must lie between 0 and adapt.steps=4"),
         (["evaluate.fd_images=100"], "at least 2048 images, or 0 for none"),
-        ([*FOLDER, "evaluate.fd_images=2048"], "fresh images exist for images.source=avatars only"),
+        (
+            [*FOLDER, "evaluate.fd_images=2048"],
+            "fresh pairs exist for images.source=avatars with an exact editor",
+        ),
     ],
 )
 def test_one_clear_line_for_what_is_wrong(words: list[str], expected: str) -> None:

@@ -180,6 +180,21 @@ def test_damaged_output_is_noticed_and_made_again(
     assert world.runs["two"] == 1  # what it was made from is there again
 
 
+def test_work_can_be_verified_by_size_alone(world: World) -> None:
+    """As the paper's terabytes are: another size is noticed, another content is not."""
+    world("one", words=("verify=size",))
+    marker = world.run.read_json("stages/one.json")
+    assert marker["files"] == {f"out1/{i}": f"{len(b'out1 0 0')}:" for i in range(3)}
+    world("one", "two", words=("verify=size",))
+    world("one")  # a check by content takes what there is
+    world.run.write("out1/1", b"OUT1 0 1")
+    world("one", words=("verify=size",))
+    assert world.runs["one"] == 1
+    world.run.write("out1/1", b"out1 0")
+    world("one", words=("verify=size",))
+    assert world.runs["one"] == 2 and world.run.read("out1/1") == b"out1 0 1"
+
+
 def test_work_on_other_inputs_is_refused(world: World) -> None:
     world("one", "two")
     world.run.delete("out1/1")
@@ -263,6 +278,7 @@ def test_the_real_stages_are_a_chain() -> None:
     config = load_config(["preset=tiny"])
     sections = {key for s in STAGES for key in stages.depends_on(s, config)}
     left_out = {"preset", "run_dir", "redo", "max_error_fraction", "cluster", "serve"}
+    left_out |= {"allow_download", "verify"}
     top = set(vars(config)) - {key.partition(".")[0] for key in sections}
     assert top == left_out  # nothing else may change without being noticed
 

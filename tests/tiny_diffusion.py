@@ -58,16 +58,17 @@ def unet(in_channels: int = 4) -> Any:
     ).eval()
 
 
-def vae() -> Any:
+def vae(levels: int = 2) -> Any:
+    """Latents 2^(levels - 1) times smaller than pictures."""
     from diffusers import AutoencoderKL
 
     torch.manual_seed(2)
     return AutoencoderKL(
-        block_out_channels=[32, 32],
+        block_out_channels=[32] * levels,
         in_channels=3,
         out_channels=3,
-        down_block_types=["DownEncoderBlock2D"] * 2,
-        up_block_types=["UpDecoderBlock2D"] * 2,
+        down_block_types=["DownEncoderBlock2D"] * levels,
+        up_block_types=["UpDecoderBlock2D"] * levels,
         latent_channels=4,
         norm_num_groups=8,
         sample_size=32,
@@ -87,14 +88,14 @@ def scheduler() -> Any:
     )
 
 
-def stable_diffusion(folder: Path) -> Path:
+def stable_diffusion(folder: Path, levels: int = 2) -> Path:
     """Save a tiny StableDiffusionPipeline, without safety checker; returns its folder."""
     from diffusers import StableDiffusionPipeline
 
     encoder, tokenizer = text_encoder_and_tokenizer(folder / "tokenizer-files")
     target = folder / "stable-diffusion"
     StableDiffusionPipeline(
-        vae=vae(),
+        vae=vae(levels),
         text_encoder=encoder,
         tokenizer=tokenizer,
         unet=unet(),

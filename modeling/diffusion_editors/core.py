@@ -50,8 +50,8 @@ class EditorOptions:
     strength: float = -1.0
     """How far a picture is noised, of the img2img editors, in (0, 1]; -1 = the method's default."""
     seed: int = 0
-    templates: Mapping[str, str] = field(default_factory=dict)
-    """Category → what the model is told, with {text}; else the method's (instructions.py)."""
+    templates: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Style → category → what the model is told, with {text}; else those of instructions.py."""
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
@@ -192,7 +192,7 @@ class DiffusionEditor(ABC):
             raise EditError(
                 f"the editor {self.name!r} cannot load {model!r} ({reason}). Give a folder written"
                 f" by save_pretrained (editing.models.{self.name}=FOLDER), or allow the download"
-                " (editing.allow_download=true)"
+                " (allow_download=true)"
             ) from error
 
 

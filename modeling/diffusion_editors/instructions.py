@@ -24,7 +24,10 @@ TEMPLATES: Mapping[str, Mapping[str, str]] = {
 }
 
 
-def instruction(style: str, concept: Concept, templates: Mapping[str, str]) -> str:
-    """The text for one concept; `templates` (category → text with {text}) go first."""
-    template = templates.get(concept.category) or TEMPLATES[style][concept.category]
+def instruction(
+    style: str, concept: Concept, templates: Mapping[str, Mapping[str, str]] = TEMPLATES
+) -> str:
+    """The text for one concept; `templates` (as TEMPLATES, any part of it) go first."""
+    given = templates.get(style, {}).get(concept.category)
+    template = given or TEMPLATES[style][concept.category]
     return template.replace("{text}", concept.text)

@@ -1,0 +1,356 @@
+"""Actors of the stage `pairs`: edit a concept's images, and compare candidate editors on pilots."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from modeling.concepts import Concept
+from modeling.diffusion_editors.instructions import instruction
+from modeling.editor_choice import best_editor, overall
+from modeling.editors import (
+    EXACT,
+    EditError,
+    Editor,
+    EditResult,
+    Source,
+    load_source,
+    make_editor,
+    source_ids,
+)
+from modeling.images import ImageError, encode_png
+from pipelines import config as configuration
+from pipelines.actors import map_actors
+from pipelines.artifacts import ArtifactError, RunDir
+from pipelines.config import Config, exact_editor
+from pipelines.log import Progress, log
+from pipelines.session import threads_per_actor
+from pipelines.sources import location, split_images
+
+SCHEMA = pa.schema(
+    [
+        ("concept_id", pa.string()),
+        ("image_id", pa.string()),
+        ("split", pa.string()),  # train | val | test, by image
+        ("source", pa.binary()),  # PNG
+        ("edited", pa.binary()),  # PNG
+        ("editor", pa.string()),
+        ("scores", pa.string()),  # JSON object
+    ]
+)
+
+
+Scores = Callable[[list[np.ndarray], list[np.ndarray], str], list[dict[str, float]]]
+READERS = 32
+"""Threads that read small files: an object store answers each after a tenth of a second."""
+
+
+def file_of(concept_id: str) -> str:
+    return f"pairs/{concept_id}.parquet"
+
+
+def pilot_file(editor: str, concept_id: str) -> str:
+    return f"pairs/pilots/{editor}/{concept_id}.json"
+
+
+def editor_options(config: Config, name: str) -> dict[str, Any]:
+    """Options of modeling.editors.make_editor; an exact editor has none."""
+    if name in EXACT:
+        return {}
+    e = config.editing
+    single: dict[str, Mapping[str, Any]] = {
+        "model": e.models,
+        "extra": e.extras,
+        "steps": e.steps,
+        "guidance": e.guidance,
+        "image_guidance": e.image_guidance,
+        "strength": e.strength,
+    }
+    return {
+        **{key: mapping[name] for key, mapping in single.items() if name in mapping},
+        **{key: getattr(e, key) for key in ("batch", "size", "dtype", "attention", "compile")},
+        "allow_download": config.allow_download,
+        "seed": config.seed,
+        "templates": {"prompt": e.prompts, "instruction": e.instructions},
+    }
+
+
+class EditActor:
+    """What an actor loads once: the editor, the model that scores, the source images."""
+
+    def __init__(self, config: dict[str, Any], run_dir: RunDir, editor: str) -> None:
+        self.config, self.run_dir = configuration.from_dict(config), run_dir
+        if not exact_editor(self.config):
+            import torch  # seconds, which an exact editor does not need
+
+            torch.set_num_threads(threads_per_actor(self.config))
+        self.editor: Editor = make_editor(editor, **editor_options(self.config, editor))
+        e, images = self.config.editing, self.config.images
+        self.scores: Scores | None = None
+        if e.clip:
+            from modeling.edit_scores import EditScores
+
+            self.scores = EditScores(e.clip, e.identity, allow_download=self.config.allow_download)
+        self.sources: dict[str, Source] = {}
+        self.bad: dict[str, str] = {}
+        ids = source_ids(location(images), images.count)
+        self.splits = split_images(ids, self.config.seed)
+        for image_id in ids:
+            try:
+                self.sources[image_id] = load_source(image_id, location(images), images.size)
+            except ImageError as error:
+                self.bad[image_id] = str(error)
+
+    def train(self, count: int) -> list[str]:
+        """The first training images, bad ones included."""
+        return [i for i, split in self.splits.items() if split == "train"][:count]
+
+    def edited(self, sources: list[Source], concept: Concept) -> list[EditResult | EditError]:
+        """Edits with their scores, where there is a model that scores."""
+        results = self.editor.edit(sources, concept)
+        for i, (source, result) in enumerate(zip(sources, results, strict=True)):
+            if isinstance(result, EditResult) and result.image.shape != source.image.shape:
+                results[i] = EditError(f"edit has shape {result.image.shape}")
+        good = [i for i, r in enumerate(results) if isinstance(r, EditResult)]
+        if self.scores is None or not good:
+            return results
+        made = [r.image for r in results if isinstance(r, EditResult)]
+        text = instruction("prompt", concept, {"prompt": self.config.editing.prompts})
+        scores = self.scores([sources[i].image for i in good], made, text)
+        for i, parts in zip(good, scores, strict=True):
+            result = results[i]
+            assert isinstance(result, EditResult)
+            results[i] = EditResult(result.image, result.scores | parts)
+        return results
+
+
+class EditConcept(EditActor):
+    """Ray Data actor: edits all source images to one concept and writes the concept's file.
+
+    After every `editing.part` pictures they are written beside it, so that an actor that dies
+    loses no more; the concept's file gathers these parts.
+    """
+
+    def __init__(self, config: dict[str, Any], run_dir: RunDir, editor: str) -> None:
+        super().__init__(config, run_dir, editor)
+        self.encoded = {k: encode_png(s.image) for k, s in self.sources.items()}
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        out: dict[str, list[Any]] = {"concept_id": [], "about": []}
+        for text in batch["concept"]:
+            concept = Concept(**json.loads(str(text)))
+            about = self.write(concept)
+            out["concept_id"].append(concept.concept_id)
+            out["about"].append(json.dumps(about))
+        return out
+
+    def write(self, concept: Concept) -> dict[str, Any]:
+        """Make what is missing of a concept's images; returns `about` (see `load_about`)."""
+        wanted = list(self.splits) if concept.adapter else self.train(self.config.images.paired)
+        tables = list(self._parts(concept))
+        done = {i for table in tables for i in json.loads(table.schema.metadata[b"images"])}
+        missing = [i for i in wanted if i not in done]
+        size = self.config.editing.part
+        for start in range(0, len(missing), size):
+            images = missing[start : start + size]
+            table = self.edit(concept, images)
+            tables.append(table)
+            if len(wanted) > size:
+                name = f"{_parts_of(concept.concept_id)}/{images[0]}.parquet"
+                self.run_dir.write_table(name, table)
+        rows = pa.concat_tables(tables)
+        about = _gathered(tables, rows, wanted, self.editor.name, self.splits)
+        about["dropped"] = self._unusable(about, wanted)
+        # with the file, so that a stopped stage does not forget them
+        rows = rows.sort_by("image_id").replace_schema_metadata({"about": json.dumps(about)})
+        self.run_dir.write_table(file_of(concept.concept_id), rows)
+        self.run_dir.delete(_parts_of(concept.concept_id))
+        return about
+
+    def edit(self, concept: Concept, images: list[str]) -> pa.Table:
+        """Rows of SCHEMA; its metadata says which images were tried and why some are not there."""
+        errors = {i: self.bad[i] for i in images if i in self.bad}
+        sources = [self.sources[i] for i in images if i in self.sources]
+        rows, rejected = [], {}
+        for source, result in zip(sources, self.edited(sources, concept), strict=True):
+            if isinstance(result, EditError):
+                errors[source.image_id] = str(result)
+                continue
+            reason = self._rejection(result.scores)
+            if reason:
+                rejected[source.image_id] = reason
+                continue
+            rows.append(
+                {
+                    "concept_id": concept.concept_id,
+                    "image_id": source.image_id,
+                    "split": self.splits[source.image_id],
+                    "source": self.encoded[source.image_id],
+                    "edited": encode_png(result.image),
+                    "editor": self.editor.name,
+                    "scores": json.dumps(result.scores),
+                }
+            )
+        metadata = {"images": images, "errors": errors, "rejected": rejected}
+        table = pa.Table.from_pylist(rows, SCHEMA)
+        return table.replace_schema_metadata({k: json.dumps(v) for k, v in metadata.items()})
+
+    def _rejection(self, scores: dict[str, float]) -> str:
+        for name, least in self.config.editing.least.items():
+            if scores[name] < least:
+                return f"{name} {scores[name]:.4f} is less than {least}"
+        return ""
+
+    def _unusable(self, about: dict[str, Any], wanted: list[str]) -> str:
+        """Why a concept cannot be trained on; "" if it can."""
+        counts = about["counts"]
+        for split in sorted({self.splits[i] for i in wanted} - counts.keys()):
+            return f"it has no {split} images"
+        kept = sum(counts.values())
+        if about["rejected"] and kept < self.config.editing.least_images * len(wanted):
+            return f"{kept} of {len(wanted)} images are left, less than editing.least_images"
+        return ""
+
+    def _parts(self, concept: Concept) -> Iterator[pa.Table]:
+        """What an actor that died left of this concept, if the same editor made it."""
+        for name in self.run_dir.files(_parts_of(concept.concept_id)):
+            try:
+                table = self.run_dir.read_table(name)
+            except ArtifactError:
+                continue  # made again, and the damaged file deleted with the other parts
+            if set(table["editor"].to_pylist()) <= {self.editor.name}:
+                yield table
+
+
+def _parts_of(concept_id: str) -> str:
+    return f"pairs/parts/{concept_id}"
+
+
+def _gathered(
+    tables: list[pa.Table],
+    rows: pa.Table,
+    wanted: list[str],
+    editor: str,
+    splits: dict[str, str],
+) -> dict[str, Any]:
+    """What became of a concept's images."""
+    about: dict[str, Any] = {"editor": editor, "images": len(wanted), "counts": {}}
+    for key in ("errors", "rejected"):
+        of = [json.loads(t.schema.metadata[key.encode()]) for t in tables]
+        about[key] = {i: why for part in of for i, why in sorted(part.items())}
+    for split in rows["split"].to_pylist():
+        about["counts"][split] = about["counts"].get(split, 0) + 1
+    return about
+
+
+def load_about(run_dir: RunDir, concept_id: str) -> dict[str, Any] | None:
+    """What became of a finished concept's images, from its file's footer; None without the file.
+
+    editor, images (how many were wanted), counts (pictures by split), errors and rejected
+    (image_id → reason), dropped (why the concept cannot be used, or "").
+    """
+    try:
+        metadata = run_dir.read_schema(file_of(concept_id)).metadata
+        return dict(json.loads(metadata[b"about"]))
+    except ArtifactError:
+        return None  # not there, or damaged: to be made
+
+
+def load_all(run_dir: RunDir, concept_ids: Sequence[str]) -> dict[str, dict[str, Any] | None]:
+    """`load_about` of many concepts."""
+    there = set(run_dir.files("pairs"))
+    made = [i for i in concept_ids if file_of(i) in there]
+    with ThreadPoolExecutor(READERS) as pool:
+        found = dict(zip(made, pool.map(lambda i: load_about(run_dir, i), made), strict=True))
+    return {i: found.get(i) for i in concept_ids}
+
+
+class PilotEditor(EditActor):
+    """Ray Data actor: one candidate's edits of the pilot images, of which only scores are kept."""
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        out: dict[str, list[str]] = {"concept_id": []}
+        pilots = self.train(self.config.editing.pilots)
+        for text in batch["concept"]:
+            concept = Concept(**json.loads(str(text)))
+            sources = [self.sources[i] for i in pilots if i in self.sources]
+            results = self.edited(sources, concept)
+            name = pilot_file(self.editor.name, concept.concept_id)
+            self.run_dir.write_json(name, self._report(results))
+            out["concept_id"].append(concept.concept_id)
+        return out
+
+    def _report(self, results: list[EditResult | EditError]) -> dict[str, Any]:
+        made = [r.scores for r in results if isinstance(r, EditResult)]
+        exponents = self.config.editing.exponents
+        return {
+            "overall": [overall(scores, exponents) for scores in made],
+            "mean": {k: float(np.mean([s[k] for s in made])) for k in (made[0] if made else {})},
+            "pictures": len(results),
+            "errors": sorted({str(r) for r in results if isinstance(r, EditError)}),
+        }
+
+
+def choose_editors(config: Config, run_dir: RunDir, concepts: list[Concept]) -> dict[str, str]:
+    """The winner of the candidates for each concept; "" where none made a picture.
+
+    One candidate after another, each with all the actors: their speeds differ tenfold, and pools
+    side by side would wait for the slowest.
+    """
+    candidates = config.editing.candidates
+    for name in candidates:
+        there = set(run_dir.files(f"pairs/pilots/{name}"))
+        todo = [c for c in concepts if pilot_file(name, c.concept_id) not in there]
+        progress = Progress(
+            f"pairs, pilots of {name}", len(concepts), "concepts", len(concepts) - len(todo)
+        )
+        for _ in edit_with(config, run_dir, PilotEditor, name, todo):
+            progress.add()
+
+    def read(concept: Concept) -> dict[str, dict[str, Any]]:
+        return {n: run_dir.read_json(pilot_file(n, concept.concept_id)) for n in candidates}
+
+    with ThreadPoolExecutor(READERS) as pool:
+        all_reports = list(pool.map(read, concepts))
+    choice, table = {}, []
+    for concept, reports in zip(concepts, all_reports, strict=True):
+        pictures = max(r["pictures"] for r in reports.values())
+        winner = best_editor({n: r["overall"] for n, r in reports.items()}, pictures)
+        choice[concept.concept_id] = winner
+        table += [
+            {
+                "concept_id": concept.concept_id,
+                "editor": name,
+                "chosen": name == winner,
+                "overall": sum(report["overall"]) / max(1, pictures),
+                "failed": pictures - len(report["overall"]),
+                "error": next(iter(report["errors"]), ""),
+                **{k: report["mean"].get(k) for k in ("direction", "identity", "quality")},
+            }
+            for name, report in reports.items()
+        ]
+    run_dir.write_table("pairs/choice.parquet", pa.Table.from_pylist(table))
+    won = {n: sum(w == n for w in choice.values()) for n in candidates}
+    log("pairs: chosen by their pilots: " + ", ".join(f"{n} {count}" for n, count in won.items()))
+    return choice
+
+
+def edit_with(
+    config: Config, run_dir: RunDir, actor: type, editor: str, concepts: list[Concept]
+) -> Iterator[dict[str, Any]]:
+    """Concepts through a pool of actors that have loaded this editor."""
+    rows = [{"concept": json.dumps(vars(c))} for c in concepts]
+    arguments = {"config": configuration.to_dict(config), "run_dir": run_dir, "editor": editor}
+    return map_actors(
+        config,
+        actor,
+        arguments,
+        rows,
+        actors=config.cluster.editor_actors.get(editor),
+        gpus=config.cluster.editor_gpus.get(editor),
+    )
