@@ -23,7 +23,7 @@ from modeling.codec import Normalisation, NormalisationSums
 from modeling.concepts import ConceptSpec, plan_concepts
 from modeling.cost import TOKENS
 from modeling.discriminator import PatchDiscriminator
-from modeling.editors import EditError, Editor, Source, avatar_sources, make_editor
+from modeling.editors import EditError, Editor, Source, avatar_sources, make_editor, supports
 from modeling.features import FeatureError
 from modeling.generator_training import GeneratorTraining, ImageBatch
 from modeling.images import encode_png
@@ -37,12 +37,20 @@ from pipelines.artifacts import RunDir
 from pipelines.base import base_recipe, discriminator_config, translator_config
 from pipelines.concepts import TEXT, TEXT_SCHEMA, load_text
 from pipelines.config import Config, resolve_editor
+from pipelines.editing import editor_options
 from pipelines.evaluate import features_of
 from pipelines.generator import generator_config, generator_recipe, members
 from pipelines.log import log
 from pipelines.machine import machine
 from pipelines.plan_rates import Rate, Rates
-from pipelines.plan_work import Pool, Shapes, actors_of, image_splits, workers_of
+from pipelines.plan_work import (
+    Pool,
+    Shapes,
+    actors_of,
+    candidate_editors,
+    image_splits,
+    workers_of,
+)
 
 SECONDS = 2.0
 """Least length of a measurement, after a first call that is not counted."""
@@ -120,7 +128,7 @@ class Bench:
             add(f"{section} step", workers, step)
             add(f"{section} images", workers, partial(self.generator, own=own, on_images=True))
             add(f"{section} predict", actor, partial(self.predict, own=own))
-        for editor in {*c.plan.editors, resolve_editor(c)}:
+        for editor in candidate_editors(c):
             add(f"edit {editor}", actor, partial(self.edit, name=editor))
         out |= {"texts": self.texts, "load": self.load, "write": self.write}
         out["read"] = self.read
@@ -245,12 +253,12 @@ class Bench:
         """Edits a second, encoded as PNG, over concepts of the run spread evenly."""
         c = self.config
         try:
-            editor = make_editor(name)
+            editor = make_editor(name, **editor_options(c, name))
         except EditError as error:
             raise NotMeasured(str(error)) from error
         spec = ConceptSpec(**vars(replace(c.concepts, train_combinations=0, paired_combinations=0)))
-        own = make_editor(resolve_editor(c))
-        concepts = plan_concepts(replace(spec, paraphrases=0), c.seed, own.supports)
+        families = supports(resolve_editor(c))
+        concepts = plan_concepts(replace(spec, paraphrases=0), c.seed, families)
         chosen = concepts[:: max(1, len(concepts) // 16)]
         if c.images.source == "avatars":
             sources = list(avatar_sources(2, c.images.size))

@@ -377,10 +377,6 @@ class Plan:
 
     price: float = 0.0
     """Money for an hour of one GPU, or of one actor where there is none; 0 = not known."""
-    editors: list[str] = field(default_factory=list)
-    """Editors that compete for a concept's pairs; empty = the run's own."""
-    pilots: int = 16
-    """Images of a concept on which each of several editors is tried; the best edits the rest."""
     evaluations: dict[str, int] = field(default_factory=dict)
     """Denoiser evaluations an edit, by editor; others by the method (pipelines/plan_rates.py)."""
     gpu_tflops: float = 495.0
@@ -582,6 +578,7 @@ MAPPINGS = {
     *(f"editing.{k}" for k in ("image_guidance", "strength", "prompts", "instructions")),
     "cluster.editor_actors",
     "cluster.editor_gpus",
+    "plan.evaluations",
 }
 """Keys whose values are mappings with keys of the user's."""
 
@@ -696,7 +693,6 @@ LEAST = {
     "cluster.nodes": 1,
     "cluster.gpus_per_node": 0,
     "plan.price": 0,
-    "plan.pilots": 0,
     "plan.overhead_s": 0,
 }
 RATES = (

@@ -258,17 +258,16 @@ def alternatives(config: Config, rates: Rates) -> list[tuple[str, dict[str, Any]
 
     editors = candidate_editors(c)
     if len(editors) > 1:
-        for editor in editors:
-            out.append((f"{editor} alone", {"plan.editors": [editor]}))
-        costly = min(editors, key=lambda e: rates.table[f"edit {e}"].per_second)
-        fewer = [e for e in editors if e != costly]
-        out.append((f"without {costly}, the slowest editor", {"plan.editors": fewer}))
-        half("plan.pilots", "half the images to choose an editor on")
+        out += [(f"{e} alone", {"editor": e}) for e in editors]
+        slowest = min(editors, key=lambda e: rates.table[f"edit {e}"].per_second)
+        fewer = [e for e in editors if e != slowest]
+        out.append((f"without {slowest}, the slowest editor", {"editing.candidates": fewer}))
+        half("editing.pilots", "half the images to choose an editor on")
     if "null_text" in editors:
         key = {"plan.evaluations": c.plan.evaluations | {"null_text": 200}}
         out.append(("null-text inversion of an image once for all concepts", key))
     if any(rates.table[f"edit {e}"].flops for e in editors):
-        one = {"plan.editors": ["img2img"], "plan.evaluations": {"img2img": 4}}
+        one = {"editor": "img2img", "plan.evaluations": {"img2img": 4}}
         out.append(("one distilled editor, 4 steps without guidance", one))
     half("images.count", "half the images a concept")
     half("concepts.train_combinations", "half the combinations")

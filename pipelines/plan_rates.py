@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 
 from modeling.cost import GeneratorCost, stable_diffusion
+from modeling.editors import EXACT
 from pipelines.config import Config, ConfigError
 from pipelines.generator import generator_config, members
 from pipelines.plan_work import (
-    EXACT,
     Pool,
     Shapes,
     actors_of,
@@ -20,21 +20,23 @@ from pipelines.plan_work import (
     workers_of,
 )
 
-EVALUATIONS: Mapping[str, tuple[int, str]] = {
-    "img2img": (60, "50 steps × strength 0.6 × 2 for guidance"),
-    "instruct_pix2pix": (300, "100 steps × 3 for two guidances"),
-    "instruct_diffusion": (300, "100 steps × 3 for two guidances"),
-    "controlnet": (60, "50 steps × strength 0.6 × 2 for guidance, each with the ControlNet"),
+EVALUATIONS: Mapping[str, tuple[float, int, str]] = {
+    "img2img": (2, 50, "2 for guidance"),
+    "instruct_pix2pix": (3, 100, "3 for two guidances"),
+    "instruct_diffusion": (3, 100, "3 for two guidances"),
+    "controlnet": (2, 50, "2 for guidance, each with the ControlNet"),
     "null_text": (
-        1400,
-        "50 steps of inversion, 50 × at most 10 with a gradient (2 evaluations), 50 × 3 between"
-        " them, 50 × 4 of editing; the inversion of an image is not shared by concepts",
+        28,
+        50,
+        "1 of inversion, at most 10 with a gradient (2 evaluations) and 3 between them, 4 of"
+        " editing; the inversion of an image is not shared by concepts",
     ),
-    "pix2pix_zero": (450, "50 steps of inversion, 50 × 2, 50 × 6 with a gradient"),
+    "pix2pix_zero": (9, 50, "1 of inversion, 2 to reconstruct, 6 to edit with a gradient"),
 }
-"""Evaluations of Stable Diffusion's UNet for one edit, by each method's published defaults."""
-EDIT_SIZE = 512
-"""Pixels at which Stable Diffusion 1.5 edits, whatever the size of the pair."""
+"""Evaluations of Stable Diffusion's UNet for a step of an edit, the steps, and what they are for,
+by each method's published defaults."""
+STRENGTH = {"img2img": 0.6, "controlnet": 0.6}
+"""The part of the steps that is taken, where editing.strength gives no other."""
 FEATURE_FLOPS = {"efficientnet": (0.81e9, 224), "inception": (11.4e9, 299)}
 """For one image, and the side it is for: twice the 0.407 and 5.7 billion multiply-adds that the
 authors of EfficientNet-Lite and torchvision (Inception v3) give."""
@@ -130,15 +132,20 @@ def edit_rate(config: Config, editor: str, actor: Pool) -> Rate:
     p = config.plan
     if editor in EXACT:
         return Rate(p.exact_edits_per_s * actor.cores, "assumed: plan.exact_edits_per_s, at 32×32")
-    count, how = EVALUATIONS.get(editor, (0, ""))
+    each, steps, how = EVALUATIONS.get(editor, (0.0, 0, ""))
+    e = config.editing
+    steps = e.steps.get(editor, steps)
+    part = e.strength.get(editor, STRENGTH.get(editor, 1.0)) if editor in STRENGTH else 1.0
+    count, how = each * steps * part, f"{steps} steps × {part:g} × {how}"
     if editor in p.evaluations:
         count, how = p.evaluations[editor], "plan.evaluations"
-    if count < 1:
+    if count <= 0:
         raise ConfigError(
-            f"plan.editors: how much an edit by {editor!r} costs is not known: give"
+            f"how much an edit by {editor!r} costs is not known: give"
             f" plan.evaluations={{{editor}: N}}, its denoiser evaluations"
         )
-    parts = stable_diffusion(EDIT_SIZE)
+    size = -(-(e.size or config.images.size) // 64) * 64  # the UNet halves its latents three times
+    parts = stable_diffusion(size)
     each = parts.unet + (parts.controlnet if editor == "controlnet" else 0.0)
     flops = count * each + parts.encode + parts.decode
     if not actor.gpus:
@@ -149,8 +156,8 @@ def edit_rate(config: Config, editor: str, actor: Pool) -> Rate:
         speed = f"{p.editor_tflops:g} TFLOP/s a GPU × {p.editor_utilisation:g}"
     return Rate(
         per_second,
-        f"assumed: {count:,} evaluations ({how}) of {each / 1e12:.2f} TFLOP at {EDIT_SIZE}×"
-        f"{EDIT_SIZE}, {speed}",
+        f"assumed: {count:,.0f} evaluations ({how}) of {each / 1e12:.2f} TFLOP at {size}×{size},"
+        f" {speed}",
         flops,
     )
 

@@ -16,20 +16,18 @@ from modeling.avatars import portrait, render
 from modeling.codec import BlockLayout
 from modeling.concepts import ConceptError, ConceptSpec, plan_concepts
 from modeling.cost import TOKENS, TranslatorCost
-from modeling.editors import make_editor
+from modeling.editors import EXACT, supports
 from modeling.images import decode_image, encode_png, list_images
 from modeling.lora import to_files
 from pipelines.adapt import scored_steps
 from pipelines.base import discriminator_config, translator_config
-from pipelines.config import Config, ConfigError, resolve_editor
+from pipelines.config import Config, ConfigError, exact_editor, resolve_editor
 from pipelines.contenders import SHUFFLED
 from pipelines.gans import kept_steps
 from pipelines.generator import members
 from pipelines.session import threads_per_actor, threads_per_worker
 
 COMBINED = ("train", "paired", "val", "test")
-EXACT = ("avatar", "filter")
-"""Editors that need no network."""
 PHOTO_BYTES = 1.7
 """A photograph's PNG, bytes a pixel: FFHQ's own at 128×128, 1.95 GB for 70,000."""
 FLOAT = 4
@@ -141,9 +139,7 @@ def concept_counts(config: Config) -> ConceptCounts:
 def _single_concepts(spec: str, seed: int, editor: str) -> dict[tuple[str, str, bool], int]:
     """Single concepts by split, held-out set, and whether they get an adapter."""
     try:
-        concepts = plan_concepts(
-            ConceptSpec(**json.loads(spec)), seed, make_editor(editor).supports
-        )
+        concepts = plan_concepts(ConceptSpec(**json.loads(spec)), seed, supports(editor))
     except ConceptError as error:
         raise ConfigError(f"concepts: {error}") from error
     return dict(Counter((c.split, c.heldout, c.adapter) for c in concepts))
@@ -151,16 +147,17 @@ def _single_concepts(spec: str, seed: int, editor: str) -> dict[tuple[str, str, 
 
 def candidate_editors(config: Config) -> list[str]:
     """Editors that the pairs are made by: one, or several of which a concept's best is chosen."""
-    return config.plan.editors or [resolve_editor(config)]
+    editor = resolve_editor(config)
+    return list(config.editing.candidates) if editor == "best" else [editor]
 
 
 def edits(concepts: int, images: int, pilots: int, editors: int) -> tuple[float, float]:
     """Edits that choose the editor, and those that are kept, of concepts with all images.
 
-    Several editors are each tried on `pilots` images of every concept; the best then edits all.
+    Each is tried on `pilots` images of every concept (0: there is no choice); the best then edits
+    all, the pilots again.
     """
-    tried = concepts * min(pilots, images) * editors if editors > 1 else 0
-    return float(tried), float(concepts * images)
+    return float(concepts * pilots * editors), float(concepts * images)
 
 
 def text_dim(config: Config) -> int:
@@ -243,10 +240,12 @@ def _concepts(config: Config, shapes: Shapes, counts: ConceptCounts) -> StageWor
 
 
 def _pairs(config: Config, counts: ConceptCounts, actors: Pool) -> StageWork:
-    images, plan, editors = config.images.count, config.plan, candidate_editors(config)
-    few = min(config.images.paired, image_splits(images)["train"])
-    tried, kept = edits(counts.full, images, plan.pilots, len(editors))
-    tried_few, kept_few = edits(counts.paired, few, plan.pilots, len(editors))
+    images, editors = config.images.count, candidate_editors(config)
+    train, best = image_splits(images)["train"], resolve_editor(config) == "best"
+    few = min(config.images.paired, train)
+    pilots = min(config.editing.pilots, train) if best else 0
+    tried, kept = edits(counts.full, images, pilots, len(editors))
+    tried_few, kept_few = edits(counts.paired, few, pilots, len(editors))
     tried, kept = tried + tried_few, kept + kept_few
     work = [Work(f"edits by {e}", (tried + kept) / len(editors), f"edit {e}") for e in editors]
     stored = 2 * kept * png_bytes(config)
@@ -255,13 +254,13 @@ def _pairs(config: Config, counts: ConceptCounts, actors: Pool) -> StageWork:
     if len(editors) > 1:
         everything = (counts.texts * images) * len(editors)
         notes.append(
-            f"{len(editors)} editors on {plan.pilots} images a concept, the best on all: which one"
+            f"{len(editors)} editors on {pilots} images a concept, the best on all: which one"
             " that is, is not known, so each is taken to win equally often; all editors on all"
             f" images of all {counts.texts:,} texts would be {everything / 1e6:,.0f} million edits"
             " (488 million for the paper's 97,611 texts and five editors)"
         )
-    if config.plan.editors:
-        notes.append(f"by plan.editors; this run's own editor is {resolve_editor(config)}")
+    if config.cluster.editor_actors or config.cluster.editor_gpus:
+        notes.append("cluster.editor_actors and editor_gpus are not planned with")
     exact = all(e in EXACT for e in editors)
     return StageWork(
         "pairs",
@@ -419,7 +418,7 @@ def _evaluate(config: Config, shapes: Shapes, counts: ConceptCounts, actors: Poo
     e, a, repeats = config.evaluate, config.adapt, config.repeats
     sets = counts.heldout[a.split]
     concepts = sum(sets.values())
-    fresh = config.images.source == "avatars"
+    fresh = config.images.source == "avatars" and exact_editor(config)
     judged = e.images if fresh else image_splits(config.images.count)["test"]
     wide, pool = e.fd_images, actors.at_most(concepts)
     generators = {"generator": 1} | ({"rival": 1} if config.rival.train else {})

@@ -16,14 +16,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modeling.concepts import ConceptSpec, plan_concepts
+from modeling.cost import stable_diffusion
+from modeling.editors import DIFFUSION as DIFFUSION_EDITORS
 from modeling.editors import make_editor
 from pipelines import calibration
 from pipelines.__main__ import main
 from pipelines.config import Config, ConfigError, load_config, resolve_editor
-from pipelines.pairs import split_images
 from pipelines.plan import Plan, Row, changed, make_plan, rows_of, with_editors
-from pipelines.plan_rates import Rates, assumed
-from pipelines.plan_work import Shapes, concept_counts, edits, image_splits
+from pipelines.plan_rates import Rates, assumed, edit_rate
+from pipelines.plan_work import Pool, Shapes, concept_counts, edits, image_splits
+from pipelines.sources import split_images
 from tests.conftest import Finished
 
 CLUSTER = [
@@ -149,7 +151,8 @@ def test_edits(concepts: int, images: int, pilots: int, editors: int) -> None:
     tried, kept = edits(concepts, images, pilots, editors)
     assert edits(concepts, 2 * images, pilots, editors)[1] == 2 * kept
     assert edits(2 * concepts, images, pilots, editors) == (2 * tried, 2 * kept)
-    assert tried == (0 if editors == 1 else concepts * min(pilots, images) * editors)
+    assert edits(concepts, images, pilots, 2 * editors) == (2 * tried, kept)
+    assert edits(concepts, images, 0, editors) == (0, kept)
 
 
 def test_edits_at_the_paper_s_scale() -> None:
@@ -166,7 +169,8 @@ def test_twice_the_images_are_twice_the_edits_and_bytes() -> None:
     assert two.stored_bytes == pytest.approx(2 * one.stored_bytes)
 
 
-DIFFUSION = ["preset=tiny", *CLUSTER, "plan.editors=[img2img,null_text]"]
+BEST = ["editor=best", "editing.clip=x", "editing.size=512"]
+DIFFUSION = ["preset=tiny", *CLUSTER, *BEST, "editing.candidates=[img2img,null_text]"]
 
 
 def test_several_editors_and_what_would_halve_their_cost() -> None:
@@ -175,12 +179,12 @@ def test_several_editors_and_what_would_halve_their_cost() -> None:
     (pairs,) = (r for r in plan.rows if r.stage == "pairs")
     assert plan.dominant == "pairs"
     # 16 pilots on each of two, then all; of each editor half
-    both = 18 * (2 * 16 + 20) + 6 * (2 * 5 + 5)
+    both = 18 * (2 * 16 + 20) + 6 * (2 * 16 + 5)
     assert pairs.counts["edits by img2img"] == pairs.counts["edits by null_text"] == both / 2
     assert any("each is taken to win equally often" in note for note in pairs.notes)
     assert plan.alternatives and all(a.of_total <= 0.5 for a in plan.alternatives)
     assert any("img2img alone" in a.what for a in plan.alternatives)
-    distilled = {"plan.editors": ["img2img"], "plan.evaluations": {"img2img": 4}}
+    distilled = {"editor": "img2img", "plan.evaluations": {"img2img": 4}}
     other = changed(config, distilled)
     again = make_plan(other, shapes, assumed(other, shapes))
     (found,) = (a for a in plan.alternatives if "distilled" in a.what)
@@ -206,10 +210,22 @@ def test_what_cannot_be_halved_is_not_proposed() -> None:
     assert len(plan.alternatives) <= 3 and all(0.5 < a.of_total < 1 for a in plan.alternatives)
 
 
+def test_every_editor_has_a_cost_and_a_new_one_asks_for_it() -> None:
+    config, _, _ = planned(*DIFFUSION)
+    costs = {e: edit_rate(config, e, Pool(1, 1.0)).flops for e in DIFFUSION_EDITORS}
+    assert max(costs, key=lambda e: costs[e]) == "null_text"
+    assert min(costs, key=lambda e: costs[e]) == "img2img"
+    half = changed(config, {"editing.steps": {"img2img": 25}})
+    network = 60 * stable_diffusion().unet
+    saved = costs["img2img"] - edit_rate(half, "img2img", Pool(1, 1.0)).flops
+    assert saved == pytest.approx(network / 2)
+    with pytest.raises(ConfigError, match="how much an edit by 'sketchy' costs is not known: give"):
+        edit_rate(config, "sketchy", Pool(1, 1.0))
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["plan.editors=[sketchy]"], "how much an edit by 'sketchy' costs is not known: give"),
         (["cluster.gpus_per_actor=1"], "cluster.gpus_per_node=0: this configuration works on GPUs"),
         ([*CLUSTER, "base.workers=9"], "base.workers=9: the cluster has room for 8 workers"),
         (["calibrate=perhaps"], "calibrate must be true or false"),
@@ -292,5 +308,5 @@ def test_what_cannot_be_measured_stays_assumed_and_says_why(
         assert rates.table[name].per_second == before.table[name].per_second
         assert "not measured: the stage works on GPUs" in rates.table[name].source
     assert rates.table["features"].measured  # works on cores
-    _, rates, _ = _calibrated(monkeypatch, "preset=tiny", "plan.editors=[img2img]")
+    _, rates, _ = _calibrated(monkeypatch, "preset=tiny", "editor=img2img")
     assert "not measured: the editor 'img2img' cannot load" in rates.table["edit img2img"].source
