@@ -32,6 +32,8 @@ def help_text() -> str:
         "  serve      answer text → adapter and text + image → image over HTTP (Ray Serve)",
         "  submit     run as a Ray job: address=http://HEAD:8265 [command=STAGE] key=value …;",
         "             address=… job=ID follows one again",
+        "  plan       what a run takes, before it is started: work, hours, bytes, cost; [price=P]",
+        "             [--calibrate] measures on this machine, [--json | json=FILE]",
         "  config     print the resolved configuration",
         "  export-dataset  publish the collected adapters: run_dir=… target=… licence=…",
         "  import-dataset  read such a dataset into a fresh run directory: source=… run_dir=…",
@@ -81,7 +83,7 @@ def _for_people(error: Exception) -> str:
 def _command(command: str, words: list[str]) -> int:
     from pipelines.stages import BY_NAME, STAGES, redo, run_stage
 
-    if command not in (*BY_NAME, "run", "serve", "submit", "config", *DATASET):
+    if command not in (*BY_NAME, "run", "serve", "submit", "plan", "config", *DATASET):
         raise ConfigError(f"unknown command {command!r}; see denoised-weights --help")
     if command in DATASET:
         from pipelines.dataset import command as dataset
@@ -92,6 +94,10 @@ def _command(command: str, words: list[str]) -> int:
         from pipelines.submit import submit
 
         return submit(words)
+    if command == "plan":
+        from pipelines.plan import plan
+
+        return plan(words)
     config = configuration.load_config(words)
     if command == "config":
         print(configuration.to_yaml(config), end="")

@@ -367,6 +367,50 @@ class Cluster:
     """A local run_dir is a mount (NFS, Lustre) that every node sees."""
     training_threads: int = 0
     """Threads of a training worker; 0 = an equal share of the machine's cores."""
+    nodes: int = 1
+    """Machines of the cluster; `denoised-weights plan` reads it, Ray finds its nodes itself."""
+    gpus_per_node: int = 0
+    """GPUs of each; likewise."""
+
+
+@dataclass
+class Plan:
+    """What `denoised-weights plan` assumes where it has not measured; never part of a result."""
+
+    price: float = 0.0
+    """Money for an hour of one GPU, or of one actor where there is none; 0 = not known."""
+    evaluations: dict[str, int] = field(default_factory=dict)
+    """Denoiser evaluations an edit, by editor; others by the method (pipelines/plan_rates.py)."""
+    gpu_tflops: float = 495.0
+    """Peak of one GPU in training, TF32 without sparsity (NVIDIA's data sheet, H100 SXM)."""
+    training_utilisation: float = 0.1
+    """Part of the peak that training reaches: the paper's E²GAN takes 198.5 s for 400 images × 100
+    epochs on an H100, 202 images/s of 0.25 TFLOP (modeling/cost.py)."""
+    finetune_utilisation: float = 0.094
+    """The same of the fine-tune: 42.1 s for 400 images × 20 epochs, 190 images/s."""
+    editor_tflops: float = 312.0
+    """Peak of one GPU in the editors' float16, without sparsity (NVIDIA's data sheet, A100)."""
+    editor_utilisation: float = 0.24
+    """Part of it that a diffusion editor reaches: diffusers' documentation ("PyTorch 2.0") gives
+    Stable Diffusion img2img 11.5 steps/s of 4 pictures on an A100, each step 2 × 0.80 TFLOP."""
+    core_gflops: float = 70.0
+    """What a CPU core reaches: 8 images of 0.15 GFLOP in 17 ms
+    (tests/bench/results/serial_times_small.json)."""
+    exact_edits_per_s: float = 470.0
+    """Edits of an exact editor by one core, drawn and encoded: 127,080 in 136 s on two, 32×32
+    (tuning/results/small/summary.json)."""
+    texts_per_s: float = 200.0
+    """Texts embedded by the driver: 6,561 in 33 s (the same)."""
+    texts_loaded_per_s: float = 1000.0
+    """Embeddings that one process reads back: 6,561 in 6 s (the same run)."""
+    files_per_s: float = 1000.0
+    """Small files that one process reads, one after another: 1 ms each on a local disk; an object
+    store takes 100 ms and more (Amazon's guide to the performance of S3), so about 10."""
+    write_mb_per_s: float = 100.0
+    """What one actor writes to the run directory."""
+    overhead_s: float = 5.0
+    """Start and end of a stage's actors: `weights` of the demo takes 4.7 s
+    (tests/bench/results/demo_stages.json)."""
 
 
 @dataclass
@@ -407,6 +451,7 @@ class Config:
     report: Report = field(default_factory=Report)
     serve: Serve = field(default_factory=Serve)
     cluster: Cluster = field(default_factory=Cluster)
+    plan: Plan = field(default_factory=Plan)
 
 
 def preset_names() -> list[str]:
@@ -535,6 +580,7 @@ MAPPINGS = {
     *(f"editing.{k}" for k in ("image_guidance", "strength", "prompts", "instructions")),
     "cluster.editor_actors",
     "cluster.editor_gpus",
+    "plan.evaluations",
 }
 """Keys whose values are mappings with keys of the user's."""
 
@@ -646,6 +692,10 @@ LEAST = {
     "cluster.stall_timeout_s": 1,
     "cluster.cpus_per_actor": 0,
     "cluster.gpus_per_actor": 0,
+    "cluster.nodes": 1,
+    "cluster.gpus_per_node": 0,
+    "plan.price": 0,
+    "plan.overhead_s": 0,
 }
 RATES = (
     "base.lr",
@@ -655,8 +705,28 @@ RATES = (
     "rival.lr",
     "rival.image_lr",
     "adapt.lr",
+    "plan.gpu_tflops",
+    "plan.editor_tflops",
+    "plan.training_utilisation",
+    "plan.finetune_utilisation",
+    "plan.editor_utilisation",
+    "plan.core_gflops",
+    "plan.exact_edits_per_s",
+    "plan.texts_per_s",
+    "plan.texts_loaded_per_s",
+    "plan.files_per_s",
+    "plan.write_mb_per_s",
 )
-FRACTIONS = ("translator.dropout", "gans.ema", "generator.ema", "rival.ema", "adapt.ema")
+FRACTIONS = (
+    "translator.dropout",
+    "gans.ema",
+    "generator.ema",
+    "rival.ema",
+    "adapt.ema",
+    "plan.training_utilisation",
+    "plan.finetune_utilisation",
+    "plan.editor_utilisation",
+)
 
 
 def check(config: Config) -> None:
