@@ -17,12 +17,14 @@ def map_actors(
     batch: int = 1,
     actors: int | None = None,
     gpus: float | None = None,
+    cpus: float | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Yield what the actors return, row by row, as it comes.
 
     `actor(**arguments)` is built once per process and called with batches (dicts of arrays) of
     `batch` rows. An actor whose process or node dies is replaced and its batch done again, so
-    a call must be idempotent. actors, gpus: other than cluster.actors, cluster.gpus_per_actor.
+    a call must be idempotent. actors, gpus, cpus: other than cluster.actors and
+    cluster.gpus_per_actor, cluster.cpus_per_actor.
     """
     if not rows:
         return
@@ -47,7 +49,7 @@ def map_actors(
         fn_constructor_kwargs=dict(arguments),
         batch_size=batch,
         compute=ActorPoolStrategy(size=pool),
-        num_cpus=config.cluster.cpus_per_actor,
+        num_cpus=config.cluster.cpus_per_actor if cpus is None else cpus,
         num_gpus=share or None,
     )
     yield from results.iter_rows()
