@@ -56,29 +56,38 @@ def words(text: str) -> list[str]:
     return [w for w in _WORD.findall(re.sub(r"['’ʼ`´]", "", plain)) if w not in ARTICLES]
 
 
+def split_parts(text: str) -> list[str]:
+    """The parts that commas divide, those without a word left out; the text if there is none."""
+    parts = [p.strip() for p in unicodedata.normalize("NFKC", text).split(",")]
+    return [p for p in parts if words(p)] or [text]
+
+
 def normal_form(text: str) -> str:
     """What is left of a text without case, punctuation, articles and order of its comma parts."""
-    parts = (" ".join(words(part)) for part in unicodedata.normalize("NFKC", text).split(","))
-    return ", ".join(sorted(part for part in parts if part))
+    return ", ".join(sorted(" ".join(words(part)) for part in split_parts(text)))
+
+
+SPELLINGS = {"grey": "gray", "moustache": "mustache", "jewellery": "jewelry", "plough": "plow"}
+"""British → American, where no rule of `stem` does it."""
 
 
 def stem(word: str) -> str:
-    """The word without a regular plural ending: "sketches" → "sketch", "glasses" → "glasse"."""
+    """The word without a regular plural ending, in American spelling: "colours" → "color".
+
+    "sketches" → "sketch", "glasses" → "glasse": not "glass", of which they need not be made.
+    """
     if re.search(r"(?:ch|sh|x|z)es$", word):
-        return word[:-2]
-    plural = len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "is"))
-    return word[:-1] if plural else word
+        word = word[:-2]
+    elif len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "is")):
+        word = word[:-1]
+    if len(word) > 5:
+        word = re.sub(r"is(?=e[ds]?$|ing$)", "iz", word.replace("our", "or"))
+    return SPELLINGS.get(word, word)
 
 
 def content_words(text: str) -> list[str]:
     """Stems of the words that carry the meaning, in order."""
     return [stem(w) for w in words(text) if w not in GENERIC]
-
-
-def content_form(text: str) -> str:
-    """As `normal_form`, of the content words alone; "" if there are none."""
-    parts = (" ".join(content_words(p)) for p in unicodedata.normalize("NFKC", text).split(","))
-    return ", ".join(sorted(part for part in parts if part))
 
 
 def has_phrase(text: str, phrase: str) -> bool:

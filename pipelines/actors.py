@@ -37,7 +37,8 @@ def map_actors(
     pool = min(actors or config.cluster.actors, blocks)
     share = config.cluster.gpus_per_actor if gpus is None else gpus
     there = ray.cluster_resources()
-    for kind, wanted in (("CPU", pool * config.cluster.cpus_per_actor), ("GPU", pool * share)):
+    cores = config.cluster.cpus_per_actor if cpus is None else cpus
+    for kind, wanted in (("CPU", pool * cores), ("GPU", pool * share)):
         if wanted > there.get(kind, 0):
             log(
                 f"waiting for {wanted:g} {kind}s for {pool} actors: the cluster has"
@@ -49,7 +50,7 @@ def map_actors(
         fn_constructor_kwargs=dict(arguments),
         batch_size=batch,
         compute=ActorPoolStrategy(size=pool),
-        num_cpus=config.cluster.cpus_per_actor if cpus is None else cpus,
+        num_cpus=cores,
         num_gpus=share or None,
     )
     yield from results.iter_rows()

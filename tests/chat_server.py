@@ -14,19 +14,18 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-WORDS = {
-    "art": (
-        "charcoal crayon gouache etching mosaic fresco batik origami linocut pastel stencil collage"
-        " graffiti tapestry pointillism cubism fauvism baroque rococo woodblock lithograph ceramic"
-        " embroidery papercut neon pixel wireframe blueprint daguerreotype hologram"
-    ).split(),
-    "characteristic": (
-        "zombie pirate knight astronaut werewolf mermaid robot clown vampire elf samurai viking"
-        " cowboy ghost pharaoh wizard goblin dragon freckles turban monocle moustache tattoo bald"
-        " scar crown helmet veil antlers armour"
-    ).split(),
-    "facial": "smile frown wink yawn scream grin pout sneer blush squint".split(),
+SAMPLES = {
+    "art": "charcoal crayon gouache etching mosaic fresco batik origami linocut pastel stencil"
+    " collage graffiti tapestry pointillism cubism fauvism baroque rococo woodblock lithograph"
+    " ceramic embroidery papercut neon pixel wireframe blueprint daguerreotype hologram",
+    "characteristic": "zombie pirate knight astronaut werewolf mermaid robot clown vampire elf"
+    " samurai viking cowboy ghost pharaoh wizard goblin dragon freckles turban monocle moustache"
+    " tattoo bald scar crown helmet veil antlers armour",
+    "facial": "smile frown wink yawn scream grin pout sneer blush squint",
 }
+SIGNS = {"an art style": "art", "a visible change": "characteristic", "the facial": "facial"}
+"""Words of a request that tell its category."""
+WAYS = ("drawn as {}", "{} all over", "plain {}", "a true {}", "{} and no more", "pure {}")
 Reply = tuple[int, dict[str, str], str]
 """Status, headers, body."""
 
@@ -66,18 +65,17 @@ def chat_reply(text: str, **changes: Any) -> str:
 def answer_to(text: str) -> str:
     """What a well-behaved model answers; it depends on the request alone."""
     paraphrased = re.findall(r"^- (.+)$", text, re.MULTILINE)
-    rank = lambda word: hashlib.sha256(f"{word}{text}".encode()).digest()  # noqa: E731
     if paraphrased:
         count = int(re.findall(r"in (\d+) other ways", text)[0])
-        starts = ("drawn as {}", "{} all over", "plain {}", "a true {}", "{} and no more", "pure {}")
-        items = [
-            {"concept": c, "texts": [s.format(c) for s in (*starts, *starts)[:count]]}
-            for c in paraphrased
-        ]
+        items = [{"concept": c, "texts": [w.format(c) for w in WAYS[:count]]} for c in paraphrased]
         return json.dumps({"paraphrases": items})
-    category = next(c for c, sample in (("art", "art style"), ("facial", "facial"), ("characteristic", "visible change")) if sample in text)  # fmt: skip
+    category = next(c for sign, c in SIGNS.items() if sign in text)
     count = int(re.findall(r"Write (\d+) different", text)[0])
-    return json.dumps({"concepts": sorted(WORDS[category], key=rank)[:count]})
+
+    def rank(word: str) -> bytes:
+        return hashlib.sha256(f"{word}{text}".encode()).digest()
+
+    return json.dumps({"concepts": sorted(SAMPLES[category].split(), key=rank)[:count]})
 
 
 @contextmanager
