@@ -98,6 +98,9 @@ class Editing:
 class Concepts:
     """Which concepts there are, and which are held out (modeling/concepts.py)."""
 
+    source: str = "grammar"
+    """grammar | llm: written by a language model (section llm), of the keys below combinations
+    alone are then used."""
     families: list[str] = field(default_factory=list)
     """Families to draw from; empty = all that the editor supports."""
     heldout_families: list[str] = field(default_factory=list)
@@ -123,6 +126,89 @@ class Concepts:
     """Per training concept; a paraphrase shares its parent's adapter."""
     combine: list[list[str]] = field(default_factory=list)
     """Tuples of families that may be combined; empty = pairs across categories."""
+
+
+@dataclass
+class PerCategory:
+    """A number for each category of the paper."""
+
+    art: int = 0
+    characteristic: int = 0
+    facial: int = 0
+
+
+@dataclass
+class LanguageModelKeys:
+    """A language model and how it is asked (modeling/language_models.py)."""
+
+    provider: str = "endpoint"
+    """endpoint (OpenAI-compatible: vLLM, Ray Serve LLM, hosted) | local (transformers)"""
+    model: str = ""
+    """What the endpoint calls it; or a folder, or a cached hub id."""
+    base_url: str = ""
+    """Of the endpoint, such as http://127.0.0.1:8000/v1."""
+    key_env: str = ""
+    """Name of the environment variable that holds the endpoint's key; empty = no key."""
+    response_format: str = "json_schema"
+    """json_schema | json_object | none: what the endpoint supports."""
+    temperature: float = 0.0
+    max_tokens: int = 2048
+    """Of an answer."""
+    timeout_s: float = 120.0
+    retries: int = 6
+    """Of a request that meets a time-out, a lost connection, 429 or 5xx."""
+    rate: float = 0.0
+    """Requests a minute over all actors, retries included; 0 = any number."""
+    concurrency: int = 8
+    """Requests to an endpoint at once, over all actors."""
+    batch: int = 8
+    """Prompts at once in a local model."""
+    input_price: float = 0.0
+    """Per million tokens of prompts, in any currency."""
+    output_price: float = 0.0
+    """Per million tokens of answers."""
+
+
+@dataclass
+class Llm:
+    """Concepts that a language model writes (modeling/concept_writer.py; paper Sec. 3.1, 5.1)."""
+
+    counts: PerCategory = field(default_factory=PerCategory)
+    """Written and distinct, held-out ones included."""
+    test: PerCategory = field(default_factory=PerCategory)
+    """Of these, held out for the test."""
+    val: PerCategory = field(default_factory=PerCategory)
+    """Of these, held out for validation."""
+    paraphrases: PerCategory = field(default_factory=PerCategory)
+    """Of training concepts, in all; spread evenly."""
+    combine: list[list[str]] = field(default_factory=lambda: [["characteristic", "art"]])
+    """Tuples of categories for concepts.*_combinations, in the order in which a text has them."""
+    per_request: int = 20
+    """Concepts asked for in one request."""
+    paraphrased_together: int = 5
+    """Concepts paraphrased in one request."""
+    round_requests: int = 16
+    """Requests for one category in a round; the next round sees what this one brought."""
+    requests: int = 400
+    """Budget of the writer, and of the paraphraser."""
+    allow_fewer: bool = False
+    """Go on with what there is when the budget is spent."""
+    encoder: str = "minilm"
+    """Text encoder that finds near-duplicates; the thresholds below are for it."""
+    similarity: float = 0.85
+    """Least cosine of near-duplicates, which differ in no word that matters."""
+    word_similarity: float = 0.9
+    """Least cosine of differing words that do not matter ("grey", "gray")."""
+    paraphrase_similarity: float = 0.3
+    """Least cosine of a paraphrase to its concept."""
+    writer: LanguageModelKeys = field(default_factory=LanguageModelKeys)
+    paraphraser: LanguageModelKeys = field(default_factory=LanguageModelKeys)
+    """Without a model: the writer."""
+
+
+DECIDE_ANSWERS = ("provider", "model", "response_format", "temperature", "max_tokens")
+"""Keys of a language model that its answers depend on."""
+DECIDE_WRITING = tuple(f.name for f in fields(Llm) if f.name not in ("writer", "paraphraser"))
 
 
 @dataclass
@@ -438,6 +524,7 @@ class Config:
     images: Images = field(default_factory=Images)
     editing: Editing = field(default_factory=Editing)
     concepts: Concepts = field(default_factory=Concepts)
+    llm: Llm = field(default_factory=Llm)
     translator: TranslatorShape = field(default_factory=TranslatorShape)
     discriminator: DiscriminatorShape = field(default_factory=DiscriminatorShape)
     lora: Lora = field(default_factory=Lora)
@@ -645,6 +732,17 @@ GENERATOR_LEAST = {
     "checkpoint_every": 1,
     "workers": 1,
 }
+LANGUAGE_MODEL_LEAST = {
+    "temperature": 0,
+    "max_tokens": 1,
+    "timeout_s": 0.001,
+    "retries": 0,
+    "rate": 0,
+    "concurrency": 1,
+    "batch": 1,
+    "input_price": 0,
+    "output_price": 0,
+}
 LEAST = {
     "seed": 0,
     "repeats": 1,
@@ -657,6 +755,17 @@ LEAST = {
     "editing.size": 0,
     "editing.part": 1,
     "editing.least_images": 0,
+    **{
+        f"llm.{key}.{category}": 0
+        for key in ("counts", "test", "val", "paraphrases")
+        for category in ("art", "characteristic", "facial")
+    },
+    "llm.per_request": 1,
+    "llm.paraphrased_together": 1,
+    "llm.round_requests": 1,
+    "llm.requests": 1,
+    **{f"llm.writer.{key}": least for key, least in LANGUAGE_MODEL_LEAST.items()},
+    **{f"llm.paraphraser.{key}": least for key, least in LANGUAGE_MODEL_LEAST.items()},
     "translator.width": 4,
     "translator.downs": 1,
     "translator.edge_kernel": 1,
@@ -738,6 +847,7 @@ def check(config: Config) -> None:
     _choice("editor", c.editor, ("auto", "best", *EXACT, *DIFFUSION))
     _choice("verify", c.verify, ("content", "size"))
     _check_editing(c, tuple(DIFFUSION))
+    _check_concepts(c)
     if c.images.source == "folder" and not c.images.path:
         raise ConfigError("images.source=folder needs images.path=DIR")
     if c.images.source == "avatars" and c.images.path:
@@ -796,6 +906,67 @@ def check(config: Config) -> None:
         raise ConfigError(
             "evaluate.fd_images: fresh pairs exist for images.source=avatars with an exact editor"
         )
+
+
+GRAMMAR_ONLY = (
+    *("families", "heldout_families", "validation_families", "paired_families", "combine"),
+    *("atoms_per_family", "train_atoms", "val_atoms", "val_families"),
+    *("test_atoms", "test_families", "paraphrases"),
+)
+"""Keys of `concepts` that a language model has no use for."""
+
+
+def _check_concepts(c: Config) -> None:
+    _choice("concepts.source", c.concepts.source, ("grammar", "llm"))
+    for key in ("similarity", "word_similarity", "paraphrase_similarity"):
+        value = getattr(c.llm, key)
+        if not -1 <= value <= 1:
+            raise ConfigError(f"llm.{key}={value}: is a cosine, from -1 to 1")
+    for names in c.llm.combine:
+        for name in names:
+            _choice("llm.combine", name, [f.name for f in fields(PerCategory)])
+        if len(names) < 2 or len(set(names)) < len(names):
+            raise ConfigError(f"llm.combine: {names} must be two or more different categories")
+    roles = {"writer": c.llm.writer, "paraphraser": c.llm.paraphraser}
+    for role, keys in roles.items():
+        _choice(f"llm.{role}.provider", keys.provider, ("endpoint", "local"))
+        formats = ("json_schema", "json_object", "none")
+        _choice(f"llm.{role}.response_format", keys.response_format, formats)
+    if c.concepts.source == "grammar":
+        return
+    if exact_editor(c):
+        raise ConfigError(
+            f"concepts.source=llm: the exact editor {resolve_editor(c)} can draw only what the"
+            " grammar says; give a diffusion editor, such as editor=instruct_pix2pix, or"
+            " concepts.source=grammar"
+        )
+    default = Concepts()
+    foreign = [k for k in GRAMMAR_ONLY if getattr(c.concepts, k) != getattr(default, k)]
+    if foreign:
+        words = " ".join(f"concepts.{k}={getattr(default, k)}" for k in foreign)
+        raise ConfigError(
+            f"concepts.{foreign[0]} is for concepts.source=grammar; with llm give {words}"
+        )
+    if not any(vars(c.llm.counts).values()):
+        raise ConfigError("concepts.source=llm needs llm.counts, such as llm.counts.art=226")
+    for category, count in vars(c.llm.counts).items():
+        held = getattr(c.llm.test, category) + getattr(c.llm.val, category)
+        if held and held >= count:
+            raise ConfigError(
+                f"llm.counts.{category}={count}: must be more than the {held} that are held out"
+            )
+    if not c.llm.encoder:
+        raise ConfigError("llm.encoder: must not be empty")
+    for role, keys in roles.items():
+        if not keys.model and role == "paraphraser":
+            continue
+        if not keys.model:
+            raise ConfigError("concepts.source=llm needs llm.writer.model")
+        if keys.provider == "endpoint" and not keys.base_url.startswith(("http://", "https://")):
+            raise ConfigError(
+                f"llm.{role}.base_url={keys.base_url}: must be the endpoint's address, such as"
+                " http://127.0.0.1:8000/v1"
+            )
 
 
 def _check_editing(c: Config, editors: Sequence[str]) -> None:
