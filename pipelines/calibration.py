@@ -15,12 +15,13 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import torch
 
 from modeling.base_training import BaseTraining
 from modeling.codec import Normalisation, NormalisationSums
-from modeling.concepts import ConceptSpec, plan_concepts
+from modeling.concepts import Concept, plan_concepts
 from modeling.cost import TOKENS
 from modeling.discriminator import PatchDiscriminator
 from modeling.editors import EXACT, EditError, Editor, Source, avatar_sources, make_editor, supports
@@ -28,15 +29,15 @@ from modeling.features import FeatureError
 from modeling.generator_training import GeneratorTraining, ImageBatch
 from modeling.images import encode_png
 from modeling.lora import AdaptedTranslator, from_bytes, stack, to_files
-from modeling.text import TextEncoder, TextEncoderError
+from modeling.text import TextColumns, TextEncoder, TextEncoderError
 from modeling.training import ConceptData, Recipe, pad_tokens, train_adapters, translate_all
 from modeling.translator import Translator, frozen_translator
 from modeling.weight_generator import TextBatch, build, predict_blocks
 from pipelines import adapt, gans
 from pipelines.artifacts import RunDir
 from pipelines.base import base_recipe, discriminator_config, translator_config
-from pipelines.concepts import TEXT, TEXT_SCHEMA, load_text
-from pipelines.config import Config, resolve_editor
+from pipelines.concepts import concept_spec, load_text
+from pipelines.config import Config
 from pipelines.editing import editor_options
 from pipelines.evaluate import features_of
 from pipelines.generator import generator_config, generator_recipe, members
@@ -51,6 +52,7 @@ from pipelines.plan_work import (
     image_splits,
     workers_of,
 )
+from pipelines.text_table import writing_text
 
 SECONDS = 2.0
 """Least length of a measurement, after a first call that is not counted."""
@@ -256,9 +258,12 @@ class Bench:
             editor = make_editor(name, **editor_options(c, name))
         except EditError as error:
             raise NotMeasured(str(error)) from error
-        spec = ConceptSpec(**vars(replace(c.concepts, train_combinations=0, paired_combinations=0)))
-        families = supports(resolve_editor(c))
-        concepts = plan_concepts(replace(spec, paraphrases=0), c.seed, families)
+        if name in EXACT:
+            spec = concept_spec(c)
+            spec = replace(spec, train_combinations=0, paired_combinations=0, paraphrases=0)
+            concepts = plan_concepts(spec, c.seed, supports(name))
+        else:
+            concepts = [Concept("grey-hair", "grey hair", "facial", (), "train")]
         # an exact editor's differ in cost, a diffusion model's do not
         count = 16 if name in EXACT else 1
         chosen = concepts[:: max(1, len(concepts) // count)][:count]
@@ -281,10 +286,11 @@ class Bench:
     def load(self) -> tuple[float, str]:
         """Texts a second of `load_text`."""
         count, dim = 512, self.shapes.text_dim
-        row = {"length": TOKENS, "tokens": [0.5] * (TOKENS * dim), "pooled": [0.5] * dim}
-        rows = [{"concept_id": str(i), **row} for i in range(count)]
+        numbers = np.random.default_rng(0).random((count * (TOKENS + 1), dim), dtype=np.float32)
+        columns = TextColumns(np.full(count, TOKENS, np.int32), numbers[count:], numbers[:count])
         with _storage(self.config) as (run, where):
-            run.write_table(TEXT, pa.Table.from_pylist(rows, TEXT_SCHEMA))
+            with writing_text(run) as table:
+                table.add([str(i) for i in range(count)], columns)
             rate = _timed(lambda: load_text(run), count, torch.device("cpu"))
         return rate, f"{count} texts from {where}"
 

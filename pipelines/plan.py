@@ -263,8 +263,8 @@ def alternatives(config: Config, rates: Rates) -> list[tuple[str, dict[str, Any]
         fewer = [e for e in editors if e != slowest]
         out.append((f"without {slowest}, the slowest editor", {"editing.candidates": fewer}))
         half("editing.pilots", "half the images to choose an editor on")
-    if "null_text" in editors:
-        key = {"plan.evaluations": c.plan.evaluations | {"null_text": 200}}
+    if "null_text" in editors and c.editing.inversions < c.images.count:
+        key = {"editing.inversions": c.images.count}
         out.append(("null-text inversion of an image once for all concepts", key))
     if any(rates.table[f"edit {e}"].flops for e in editors):
         one = {"editor": "img2img", "plan.evaluations": {"img2img": 4}}

@@ -26,16 +26,18 @@ EVALUATIONS: Mapping[str, tuple[float, int, str]] = {
     "instruct_diffusion": (3, 100, "3 for two guidances"),
     "controlnet": (2, 50, "2 for guidance, each with the ControlNet"),
     "null_text": (
-        28,
+        37,
         50,
-        "1 of inversion, at most 10 with a gradient (2 evaluations) and 3 between them, 4 of"
-        " editing; the inversion of an image is not shared by concepts",
+        "1 of inversion, 2 + 10 of optimisation at most, 10 backward (2 evaluations each), 4 of"
+        " editing",
     ),
-    "pix2pix_zero": (9, 50, "1 of inversion, 2 to reconstruct, 6 to edit with a gradient"),
+    "pix2pix_zero": (10, 50, "6 forward, 2 backward (2 evaluations each)"),
 }
 """Evaluations of Stable Diffusion's UNet for a step of an edit, the steps, and what they are for,
 by each method's published defaults."""
-STRENGTH = {"img2img": 0.6, "controlnet": 0.6}
+NULL_TEXT_EDIT = 4
+"""Of null_text's evaluations a step, those of an edit whose inversion is known."""
+STRENGTH = {"img2img": 0.6, "controlnet": 0.8}
 """The part of the steps that is taken, where editing.strength gives no other."""
 FEATURE_FLOPS = {"efficientnet": (0.81e9, 224), "inception": (11.4e9, 299)}
 """For one image, and the side it is for: twice the 0.407 and 5.7 billion multiply-adds that the
@@ -137,6 +139,10 @@ def edit_rate(config: Config, editor: str, actor: Pool) -> Rate:
     steps = e.steps.get(editor, steps)
     part = e.strength.get(editor, STRENGTH.get(editor, 1.0)) if editor in STRENGTH else 1.0
     count, how = each * steps * part, f"{steps} steps × {part:g} × {how}"
+    if editor == "null_text" and e.inversions:
+        shared = min(1.0, e.inversions / config.images.count)
+        count = (shared * NULL_TEXT_EDIT + (1 - shared) * each) * steps
+        how = f"{steps} steps × 4 of editing; {shared:.0%} of the images are inverted once"
     if editor in p.evaluations:
         count, how = p.evaluations[editor], "plan.evaluations"
     if count <= 0:

@@ -21,6 +21,7 @@ from modeling.images import decode_image, encode_png, list_images
 from modeling.lora import to_files
 from pipelines.adapt import scored_steps
 from pipelines.base import discriminator_config, translator_config
+from pipelines.concepts import concept_spec
 from pipelines.config import Config, ConfigError, exact_editor, resolve_editor
 from pipelines.contenders import SHUFFLED
 from pipelines.gans import kept_steps
@@ -31,9 +32,8 @@ COMBINED = ("train", "paired", "val", "test")
 PHOTO_BYTES = 1.7
 """A photograph's PNG, bytes a pixel: FFHQ's own at 128×128, 1.95 GB for 70,000."""
 FLOAT = 4
-NUMBER_BYTES = 68
-"""What a number of text.parquet takes while it is read, in pipelines.concepts.load_text: measured
-on 6,561 texts, 32 million numbers, 2.2 GB."""
+NUMBER_BYTES = FLOAT
+"""What a number of text.parquet takes in the memory of a process that reads it."""
 LARGE = 16e9
 """Bytes of memory that a note warns of."""
 MOMENTS = 2
@@ -110,8 +110,10 @@ def concept_counts(config: Config) -> ConceptCounts:
     of them takes a while: whether the grammar has so many is found by the stage.
     """
     c = config.concepts
+    if c.source == "llm":
+        return _written_counts(config)
     counted = dict.fromkeys((*(f"{s}_combinations" for s in COMBINED), "paraphrases"), 0)
-    spec = json.dumps(asdict(c) | counted)
+    spec = json.dumps(asdict(concept_spec(config)) | counted)
     planned = _single_concepts(spec, config.seed, resolve_editor(config))
 
     def single(split: str, heldout: str = "", adapter: bool = True) -> int:
@@ -131,6 +133,24 @@ def concept_counts(config: Config) -> ConceptCounts:
                 "families": single(split, "families"),
             }
             for split, count in combinations.items()
+        },
+    )
+
+
+def _written_counts(config: Config) -> ConceptCounts:
+    """Those of concepts that a language model writes, if it writes as many as it is asked for."""
+    c, llm = config.concepts, config.llm
+    total, test, val, paraphrases = (
+        sum(asdict(per_category).values())
+        for per_category in (llm.counts, llm.test, llm.val, llm.paraphrases)
+    )
+    return ConceptCounts(
+        total - test - val + c.train_combinations,
+        c.paired_combinations,
+        paraphrases,
+        {
+            "val": {"atoms": val, "combinations": c.val_combinations},
+            "test": {"atoms": test, "combinations": c.test_combinations},
         },
     )
 
@@ -354,8 +374,8 @@ def _weights(config: Config, shapes: Shapes, counts: ConceptCounts) -> StageWork
         f"{rows:,} rows of {layout.n_blocks} blocks × {layout.block_size}",
         (Work("files read", rows + adapters, "read"), Work("MB written", stored / 1e6, "write")),
         stored,
-        # weights, and the metrics of each; one actor, whatever cluster.actors says
-        replace(actors_of(config), devices=1, gpus=0.0),
+        # weights, and the metrics of each
+        replace(actors_of(config).at_most(-(-rows // 64)), gpus=0.0),
     )
 
 

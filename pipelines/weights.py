@@ -106,7 +106,7 @@ def _block_tables(
         fn_constructor_kwargs={"layout": layout.to_json(), "run_dir": run_dir},
         batch_size=64,
         batch_format="pyarrow",
-        compute=ActorPoolStrategy(size=1),
+        compute=ActorPoolStrategy(size=min(config.cluster.actors, -(-len(rows) // 64))),
         num_cpus=config.cluster.cpus_per_actor,
     )
     dataset.context.execution_options.preserve_order = True

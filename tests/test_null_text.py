@@ -405,3 +405,31 @@ def test_other_models_and_too_many_steps_are_refused(folder: Path, tmp_path: Pat
     pipeline.save_pretrained(tmp_path / "instructed")
     with pytest.raises(EditError, match="takes 8 channels and the latents have 4"):
         make_editor("null_text", model=str(tmp_path / "instructed"), device="cpu")
+
+
+def test_kept_inversions_change_nothing_but_the_work(
+    folder: Path, editor: NullTextInversion
+) -> None:
+    red = Concept("red-hair-000000", "red hair", "facial", (), "train")
+    options = {"model": str(folder), "steps": editor.ddim.steps, "batch": 2}
+    keeping: Any = make_editor("null_text", inversions=2, **options)
+    plain: Any = make_editor("null_text", **options)
+    inverted: list[int] = []
+    invert = keeping.invert
+
+    def counted(images: list[Image.Image], prompts: list[str]) -> Inversion:
+        inverted.append(len(images))
+        return invert(images, prompts)
+
+    keeping.invert = counted
+    sources = [load_source(f"avatar-{i:07d}", "avatars", 32) for i in range(3)]
+    for concept in (GREY, red):
+        for mine, theirs in zip(
+            keeping.edit(sources, concept), plain.edit(sources, concept), strict=True
+        ):
+            assert isinstance(mine, EditResult) and isinstance(theirs, EditResult)
+            assert np.abs(mine.image.astype(int) - theirs.image).max() <= 1
+    assert inverted == [2, 1, 1]  # the third picture has no room, and displaces no other
+    # a batch of which one picture is known
+    keeping.edit([sources[0], sources[2]], GREY)
+    assert inverted == [2, 1, 1, 1]

@@ -15,12 +15,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modeling.concepts import ConceptSpec, plan_concepts
+from modeling.concepts import plan_concepts
 from modeling.cost import stable_diffusion
 from modeling.editors import DIFFUSION as DIFFUSION_EDITORS
 from modeling.editors import make_editor
 from pipelines import calibration
 from pipelines.__main__ import main
+from pipelines.concepts import concept_spec
 from pipelines.config import Config, ConfigError, load_config, resolve_editor
 from pipelines.plan import Plan, Row, changed, make_plan, rows_of, with_editors
 from pipelines.plan_rates import Rates, assumed, edit_rate
@@ -52,7 +53,7 @@ def rows(config: Config, shapes: Shapes, rates: Rates) -> dict[str, Row]:
 def test_concepts_are_counted_as_they_are_planned(preset: str) -> None:
     config = load_config([f"preset={preset}"])
     editor = make_editor(resolve_editor(config))
-    spec = ConceptSpec(**vars(config.concepts))
+    spec = concept_spec(config)
     concepts = plan_concepts(spec, config.seed, editor.supports)
     counts = concept_counts(config)
     own = [c for c in concepts if c.origin != "paraphrased"]

@@ -39,6 +39,9 @@ class EditorOptions:
     """torch.compile the denoiser: worth it for thousands of pictures of one size."""
     checkpointing: bool = False
     """null_text: a second forward pass instead of the memory that a backward pass takes."""
+    inversions: int = 0
+    """null_text: pictures whose inversion is kept in memory, 12 MB each at 50 steps; to edit one
+    again costs a quarter of the evaluations and no gradient."""
     batch: int = 8
     """Pictures a call; halved, down to one, when memory runs out."""
     size: int = 0

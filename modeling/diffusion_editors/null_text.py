@@ -5,6 +5,7 @@ No pipeline ships it: Algorithm 1 on diffusers' own UNet and schedulers.
 
 from __future__ import annotations
 
+import hashlib
 from typing import NamedTuple
 
 import numpy as np
@@ -41,7 +42,7 @@ class NullTextInversion(InversionEditor):
 
     No noise is drawn: the seeds play no part. In float16 and bfloat16 rounding bounds the loss from
     below, so that fewer pictures may stop early. All but the edit itself (4 evaluations a step)
-    depends on the picture alone, and is done anew for every concept.
+    depends on the picture alone: `options.inversions` pictures are inverted once for all concepts.
     """
 
     name = "null_text"
@@ -49,6 +50,7 @@ class NullTextInversion(InversionEditor):
 
     def __init__(self, options: EditorOptions | None = None) -> None:
         super().__init__(options)
+        self._kept: dict[bytes, Inversion] = {}
         if self.options.checkpointing:
             self.pipeline.unet.enable_gradient_checkpointing()
 
@@ -62,8 +64,35 @@ class NullTextInversion(InversionEditor):
 
     def run(self, images: list[Image.Image], texts: list[str], seeds: list[int]) -> np.ndarray:
         sources = [self.source] * len(images)
-        inversion = self.invert(images, sources)
+        inversion = self._remembered(images) if self.options.inversions else None
+        if inversion is None:
+            inversion = self.invert(images, sources)
         return self.ddim.decode(self.edited(inversion, sources, texts))
+
+    def _remembered(self, images: list[Image.Image]) -> Inversion:
+        """What `edited` needs of these pictures' inversions: of the pivots, the noise alone.
+
+        The first pictures are kept and never replaced: all concepts go through the pictures in one
+        order, in which the one that is longest ago is the next to be needed.
+        """
+        keys = [hashlib.sha256(i.tobytes()).digest() for i in images]
+        found = {k: self._kept[k] for k in keys if k in self._kept}
+        missing = {k: i for k, i in zip(keys, images, strict=True) if k not in found}
+        if missing:
+            made = self.invert(list(missing.values()), [self.source] * len(missing))
+            for n, key in enumerate(missing):
+                one = Inversion(
+                    made.pivots[-1:, n : n + 1], made.nulls[:, n : n + 1], made.texts[:1]
+                )
+                found[key] = Inversion(*(part.cpu() for part in one))
+                if len(self._kept) < self.options.inversions:
+                    self._kept[key] = found[key]
+        parts = [found[key] for key in keys]
+        return Inversion(
+            torch.cat([p.pivots for p in parts], dim=1).to(self.device),
+            torch.cat([p.nulls for p in parts], dim=1).to(self.device),
+            torch.cat([p.texts for p in parts]).to(self.device),
+        )
 
     def invert(self, images: list[Image.Image], prompts: list[str]) -> Inversion:
         """Invert pictures of one size, each under its own prompt."""
