@@ -269,7 +269,7 @@ def test_table_and_json_say_the_same(
     head, *lines = table.splitlines()
     assert head.split() == ["stage", "FLOPs", "stored", "GPU-hours", "wall", "cost", "rates"]
     assert [line.split()[0] for line in lines[:9]] == [r["stage"] for r in plan["rows"]]
-    assert "pairs dominates" in table and "assumed: 1,400 evaluations" in table
+    assert "pairs dominates" in table and "assumed: 1,850 evaluations" in table
     assert [p.name for p in tmp_path.iterdir()] == ["plan.json"]
 
 
