@@ -989,6 +989,9 @@ def _check_editing(c: Config, editors: Sequence[str]) -> None:
         for name in mapping:
             if name not in editors:
                 raise ConfigError(f"{key}.{name}: no such editor; there are {', '.join(editors)}")
+    for name, strength in e.strength.items():
+        if not 0 < strength <= 1:
+            raise ConfigError(f"editing.strength.{name}={strength:g}: is in (0, 1]")
     categories = ("facial", "characteristic", "art", "combined")
     for key, templates in (("prompts", e.prompts), ("instructions", e.instructions)):
         for category, template in templates.items():
