@@ -101,7 +101,17 @@ STAGES = (
     ),
     Stage("report", "write report/index.html", ("evaluate",), ("report",), ("report",)),
 )
-BY_NAME = {stage.name: stage for stage in STAGES}
+SIDE_STAGES = (
+    Stage(
+        "ranks",
+        "search a LoRA rank per layer and print it for lora.ranks (Ray Data)",
+        ("base",),
+        ("lora", "gans", "ranks"),
+        ("ranks",),
+    ),
+)
+"""Run by their own command only: no other stage builds on them."""
+BY_NAME = {stage.name: stage for stage in (*STAGES, *SIDE_STAGES)}
 
 
 def _lookup(tree: dict[str, Any], key: str) -> Any:
@@ -190,10 +200,10 @@ def ancestors(name: str) -> list[str]:
 def followers(names: Iterable[str]) -> list[str]:
     """These stages and all that build on them, in order."""
     hit = set(names)
-    for stage in STAGES:
+    for stage in BY_NAME.values():
         if hit & set(stage.needs):
             hit.add(stage.name)
-    return [s.name for s in STAGES if s.name in hit]
+    return [name for name in BY_NAME if name in hit]
 
 
 def redo(config: Config, run: RunDir, names: Iterable[str]) -> None:
