@@ -185,7 +185,11 @@ class Gans:
     concepts_per_batch: int = 4
     pilots: int = 4
     pilot_steps: int = 400
+    pilot_score: str = "l1"
+    """l1 | fd: validation L1, or the distance of evaluate.features: Fréchet from 2048 validation
+    images on, the kernel distance (KID) with fewer."""
     pilot_tolerance: float = 0.02
+    """Of the best score; with pilot_score=fd, of the score that training starts from."""
 
 
 @dataclass
@@ -710,6 +714,13 @@ def check(config: Config) -> None:
     for layer, rank in c.lora.ranks.items():
         if rank < 1:
             raise ConfigError(f"lora.ranks.{layer}={rank}: must be at least 1")
+    _choice("gans.pilot_score", c.gans.pilot_score, ("l1", "fd"))
+    room = max(1, c.gans.steps // 4)
+    if c.gans.steps and c.gans.checkpoints > room:
+        raise ConfigError(
+            f"gans.checkpoints={c.gans.checkpoints}: the last quarter of gans.steps={c.gans.steps}"
+            f" has room for {room}"
+        )
     _choice("ranks.score", c.ranks.score, ("energy", "loss"))
     if len(set(c.ranks.choices)) < 2 or min(c.ranks.choices) < 1:
         raise ConfigError(f"ranks.choices={c.ranks.choices}: two or more ranks, each at least 1")

@@ -50,7 +50,7 @@ class TrainAtRanks(CollectAdapters):
 
     def __init__(self, config: dict[str, Any], run_dir: RunDir, steps: int, name: str) -> None:
         super().__init__(config, run_dir, steps)
-        self.keep = []
+        self.keep = []  # of adapters that only their scores are kept of
         self.name = name
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:

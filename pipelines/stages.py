@@ -111,6 +111,8 @@ SIDE_STAGES = (
     ),
 )
 """Run by their own command only: no other stage builds on them."""
+FEATURES = ("evaluate.features", "evaluate.features_path", "evaluate.features_size")
+"""What `gans` depends on, too, when its pilots are scored by a distance of features."""
 BY_NAME = {stage.name: stage for stage in (*STAGES, *SIDE_STAGES)}
 
 
@@ -124,7 +126,10 @@ def depends_on(stage: Stage, config: Config) -> dict[str, Any]:
     """The configuration that decides this stage's result."""
     tree = configuration.to_dict(config)
     tree["editor"] = configuration.resolve_editor(config)
-    return {key: _lookup(tree, key) for key in stage.sections}
+    keys = stage.sections
+    if stage.name == "gans" and not config.gans.steps and config.gans.pilot_score == "fd":
+        keys += FEATURES
+    return {key: _lookup(tree, key) for key in keys}
 
 
 def _differences(old: Any, new: Any, key: str) -> list[str]:
