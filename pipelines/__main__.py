@@ -17,7 +17,7 @@ DATASET = ("export-dataset", "import-dataset")
 
 
 def help_text() -> str:
-    from pipelines.stages import STAGES
+    from pipelines.stages import SIDE_STAGES, STAGES
 
     lines = [
         "usage: denoised-weights COMMAND [key=value …]",
@@ -29,6 +29,7 @@ def help_text() -> str:
         "",
         "other commands:",
         "  run        all stages, in order",
+        *[f"  {s.name:<10} {s.summary}" for s in SIDE_STAGES],
         "  serve      answer text → adapter and text + image → image over HTTP (Ray Serve)",
         "  submit     run as a Ray job: address=http://HEAD:8265 [command=STAGE] key=value …;",
         "             address=… job=ID follows one again",
@@ -116,6 +117,10 @@ def _command(command: str, words: list[str]) -> int:
     with ray_session(config, run):
         for name in [s.name for s in STAGES] if command == "run" else [command]:
             run_stage(config, run, name)
+    if command == "ranks":
+        from pipelines.ranks import to_yaml
+
+        print(to_yaml(run), end="")
     if command in ("run", "report"):
         log(f"report: {run.url('report/index.html')}")
     return 0

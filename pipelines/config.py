@@ -276,7 +276,23 @@ class Gans:
     concepts_per_batch: int = 4
     pilots: int = 4
     pilot_steps: int = 400
+    pilot_score: str = "l1"
+    """l1 | fd: validation L1, or the distance of evaluate.features: Fréchet from 2048 validation
+    images on, the kernel distance (KID) with fewer."""
     pilot_tolerance: float = 0.02
+    """Of the best score; with pilot_score=fd, of the score that training starts from."""
+
+
+@dataclass
+class Ranks:
+    """The search for a rank per layer (modeling/rank_search.py), a command of its own."""
+
+    choices: list[int] = field(default_factory=lambda: [1, 2, 4, 8])
+    """Ranks that a layer may get; the search trains adapters of the highest."""
+    score: str = "energy"
+    """energy | loss: what a layer loses at a lower rank, of its change or of training L1."""
+    steps: int = 0
+    """Of each training; 0 = gans.steps."""
 
 
 @dataclass
@@ -533,6 +549,7 @@ class Config:
     lora: Lora = field(default_factory=Lora)
     base: Base = field(default_factory=Base)
     gans: Gans = field(default_factory=Gans)
+    ranks: Ranks = field(default_factory=Ranks)
     weights: Weights = field(default_factory=Weights)
     generator: Generator = field(default_factory=Generator)
     rival: Rival = field(default_factory=Rival)
@@ -788,6 +805,7 @@ LEAST = {
     "gans.concepts_per_batch": 1,
     "gans.pilots": 1,
     "gans.pilot_steps": 1,
+    "ranks.steps": 0,
     "weights.block_size": 8,
     "weights.concepts": 0,
     **{f"generator.{key}": least for key, least in GENERATOR_LEAST.items()},
@@ -882,6 +900,16 @@ def check(config: Config) -> None:
     for layer, rank in c.lora.ranks.items():
         if rank < 1:
             raise ConfigError(f"lora.ranks.{layer}={rank}: must be at least 1")
+    _choice("gans.pilot_score", c.gans.pilot_score, ("l1", "fd"))
+    room = max(1, c.gans.steps // 4)
+    if c.gans.steps and c.gans.checkpoints > room:
+        raise ConfigError(
+            f"gans.checkpoints={c.gans.checkpoints}: the last quarter of gans.steps={c.gans.steps}"
+            f" has room for {room}"
+        )
+    _choice("ranks.score", c.ranks.score, ("energy", "loss"))
+    if len(set(c.ranks.choices)) < 2 or min(c.ranks.choices) < 1:
+        raise ConfigError(f"ranks.choices={c.ranks.choices}: two or more ranks, each at least 1")
     for key in ("run_dir", "text_encoder"):
         if not attrgetter(key)(c):
             raise ConfigError(f"{key}: must not be empty")
