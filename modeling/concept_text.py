@@ -67,8 +67,13 @@ def normal_form(text: str) -> str:
     return ", ".join(sorted(" ".join(words(part)) for part in split_parts(text)))
 
 
-SPELLINGS = {"grey": "gray", "moustache": "mustache", "jewellery": "jewelry", "plough": "plow"}
-"""British → American, where no rule of `stem` does it."""
+SPELLINGS = {
+    "grey": "gray",
+    "jewellery": "jewelry",
+    "moustache": "mustache",
+    **{plural: "mustache" for plural in ("moustach", "mustach")},
+}
+"""British → American, and what is left of a plural, where no rule of `stem` does it."""
 
 
 def stem(word: str) -> str:

@@ -86,19 +86,15 @@ class NearDuplicates:
         self, forms: list[list[Form]], texts: Sequence[str], vectors: Vectors
     ) -> list[tuple[int, ...]]:
         """What texts of the same parts, but for order and near-duplicates, have in common."""
-        first: dict[Form, tuple[str, Vectors | None]] = {}
-        for i, (parts, text) in enumerate(zip(forms, texts, strict=True)):
-            if len(parts) == 1:
-                if parts[0] not in first or first[parts[0]][1] is None:
-                    first[parts[0]] = (text, vectors[i])
-            else:
-                for form, part in zip(parts, split_parts(text), strict=True):
-                    first.setdefault(form, (part, None))
-        names = list(first)
-        self._remember([text for text, vector in first.values() if vector is None])
-        table = np.stack(
-            [self._embedded[text] if vector is None else vector for text, vector in first.values()]
-        )
+        if not forms:
+            return []
+        # a part's vector is that of its form, so that it does not depend on who else is there
+        names = list(dict.fromkeys(form for parts in forms for form in parts))
+        plain = [" ".join(form).lstrip("\0 ") or "-" for form in names]
+        vector_of = dict(zip(texts, vectors, strict=True))
+        self._remember([text for text in plain if text not in vector_of])
+        vector_of |= self._embedded
+        table = np.stack([vector_of[text] for text in plain])
         partners: dict[int, list[int]] = defaultdict(list)
         words_of = _WordTable(names)
         for pairs in _similar(table, table, self.similarity, upper=True):
