@@ -190,7 +190,7 @@ class Bench:
 
     def features(self) -> tuple[float, str]:
         try:
-            extract = features_of(self.config.evaluate)
+            extract = features_of(self.config)
         except FeatureError as error:
             raise NotMeasured(str(error)) from error
         images = self.pictures(32, torch.device("cpu")).permute(0, 2, 3, 1).contiguous().numpy()
@@ -276,7 +276,7 @@ class Bench:
 
     def texts(self) -> tuple[float, str]:
         try:
-            encoder = TextEncoder(self.config.text_encoder)
+            encoder = TextEncoder(self.config.text_encoder, self.config.allow_download)
         except TextEncoderError as error:
             raise NotMeasured(str(error)) from error
         texts = [f"green hair, on a coral background {i}" for i in range(64)]

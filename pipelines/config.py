@@ -412,7 +412,7 @@ class Evaluate:
     scratch_concepts: int = 8
     """How many of each held-out set, evenly."""
     features: str = "efficientnet"
-    """efficientnet | inception (clean-fid's weights, where they are)"""
+    """efficientnet | inception (clean-fid's) | clip: found by path, in the cache, or downloaded"""
     features_path: str = ""
     features_size: int = 64
     """Side to which pictures are resized before the features."""
@@ -882,7 +882,7 @@ def check(config: Config) -> None:
     _choice("weights.centre", c.weights.centre, ("element", "tensor"))
     _choice("adapt.split", c.adapt.split, ("test", "val"))
     _choice("adapt.sampler", c.adapt.sampler, ("one_step", "ddim"))
-    _choice("evaluate.features", c.evaluate.features, ("efficientnet", "inception"))
+    _choice("evaluate.features", c.evaluate.features, ("efficientnet", "inception", "clip"))
     for method in c.evaluate.controls:
         _choice("evaluate.controls", method, CONTROLS)
     for key, least in LEAST.items():

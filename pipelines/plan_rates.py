@@ -39,7 +39,7 @@ NULL_TEXT_EDIT = 4
 """Of null_text's evaluations a step, those of an edit whose inversion is known."""
 STRENGTH = {"img2img": 0.6, "controlnet": 0.8}
 """The part of the steps that is taken, where editing.strength gives no other."""
-FEATURE_FLOPS = {"efficientnet": (0.81e9, 224), "inception": (11.4e9, 299)}
+FEATURE_FLOPS = {"efficientnet": (0.81e9, 224), "inception": (11.4e9, 299), "clip": (162e9, 224)}
 """For one image, and the side it is for: twice the 0.407 and 5.7 billion multiply-adds that the
 authors of EfficientNet-Lite and torchvision (Inception v3) give."""
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from modeling.avatars import portrait, render
 from modeling.codec import BlockLayout
 from modeling.concepts import ConceptError, ConceptSpec, plan_concepts
+from modeling.convergence import kept_steps
 from modeling.cost import TOKENS, TranslatorCost
 from modeling.editors import EXACT, supports
 from modeling.images import decode_image, encode_png, list_images
@@ -24,7 +25,6 @@ from pipelines.base import discriminator_config, translator_config
 from pipelines.concepts import concept_spec
 from pipelines.config import Config, ConfigError, exact_editor, resolve_editor
 from pipelines.contenders import SHUFFLED
-from pipelines.gans import kept_steps
 from pipelines.generator import members
 from pipelines.session import threads_per_actor, threads_per_worker
 
@@ -343,7 +343,7 @@ def _gans(config: Config, shapes: Shapes, counts: ConceptCounts, actors: Pool) -
     g, steps = config.gans, collection_steps(config)
     adapters = counts.train + counts.of("val")
     piloted = 0 if g.steps else min(g.pilots, counts.train) * g.pilot_steps
-    kept = len(kept_steps(config, steps))
+    kept = len(kept_steps(steps, g.checkpoints))
     pool = actors.at_most(-(-adapters // g.concepts_per_batch))
     return StageWork(
         "gans",
@@ -367,7 +367,7 @@ def _weights(config: Config, shapes: Shapes, counts: ConceptCounts) -> StageWork
     layout = shapes.layout
     train = config.weights.concepts or counts.train
     adapters = train + counts.of("val")
-    rows = adapters * len(kept_steps(config, collection_steps(config)))
+    rows = adapters * len(kept_steps(collection_steps(config), config.gans.checkpoints))
     stored = rows * layout.n_blocks * layout.block_size * FLOAT
     return StageWork(
         "weights",

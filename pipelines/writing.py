@@ -53,7 +53,11 @@ def write(
     Raises ConceptError if the counts cannot be met, LanguageModelError if a model does not answer.
     """
     llm, spec = config.llm, writing_spec(config)
-    judge = encoder if llm.encoder == config.text_encoder else TextEncoder(llm.encoder)
+    judge = (
+        encoder
+        if llm.encoder == config.text_encoder
+        else TextEncoder(llm.encoder, config.allow_download)
+    )
     near = NearDuplicates(
         lambda texts: judge.encode_columns(texts).unit(), llm.similarity, llm.word_similarity
     )
