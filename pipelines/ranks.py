@@ -161,7 +161,7 @@ def compare(run_dir: RunDir, concepts: list[str]) -> dict[str, Any]:
     there = [i for i in concepts if all(run_dir.exists(_file(n, i)) for n in names)]
     if not there:
         raise StageError(
-            f"ranks: no concept was trained three times: {run_dir.url(ERRORS)} says why"
+            f"ranks: no concept was trained at all three ranks: see {run_dir.url(ERRORS)}"
         )
     read = {n: [run_dir.read_json(_file(n, i)) for i in there] for n in names}
     scores: dict[str, Any] = {n: float(np.mean([s["l1"] for s in read[n]])) for n in names}

@@ -32,8 +32,8 @@ def ray() -> Iterator[None]:
         yield
 
 
-def words_of(finished: Finished, to: Path) -> list[str]:
-    return [w for w in finished.copy(to) if not w.startswith("gans.steps=")] + PILOTS
+def words_of(finished: Finished, to: Path, pilots: list[str] = PILOTS) -> list[str]:
+    return [w for w in finished.copy(to) if not w.startswith("gans.steps=")] + pilots
 
 
 def test_adapters_are_kept_only_after_the_pilots_converged(
@@ -72,8 +72,8 @@ def test_a_stopped_stage_goes_on_with_the_number_it_found(
 def test_features_score_few_images_by_kid_and_say_so(
     finished: Finished, ray: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = [*words_of(finished, tmp_path / "run"), "gans.pilot_score=fd", "gans.pilots=1"]
-    config = load_config([*words, "gans.pilot_steps=2"])
+    one = ["gans.steps=0", "gans.pilot_score=fd", "gans.pilots=1", "gans.pilot_steps=2"]
+    config = load_config(words_of(finished, tmp_path / "run", one))
     run = RunDir(config.run_dir)
     steps = pilot.find_steps(config, run)
     found = run.read_json(pilot.RESULT)

@@ -1,9 +1,10 @@
-"""Do searched ranks beat uniform ones? `python -m tests.bench.rank_search preset=small run_dir=…`.
+"""Do searched ranks beat uniform ones? `python -m tests.bench.rank_search preset=small lora.rank=2
+run_dir=… [key=value …]`.
 
-Needs a run whose `base` is done, of which it reads a copy. For each uniform rank and each
-ranks.score: the command `ranks`, which trains the base's concepts at the highest rank, at the ranks
-found and at the uniform rank of equal size, and scores them on validation images; and a control,
-ranks drawn at random of the same size. Writes results/rank_search.json.
+Needs a run whose `base` is done, of which it reads a copy. By each ranks.score: the command
+`ranks`, which trains the base's concepts at the highest rank, at the ranks found and at the uniform
+rank of equal size, and scores them on validation images; and a control, ranks drawn at random of
+the same size. Writes its entry of results/rank_search.json.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ from pipelines.machine import machine
 from pipelines.session import ray_session
 from tests.bench.demo_stages import RESULTS
 
-RANKS, SCORES, RANDOM = (2, 4), ("energy", "loss"), 3
+SCORES, RANDOM = ("energy", "loss"), 2
+PATH = Path(RESULTS, "rank_search.json")
 
 
 def copied(source: RunDir, to: str) -> RunDir:
@@ -45,52 +47,56 @@ def validation(run: RunDir, name: str, concepts: list[str]) -> np.ndarray:
     return np.array([run.read_json(f"ranks/{name}/{i}.json")["l1"] for i in concepts])
 
 
-def random_ranks(config: Config, run: RunDir, concepts: list[str]) -> dict[str, Any]:
-    """L1 − the uniform rank's, of patterns of the same size that nothing was learnt for."""
+def random_ranks(config: Config, run: RunDir, concepts: list[str], steps: int) -> dict[str, Any]:
+    """L1 − the uniform rank's, mean of patterns of the same size that nothing was learnt for."""
     translator, _ = load_base(config, run)
     costs, rng = rank_costs(translator), np.random.default_rng(0)
-    deltas = []
+    scores = []
     for draw in range(RANDOM):
         gains = {n: {r: rng.random() for r in config.ranks.choices} for n in costs}
         pattern = search_ranks(gains, costs, config.lora.rank * sum(costs.values()))
-        name = f"random-{config.lora.rank}-{draw}"
         lora = Lora(config.lora.rank, pattern, config.lora.seed)
-        ranks.train_at(config, run, name, lora, concepts, config.gans.steps)
-        scores = validation(run, name, concepts)
-        deltas.append(scores - validation(run, ranks.CONFIGURED, concepts))
-    return {"patterns": RANDOM, "difference": paired_bootstrap(np.mean(deltas, 0))._asdict()}
+        ranks.train_at(config, run, f"random-{draw}", lora, concepts, steps)
+        scores.append(validation(run, f"random-{draw}", concepts))
+    deltas = np.mean(scores, 0) - validation(run, ranks.CONFIGURED, concepts)
+    return {
+        "patterns": RANDOM,
+        "l1": float(np.mean(scores)),
+        "difference": paired_bootstrap(deltas)._asdict(),
+    }
 
 
 def main(words: list[str]) -> int:
     load = os.getloadavg()
     given = load_config(words)
-    out = []
+    searches = {}
     with tempfile.TemporaryDirectory() as folder, ray_session(given):
         run = copied(RunDir(given.run_dir), folder)
-        for rank in RANKS:
-            run.delete(ranks.FOLDER)
-            for score in SCORES:
-                config = load_config([*words, f"lora.rank={rank}", f"ranks.score={score}"])
-                run.delete(f"{ranks.FOLDER}/{ranks.HIGHEST}")
-                run.delete(f"{ranks.FOLDER}/{ranks.FOUND}")
-                begun = time.perf_counter()
-                ranks.run(config, run)
-                seconds = time.perf_counter() - begun
-                result = run.read_json(ranks.RESULT)
-                layers = {x["layer"]: x["rank"] for x in result.pop("layers")}
-                out.append({"uniform": rank, **result, "ranks": layers, "seconds": round(seconds)})
-            concepts = out[-1]["validation"]["concepts"]
-            out[-1]["random"] = random_ranks(config, run, concepts)
-            print(json.dumps(out[-2:]), flush=True)
-    result = {
-        "command": "python -m tests.bench.rank_search " + " ".join(words),
-        "base": RunDir(given.run_dir).read_json("base/base.json")["l1"],
-        "searches": out,
+        for score in SCORES:
+            config = load_config([*words, f"ranks.score={score}"])
+            for name in (ranks.HIGHEST, ranks.FOUND):  # as configured stays as it was
+                run.delete(f"{ranks.FOLDER}/{name}")
+            begun = time.perf_counter()
+            ranks.run(config, run)
+            result = run.read_json(ranks.RESULT)
+            layers = {x["layer"]: x["rank"] for x in result.pop("layers")}
+            searches[score] = result | {"ranks": layers}
+            searches[score]["seconds"] = round(time.perf_counter() - begun)
+        concepts = searches[SCORES[0]]["validation"]["concepts"]
+        steps = searches[SCORES[0]]["steps"]
+        random = random_ranks(given, run, concepts, steps)
+    command = "python -m tests.bench.rank_search " + " ".join(words)
+    entry = {
+        "command": command,
+        "searches": searches,
+        "random": random,
         "load_average_before": load,
         "machine": machine(),
     }
-    path = Path(RESULTS, "rank_search.json")
-    path.write_text(json.dumps(result, indent=2) + "\n")
+    earlier = json.loads(PATH.read_text()) if PATH.exists() else []
+    entries = [*(e for e in earlier if e["command"] != command), entry]
+    PATH.write_text(json.dumps(entries, indent=2) + "\n")
+    print(json.dumps({k: v["validation"] for k, v in searches.items()} | {"random": random}))
     return 0
 
 
