@@ -13,6 +13,8 @@ from pipelines import config as configuration
 from pipelines.artifacts import RunDir
 from pipelines.config import ConfigError
 
+DATASET = ("export-dataset", "import-dataset")
+
 
 def help_text() -> str:
     from pipelines.stages import SIDE_STAGES, STAGES
@@ -31,7 +33,11 @@ def help_text() -> str:
         "  serve      answer text → adapter and text + image → image over HTTP (Ray Serve)",
         "  submit     run as a Ray job: address=http://HEAD:8265 [command=STAGE] key=value …;",
         "             address=… job=ID follows one again",
+        "  plan       what a run takes, before it is started: work, hours, bytes, cost; [price=P]",
+        "             [--calibrate] measures on this machine, [--json | json=FILE]",
         "  config     print the resolved configuration",
+        "  export-dataset  publish the collected adapters: run_dir=… target=… licence=…",
+        "  import-dataset  read such a dataset into a fresh run directory: source=… run_dir=…",
         "",
         f"presets:   {', '.join(configuration.preset_names())} (preset=demo is the default)",
         "keys:      preset run_dir seed editor text_encoder images.source images.path",
@@ -78,12 +84,21 @@ def _for_people(error: Exception) -> str:
 def _command(command: str, words: list[str]) -> int:
     from pipelines.stages import BY_NAME, STAGES, redo, run_stage
 
-    if command not in (*BY_NAME, "run", "serve", "submit", "config"):
+    if command not in (*BY_NAME, "run", "serve", "submit", "plan", "config", *DATASET):
         raise ConfigError(f"unknown command {command!r}; see denoised-weights --help")
+    if command in DATASET:
+        from pipelines.dataset import command as dataset
+
+        dataset(command, words)
+        return 0
     if command == "submit":
         from pipelines.submit import submit
 
         return submit(words)
+    if command == "plan":
+        from pipelines.plan import plan
+
+        return plan(words)
     config = configuration.load_config(words)
     if command == "config":
         print(configuration.to_yaml(config), end="")

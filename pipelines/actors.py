@@ -17,12 +17,14 @@ def map_actors(
     batch: int = 1,
     actors: int | None = None,
     gpus: float | None = None,
+    cpus: float | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Yield what the actors return, row by row, as it comes.
 
     `actor(**arguments)` is built once per process and called with batches (dicts of arrays) of
     `batch` rows. An actor whose process or node dies is replaced and its batch done again, so
-    a call must be idempotent. actors, gpus: other than cluster.actors, cluster.gpus_per_actor.
+    a call must be idempotent. actors, gpus, cpus: other than cluster.actors and
+    cluster.gpus_per_actor, cluster.cpus_per_actor.
     """
     if not rows:
         return
@@ -35,7 +37,8 @@ def map_actors(
     pool = min(actors or config.cluster.actors, blocks)
     share = config.cluster.gpus_per_actor if gpus is None else gpus
     there = ray.cluster_resources()
-    for kind, wanted in (("CPU", pool * config.cluster.cpus_per_actor), ("GPU", pool * share)):
+    cores = config.cluster.cpus_per_actor if cpus is None else cpus
+    for kind, wanted in (("CPU", pool * cores), ("GPU", pool * share)):
         if wanted > there.get(kind, 0):
             log(
                 f"waiting for {wanted:g} {kind}s for {pool} actors: the cluster has"
@@ -47,7 +50,7 @@ def map_actors(
         fn_constructor_kwargs=dict(arguments),
         batch_size=batch,
         compute=ActorPoolStrategy(size=pool),
-        num_cpus=config.cluster.cpus_per_actor,
+        num_cpus=cores,
         num_gpus=share or None,
     )
     yield from results.iter_rows()

@@ -9,11 +9,13 @@ from __future__ import annotations
 import io
 import json
 import os
+import tempfile
 import uuid
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import fsspec
 import pyarrow as pa
@@ -23,6 +25,13 @@ from fsspec.implementations.local import LocalFileSystem
 
 class ArtifactError(RuntimeError):
     """An artifact is missing or damaged; the text names the file."""
+
+
+def parquet_bytes(table: pa.Table) -> bytes:
+    """A Parquet file."""
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd")
+    return buffer.getvalue()
 
 
 class RunDir:
@@ -82,13 +91,31 @@ class RunDir:
             except OSError as error:  # a store's own words seldom say which bucket it was
                 raise ArtifactError(f"{self.url(name)} cannot be written: {error}") from error
             return
+        with self.writing(name) as file:
+            file.write(data)
+
+    @contextmanager
+    def writing(self, name: str) -> Iterator[BinaryIO]:
+        """A file for what is written piece by piece: there, atomically, when the block ends well.
+
+        Raises as `write`. For an object store the pieces wait on the local disk.
+        """
+        if not self.local:
+            with tempfile.NamedTemporaryFile() as spool:
+                yield spool  # type: ignore[misc]  # its wrapper is a BinaryIO in all but name
+                spool.flush()
+                try:
+                    self.fs.put_file(spool.name, self.path(name))
+                except OSError as error:
+                    raise ArtifactError(f"{self.url(name)} cannot be written: {error}") from error
+            return
         target = Path(self.path(name))
         target.parent.mkdir(parents=True, exist_ok=True)
         # hidden, so that a listing never sees it
         part = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}.part"
         try:
             with part.open("wb") as file:
-                file.write(data)
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(part, target)
@@ -131,6 +158,20 @@ class RunDir:
         except (pa.ArrowException, OSError) as error:
             raise ArtifactError(f"{self.url(name)} is damaged: {error}") from error
 
+    def read_row_groups(self, name: str) -> Iterator[pa.Table]:
+        """A Parquet file piece by piece, never whole in memory; raises ArtifactError."""
+        try:
+            with self.fs.open(self.path(name), "rb") as file:
+                parquet = pq.ParquetFile(file)
+                for i in range(parquet.num_row_groups):
+                    yield parquet.read_row_group(i)
+        except FileNotFoundError as error:
+            raise ArtifactError(
+                f"{self.url(name)} is missing: run the stage that writes it"
+            ) from error
+        except (pa.ArrowException, OSError) as error:
+            raise ArtifactError(f"{self.url(name)} is damaged: {error}") from error
+
     def read_schema(self, name: str) -> pa.Schema:
         """Schema and metadata of a Parquet file, from its footer alone; raises ArtifactError."""
         try:
@@ -142,9 +183,7 @@ class RunDir:
             raise ArtifactError(f"{self.url(name)} is damaged: {error}") from error
 
     def write_table(self, name: str, table: pa.Table) -> None:
-        buffer = io.BytesIO()
-        pq.write_table(table, buffer, compression="zstd")
-        self.write(name, buffer.getvalue())
+        self.write(name, parquet_bytes(table))
 
     def checksum(self, name: str) -> str:
         """Size and CRC-32 of a file: enough to notice truncation, bit rot or a foreign file."""

@@ -9,9 +9,6 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-import pyarrow as pa
-import torch
-
 from modeling.concepts import (
     Concept,
     ConceptError,
@@ -21,41 +18,35 @@ from modeling.concepts import (
     to_table,
 )
 from modeling.editors import supports
-from modeling.text import TextEmbedding, TextEncoder
+from modeling.text import TextEncoder
 from pipelines.artifacts import RunDir
 from pipelines.config import Config, ConfigError, resolve_editor
 from pipelines.log import log
+from pipelines.text_table import Texts, writing_text
+from pipelines.writing import embed, write
 
-CONCEPTS, TEXT = "concepts.parquet", "text.parquet"
-TEXT_SCHEMA = pa.schema(
-    [
-        ("concept_id", pa.string()),
-        ("length", pa.int32()),
-        ("tokens", pa.list_(pa.float32())),  # [length · D], row-major, unpadded
-        ("pooled", pa.list_(pa.float32())),  # [D]
-    ]
-)
+CONCEPTS = "concepts.parquet"
+
+
+def concept_spec(config: Config) -> ConceptSpec:
+    """What the grammar is to plan."""
+    keys = {k: v for k, v in asdict(config.concepts).items() if k != "source"}
+    return ConceptSpec(**keys)
 
 
 def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
+    encoder = TextEncoder(config.text_encoder, config.allow_download)
+    about: dict[str, Any] = {}
     try:
-        concepts = plan_concepts(
-            ConceptSpec(**asdict(config.concepts)), config.seed, supports(resolve_editor(config))
-        )
+        with writing_text(run_dir) as table:
+            if config.concepts.source == "llm":
+                concepts, about = write(config, run_dir, encoder, table)
+            else:
+                supported = supports(resolve_editor(config))
+                concepts = plan_concepts(concept_spec(config), config.seed, supported)
+                embed(encoder, table, concepts)
     except ConceptError as error:
         raise ConfigError(f"concepts: {error}") from error
-    encoder = TextEncoder(config.text_encoder)
-    embeddings = encoder.encode([c.text for c in concepts])
-    rows = [
-        {
-            "concept_id": c.concept_id,
-            "length": e.tokens.shape[0],
-            "tokens": e.tokens.flatten().tolist(),
-            "pooled": e.pooled.tolist(),
-        }
-        for c, e in zip(concepts, embeddings, strict=True)
-    ]
-    run_dir.write_table(TEXT, pa.Table.from_pylist(rows, TEXT_SCHEMA))
     run_dir.write_table(CONCEPTS, to_table(concepts))
     counts: dict[str, int] = {}
     for c in concepts:
@@ -63,7 +54,7 @@ def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
         key = key if c.adapter or key == "paraphrased" else f"{key}, pairs only"
         counts[key] = counts.get(key, 0) + 1
     log("concepts: " + ", ".join(f"{n} {key}" for key, n in counts.items()))
-    return {"counts": counts, "text_dim": encoder.dim}
+    return {"counts": counts, "text_dim": encoder.dim, **about}
 
 
 def load_concepts(run_dir: RunDir) -> list[Concept]:
@@ -80,10 +71,6 @@ def with_adapter(concepts: list[Concept]) -> list[Concept]:
     return [c for c in with_pairs(concepts) if c.adapter]
 
 
-def load_text(run_dir: RunDir) -> dict[str, TextEmbedding]:
+def load_text(run_dir: RunDir) -> Texts:
     """Embedding of every concept, by concept_id."""
-    out = {}
-    for row in run_dir.read_table(TEXT).to_pylist():
-        tokens = torch.tensor(row["tokens"]).view(row["length"], -1)
-        out[row["concept_id"]] = TextEmbedding(tokens, torch.tensor(row["pooled"]))
-    return out
+    return Texts(run_dir)

@@ -71,6 +71,9 @@ class Editing:
     """Least change, direction, identity or quality of a picture; one below is left out."""
     least_images: float = 0.5
     """A concept that keeps a smaller part of its images is left out."""
+    inversions: int = 0
+    """null_text: pictures whose inversion an actor keeps, 12 MB of memory each at 50 steps, to edit
+    them to further concepts at a quarter of the cost."""
     batch: int = 8
     """Pictures a call; halved when memory runs out."""
     size: int = 0
@@ -80,6 +83,8 @@ class Editing:
     attention: str = ""
     """diffusers' attention backend; empty = its default."""
     compile: bool = False
+    checkpointing: bool = False
+    """null_text only: a second forward pass instead of the memory of a backward pass."""
     steps: dict[str, int] = field(default_factory=dict)
     guidance: dict[str, float] = field(default_factory=dict)
     image_guidance: dict[str, float] = field(default_factory=dict)
@@ -96,6 +101,9 @@ class Editing:
 class Concepts:
     """Which concepts there are, and which are held out (modeling/concepts.py)."""
 
+    source: str = "grammar"
+    """grammar | llm: written by a language model (section llm), of the keys below combinations
+    alone are then used."""
     families: list[str] = field(default_factory=list)
     """Families to draw from; empty = all that the editor supports."""
     heldout_families: list[str] = field(default_factory=list)
@@ -121,6 +129,89 @@ class Concepts:
     """Per training concept; a paraphrase shares its parent's adapter."""
     combine: list[list[str]] = field(default_factory=list)
     """Tuples of families that may be combined; empty = pairs across categories."""
+
+
+@dataclass
+class PerCategory:
+    """A number for each category of the paper."""
+
+    art: int = 0
+    characteristic: int = 0
+    facial: int = 0
+
+
+@dataclass
+class LanguageModelKeys:
+    """A language model and how it is asked (modeling/language_models.py)."""
+
+    provider: str = "endpoint"
+    """endpoint (OpenAI-compatible: vLLM, Ray Serve LLM, hosted) | local (transformers)"""
+    model: str = ""
+    """What the endpoint calls it; or a folder, or a cached hub id."""
+    base_url: str = ""
+    """Of the endpoint, such as http://127.0.0.1:8000/v1."""
+    key_env: str = ""
+    """Name of the environment variable that holds the endpoint's key; empty = no key."""
+    response_format: str = "json_schema"
+    """json_schema | json_object | none: what the endpoint supports."""
+    temperature: float = 0.0
+    max_tokens: int = 2048
+    """Of an answer."""
+    timeout_s: float = 120.0
+    retries: int = 6
+    """Of a request that meets a time-out, a lost connection, 429 or 5xx."""
+    rate: float = 0.0
+    """Requests a minute over all actors, retries included; 0 = any number."""
+    concurrency: int = 8
+    """Requests to an endpoint at once, over all actors."""
+    batch: int = 8
+    """Prompts at once in a local model."""
+    input_price: float = 0.0
+    """Per million tokens of prompts, in any currency."""
+    output_price: float = 0.0
+    """Per million tokens of answers."""
+
+
+@dataclass
+class Llm:
+    """Concepts that a language model writes (modeling/concept_writer.py; paper Sec. 3.1, 5.1)."""
+
+    counts: PerCategory = field(default_factory=PerCategory)
+    """Written and distinct, held-out ones included."""
+    test: PerCategory = field(default_factory=PerCategory)
+    """Of these, held out for the test."""
+    val: PerCategory = field(default_factory=PerCategory)
+    """Of these, held out for validation."""
+    paraphrases: PerCategory = field(default_factory=PerCategory)
+    """Of training concepts, in all; spread evenly."""
+    combine: list[list[str]] = field(default_factory=lambda: [["characteristic", "art"]])
+    """Tuples of categories for concepts.*_combinations, in the order in which a text has them."""
+    per_request: int = 20
+    """Concepts asked for in one request."""
+    paraphrased_together: int = 5
+    """Concepts paraphrased in one request."""
+    round_requests: int = 16
+    """Requests for one category in a round; the next round sees what this one brought."""
+    requests: int = 400
+    """Budget of the writer, and of the paraphraser."""
+    allow_fewer: bool = False
+    """Go on with what there is when the budget is spent."""
+    encoder: str = "minilm"
+    """Text encoder that finds near-duplicates; the thresholds below are for it."""
+    similarity: float = 0.85
+    """Least cosine of near-duplicates, which differ in no word that matters."""
+    word_similarity: float = 0.9
+    """Least cosine of differing words that do not matter ("grey", "gray")."""
+    paraphrase_similarity: float = 0.3
+    """Least cosine of a paraphrase to its concept."""
+    writer: LanguageModelKeys = field(default_factory=LanguageModelKeys)
+    paraphraser: LanguageModelKeys = field(default_factory=LanguageModelKeys)
+    """Without a model: the writer."""
+
+
+DECIDE_ANSWERS = ("provider", "model", "response_format", "temperature", "max_tokens")
+"""Keys of a language model that its answers depend on."""
+DECIDE_WRITING = tuple(f.name for f in fields(Llm) if f.name not in ("writer", "paraphraser"))
 
 
 @dataclass
@@ -321,7 +412,7 @@ class Evaluate:
     scratch_concepts: int = 8
     """How many of each held-out set, evenly."""
     features: str = "efficientnet"
-    """efficientnet | inception (clean-fid's weights, where they are)"""
+    """efficientnet | inception (clean-fid's) | clip: found by path, in the cache, or downloaded"""
     features_path: str = ""
     features_size: int = 64
     """Side to which pictures are resized before the features."""
@@ -381,6 +472,50 @@ class Cluster:
     """A local run_dir is a mount (NFS, Lustre) that every node sees."""
     training_threads: int = 0
     """Threads of a training worker; 0 = an equal share of the machine's cores."""
+    nodes: int = 1
+    """Machines of the cluster; `denoised-weights plan` reads it, Ray finds its nodes itself."""
+    gpus_per_node: int = 0
+    """GPUs of each; likewise."""
+
+
+@dataclass
+class Plan:
+    """What `denoised-weights plan` assumes where it has not measured; never part of a result."""
+
+    price: float = 0.0
+    """Money for an hour of one GPU, or of one actor where there is none; 0 = not known."""
+    evaluations: dict[str, int] = field(default_factory=dict)
+    """Denoiser evaluations an edit, by editor; others by the method (pipelines/plan_rates.py)."""
+    gpu_tflops: float = 495.0
+    """Peak of one GPU in training, TF32 without sparsity (NVIDIA's data sheet, H100 SXM)."""
+    training_utilisation: float = 0.1
+    """Part of the peak that training reaches: the paper's E²GAN takes 198.5 s for 400 images × 100
+    epochs on an H100, 202 images/s of 0.25 TFLOP (modeling/cost.py)."""
+    finetune_utilisation: float = 0.094
+    """The same of the fine-tune: 42.1 s for 400 images × 20 epochs, 190 images/s."""
+    editor_tflops: float = 312.0
+    """Peak of one GPU in the editors' float16, without sparsity (NVIDIA's data sheet, A100)."""
+    editor_utilisation: float = 0.24
+    """Part of it that a diffusion editor reaches: diffusers' documentation ("PyTorch 2.0") gives
+    Stable Diffusion img2img 11.5 steps/s of 4 pictures on an A100, each step 2 × 0.80 TFLOP."""
+    core_gflops: float = 70.0
+    """What a CPU core reaches: 8 images of 0.15 GFLOP in 17 ms
+    (tests/bench/results/serial_times_small.json)."""
+    exact_edits_per_s: float = 470.0
+    """Edits of an exact editor by one core, drawn and encoded: 127,080 in 136 s on two, 32×32
+    (tuning/results/small/summary.json)."""
+    texts_per_s: float = 200.0
+    """Texts embedded by the driver: 6,561 in 33 s (the same)."""
+    texts_loaded_per_s: float = 1000.0
+    """Embeddings that one process reads back: 6,561 in 6 s (the same run)."""
+    files_per_s: float = 1000.0
+    """Small files that one process reads, one after another: 1 ms each on a local disk; an object
+    store takes 100 ms and more (Amazon's guide to the performance of S3), so about 10."""
+    write_mb_per_s: float = 100.0
+    """What one actor writes to the run directory."""
+    overhead_s: float = 5.0
+    """Start and end of a stage's actors: `weights` of the demo takes 4.7 s
+    (tests/bench/results/demo_stages.json)."""
 
 
 @dataclass
@@ -408,6 +543,7 @@ class Config:
     images: Images = field(default_factory=Images)
     editing: Editing = field(default_factory=Editing)
     concepts: Concepts = field(default_factory=Concepts)
+    llm: Llm = field(default_factory=Llm)
     translator: TranslatorShape = field(default_factory=TranslatorShape)
     discriminator: DiscriminatorShape = field(default_factory=DiscriminatorShape)
     lora: Lora = field(default_factory=Lora)
@@ -422,6 +558,7 @@ class Config:
     report: Report = field(default_factory=Report)
     serve: Serve = field(default_factory=Serve)
     cluster: Cluster = field(default_factory=Cluster)
+    plan: Plan = field(default_factory=Plan)
 
 
 def preset_names() -> list[str]:
@@ -550,6 +687,7 @@ MAPPINGS = {
     *(f"editing.{k}" for k in ("image_guidance", "strength", "prompts", "instructions")),
     "cluster.editor_actors",
     "cluster.editor_gpus",
+    "plan.evaluations",
 }
 """Keys whose values are mappings with keys of the user's."""
 
@@ -614,6 +752,17 @@ GENERATOR_LEAST = {
     "checkpoint_every": 1,
     "workers": 1,
 }
+LANGUAGE_MODEL_LEAST = {
+    "temperature": 0,
+    "max_tokens": 1,
+    "timeout_s": 0.001,
+    "retries": 0,
+    "rate": 0,
+    "concurrency": 1,
+    "batch": 1,
+    "input_price": 0,
+    "output_price": 0,
+}
 LEAST = {
     "seed": 0,
     "repeats": 1,
@@ -624,8 +773,20 @@ LEAST = {
     "editing.pilots": 1,
     "editing.batch": 1,
     "editing.size": 0,
+    "editing.inversions": 0,
     "editing.part": 1,
     "editing.least_images": 0,
+    **{
+        f"llm.{key}.{category}": 0
+        for key in ("counts", "test", "val", "paraphrases")
+        for category in ("art", "characteristic", "facial")
+    },
+    "llm.per_request": 1,
+    "llm.paraphrased_together": 1,
+    "llm.round_requests": 1,
+    "llm.requests": 1,
+    **{f"llm.writer.{key}": least for key, least in LANGUAGE_MODEL_LEAST.items()},
+    **{f"llm.paraphraser.{key}": least for key, least in LANGUAGE_MODEL_LEAST.items()},
     "translator.width": 4,
     "translator.downs": 1,
     "translator.edge_kernel": 1,
@@ -662,6 +823,10 @@ LEAST = {
     "cluster.stall_timeout_s": 1,
     "cluster.cpus_per_actor": 0,
     "cluster.gpus_per_actor": 0,
+    "cluster.nodes": 1,
+    "cluster.gpus_per_node": 0,
+    "plan.price": 0,
+    "plan.overhead_s": 0,
 }
 RATES = (
     "base.lr",
@@ -671,8 +836,28 @@ RATES = (
     "rival.lr",
     "rival.image_lr",
     "adapt.lr",
+    "plan.gpu_tflops",
+    "plan.editor_tflops",
+    "plan.training_utilisation",
+    "plan.finetune_utilisation",
+    "plan.editor_utilisation",
+    "plan.core_gflops",
+    "plan.exact_edits_per_s",
+    "plan.texts_per_s",
+    "plan.texts_loaded_per_s",
+    "plan.files_per_s",
+    "plan.write_mb_per_s",
 )
-FRACTIONS = ("translator.dropout", "gans.ema", "generator.ema", "rival.ema", "adapt.ema")
+FRACTIONS = (
+    "translator.dropout",
+    "gans.ema",
+    "generator.ema",
+    "rival.ema",
+    "adapt.ema",
+    "plan.training_utilisation",
+    "plan.finetune_utilisation",
+    "plan.editor_utilisation",
+)
 
 
 def check(config: Config) -> None:
@@ -684,6 +869,7 @@ def check(config: Config) -> None:
     _choice("editor", c.editor, ("auto", "best", *EXACT, *DIFFUSION))
     _choice("verify", c.verify, ("content", "size"))
     _check_editing(c, tuple(DIFFUSION))
+    _check_concepts(c)
     if c.images.source == "folder" and not c.images.path:
         raise ConfigError("images.source=folder needs images.path=DIR")
     if c.images.source == "avatars" and c.images.path:
@@ -696,7 +882,7 @@ def check(config: Config) -> None:
     _choice("weights.centre", c.weights.centre, ("element", "tensor"))
     _choice("adapt.split", c.adapt.split, ("test", "val"))
     _choice("adapt.sampler", c.adapt.sampler, ("one_step", "ddim"))
-    _choice("evaluate.features", c.evaluate.features, ("efficientnet", "inception"))
+    _choice("evaluate.features", c.evaluate.features, ("efficientnet", "inception", "clip"))
     for method in c.evaluate.controls:
         _choice("evaluate.controls", method, CONTROLS)
     for key, least in LEAST.items():
@@ -754,6 +940,67 @@ def check(config: Config) -> None:
         )
 
 
+GRAMMAR_ONLY = (
+    *("families", "heldout_families", "validation_families", "paired_families", "combine"),
+    *("atoms_per_family", "train_atoms", "val_atoms", "val_families"),
+    *("test_atoms", "test_families", "paraphrases"),
+)
+"""Keys of `concepts` that a language model has no use for."""
+
+
+def _check_concepts(c: Config) -> None:
+    _choice("concepts.source", c.concepts.source, ("grammar", "llm"))
+    for key in ("similarity", "word_similarity", "paraphrase_similarity"):
+        value = getattr(c.llm, key)
+        if not -1 <= value <= 1:
+            raise ConfigError(f"llm.{key}={value}: is a cosine, from -1 to 1")
+    for names in c.llm.combine:
+        for name in names:
+            _choice("llm.combine", name, [f.name for f in fields(PerCategory)])
+        if len(names) < 2 or len(set(names)) < len(names):
+            raise ConfigError(f"llm.combine: {names} must be two or more different categories")
+    roles = {"writer": c.llm.writer, "paraphraser": c.llm.paraphraser}
+    for role, keys in roles.items():
+        _choice(f"llm.{role}.provider", keys.provider, ("endpoint", "local"))
+        formats = ("json_schema", "json_object", "none")
+        _choice(f"llm.{role}.response_format", keys.response_format, formats)
+    if c.concepts.source == "grammar":
+        return
+    if exact_editor(c):
+        raise ConfigError(
+            f"concepts.source=llm: the exact editor {resolve_editor(c)} can draw only what the"
+            " grammar says; give a diffusion editor, such as editor=instruct_pix2pix, or"
+            " concepts.source=grammar"
+        )
+    default = Concepts()
+    foreign = [k for k in GRAMMAR_ONLY if getattr(c.concepts, k) != getattr(default, k)]
+    if foreign:
+        words = " ".join(f"concepts.{k}={getattr(default, k)}" for k in foreign)
+        raise ConfigError(
+            f"concepts.{foreign[0]} is for concepts.source=grammar; with llm give {words}"
+        )
+    if not any(vars(c.llm.counts).values()):
+        raise ConfigError("concepts.source=llm needs llm.counts, such as llm.counts.art=226")
+    for category, count in vars(c.llm.counts).items():
+        held = getattr(c.llm.test, category) + getattr(c.llm.val, category)
+        if held and held >= count:
+            raise ConfigError(
+                f"llm.counts.{category}={count}: must be more than the {held} that are held out"
+            )
+    if not c.llm.encoder:
+        raise ConfigError("llm.encoder: must not be empty")
+    for role, keys in roles.items():
+        if not keys.model and role == "paraphraser":
+            continue
+        if not keys.model:
+            raise ConfigError("concepts.source=llm needs llm.writer.model")
+        if keys.provider == "endpoint" and not keys.base_url.startswith(("http://", "https://")):
+            raise ConfigError(
+                f"llm.{role}.base_url={keys.base_url}: must be the endpoint's address, such as"
+                " http://127.0.0.1:8000/v1"
+            )
+
+
 def _check_editing(c: Config, editors: Sequence[str]) -> None:
     """editors: those that are diffusion models."""
     e = c.editing
@@ -770,6 +1017,9 @@ def _check_editing(c: Config, editors: Sequence[str]) -> None:
         for name in mapping:
             if name not in editors:
                 raise ConfigError(f"{key}.{name}: no such editor; there are {', '.join(editors)}")
+    for name, strength in e.strength.items():
+        if not 0 < strength <= 1:
+            raise ConfigError(f"editing.strength.{name}={strength:g}: is in (0, 1]")
     categories = ("facial", "characteristic", "art", "combined")
     for key, templates in (("prompts", e.prompts), ("instructions", e.instructions)):
         for category, template in templates.items():

@@ -74,6 +74,8 @@ def editor_options(config: Config, name: str) -> dict[str, Any]:
     return {
         **{key: mapping[name] for key, mapping in single.items() if name in mapping},
         **{key: getattr(e, key) for key in ("batch", "size", "dtype", "attention", "compile")},
+        "checkpointing": e.checkpointing,
+        "inversions": e.inversions,
         "allow_download": config.allow_download,
         "seed": config.seed,
         "templates": {"prompt": e.prompts, "instruction": e.instructions},

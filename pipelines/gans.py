@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from pipelines.artifacts import RunDir
 from pipelines.base import load_base
 from pipelines.concepts import load_text, with_adapter
 from pipelines.config import Config
+from pipelines.editing import READERS
 from pipelines.log import Progress, log
 from pipelines.pairs import load_pairs, usable
 from pipelines.session import threads_per_actor
@@ -153,7 +155,8 @@ def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
         from pipelines.pilot import find_steps  # which builds on this module
 
         steps = find_steps(config, run_dir)
-    todo = [i for i in ids if not run_dir.exists(f"{FOLDER}/{i}/metrics.json")]
+    there = set(run_dir.files(FOLDER))
+    todo = [i for i in ids if f"{FOLDER}/{i}/metrics.json" not in there]
     progress = Progress("gans", len(ids), "concepts", len(ids) - len(todo))
     arguments = {"config": configuration.to_dict(config), "run_dir": run_dir, "steps": steps}
     rows = [{"concept_id": i} for i in todo]
@@ -166,12 +169,11 @@ def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
             scores.append(row["l1"])
         progress.add(note=f"validation L1 {np.mean(scores):.3f}" if scores else "")
     record_errors(config, run_dir, "gans", bad, len(ids))
-    failures = []
-    for concept_id in ids:
-        if run_dir.exists(f"{FOLDER}/{concept_id}/metrics.json"):
-            metrics = load_metrics(run_dir, concept_id)
-            if metrics["l1"] >= metrics["identity"]:
-                failures.append(concept_id)
+    there = set(run_dir.files(FOLDER))
+    done = [i for i in ids if f"{FOLDER}/{i}/metrics.json" in there]
+    with ThreadPoolExecutor(READERS) as pool:
+        metrics = pool.map(lambda i: load_metrics(run_dir, i), done)
+        failures = [i for i, m in zip(done, metrics, strict=True) if m["l1"] >= m["identity"]]
     trained = len(ids) - len(bad)
     log(f"gans: {trained - len(failures)} of {trained} adapters beat doing nothing on validation")
     return {"steps": steps, "adapters": trained, "not better than identity": failures}

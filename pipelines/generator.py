@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import tempfile
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
@@ -277,8 +278,8 @@ def image_pools(config: Config, run_dir: RunDir) -> list[list[str]]:
     train = [c for c in usable(run_dir) if c.split == "train"]
     kinds = [
         [c for c in train if c.adapter],
-        [c for c in train if not c.adapter and len(c.families) > 1],
-        [c for c in train if not c.adapter and len(c.families) == 1],
+        [c for c in train if not c.adapter and c.origin == "combined"],
+        [c for c in train if not c.adapter and c.origin != "combined"],
     ]
     part = config.weights.concepts / len(kinds[0]) if config.weights.concepts else 1.0
     pools = [
@@ -298,7 +299,7 @@ class _Images:
         config: Config,
         run_dir: RunDir,
         pools: list[list[str]],
-        texts: dict[str, TextEmbedding],
+        texts: Mapping[str, TextEmbedding],
         wordings: dict[str, list[str]],
         rank: int,
         world: int,

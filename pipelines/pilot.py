@@ -68,7 +68,7 @@ class Pilot(Trainer):
         """Adapter → the distance of its pictures to the edits."""
         if score == "l1":
             return lambda adapter: self.l1([adapter], data)[0]
-        extract = features_of(self.config.evaluate)
+        extract = features_of(self.config)
         between = frechet_distance_from_features if score == "fd" else kid
 
         def embed(images: torch.Tensor) -> np.ndarray:

@@ -23,7 +23,7 @@ from omegaconf import OmegaConf
 
 from pipelines import config as configuration
 from pipelines.artifacts import RunDir
-from pipelines.config import Config, ConfigError
+from pipelines.config import DECIDE_ANSWERS, DECIDE_WRITING, Config, ConfigError
 from pipelines.log import log
 
 
@@ -47,8 +47,13 @@ STAGES = (
         "concepts",
         "choose the concepts, decide the held-out sets, embed the texts",
         (),
-        ("seed", "editor", "images.source", "text_encoder", "concepts"),
-        ("concepts.parquet", "text.parquet"),
+        (
+            *("seed", "editor", "images.source", "text_encoder", "concepts"),
+            *(f"llm.{key}" for key in DECIDE_WRITING),
+            *(f"llm.{role}.{k}" for role in ("writer", "paraphraser") for k in DECIDE_ANSWERS),
+        ),
+        # not llm/: paid answers outlive a redo
+        ("concepts.parquet", "text.parquet", "concepts"),
     ),
     Stage(
         "pairs",

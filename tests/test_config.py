@@ -9,9 +9,10 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from modeling.concepts import ConceptSpec, plan_concepts
+from modeling.concepts import plan_concepts
 from modeling.editors import make_editor
 from pipelines import config as configuration
+from pipelines.concepts import concept_spec
 from pipelines.config import Config, ConfigError, load_config
 
 FOLDER = ["images.source=folder", "images.path=photos"]
@@ -28,7 +29,7 @@ def test_the_concepts_of_a_preset_can_be_planned(words: list[str]) -> None:
     """With photographs, too: the demo's own families are of avatars (paper's take 10 s to plan)."""
     config = load_config(words)
     editor = make_editor(configuration.resolve_editor(config))
-    concepts = plan_concepts(ConceptSpec(**vars(config.concepts)), config.seed, editor.supports)
+    concepts = plan_concepts(concept_spec(config), config.seed, editor.supports)
     assert {"train", "test"} <= {c.split for c in concepts}
     assert all(editor.supports(f) for c in concepts for f in c.families)
 

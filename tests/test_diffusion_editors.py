@@ -1,7 +1,9 @@
-"""Diffusion editors on tiny random pipelines, saved and loaded by the real code."""
+"""What all diffusion editors share, on a tiny random pipeline saved and loaded by the real code."""
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,404 +12,359 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from modeling.concepts import Concept
-from modeling.diffusion_editors.controlnet import edges
-from modeling.diffusion_editors.core import DiffusionEditor, EditorOptions, edit_seed, unflagged
-from modeling.diffusion_editors.instructions import TEMPLATES, instruction
+from modeling.diffusion_editors.core import EditorOptions, edit_seed
+from modeling.diffusion_editors.img2img import ImageToImage
+from modeling.diffusion_editors.instructions import TEMPLATES, check_templates
 from modeling.editors import EditError, EditResult, Source, load_source, make_editor
 from tests import tiny_diffusion
 
 GREY = Concept("grey-hair-000000", "grey hair", "facial", (), "train")
-STEPS = 4
+BEARD = Concept("beard-000000", "a beard", "facial", (), "train")
+SOURCES = [load_source(f"avatar-000000{i}", "avatars", 32) for i in range(5)]
 
 
 @pytest.fixture(scope="session")
-def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Folders of tiny models, by what they are."""
-    folder = tmp_path_factory.mktemp("models")
-    return {
-        "stable_diffusion": tiny_diffusion.stable_diffusion(folder),
-        "instruct_pix2pix": tiny_diffusion.instruct_pix2pix(folder),
-        "controlnet": tiny_diffusion.controlnet(folder),
-        "sdxl": tiny_diffusion.sdxl(folder),
-    }
+def stable_diffusion(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_diffusion.stable_diffusion(tmp_path_factory.mktemp("sd"))
 
 
-def options(models: dict[str, Path], name: str) -> dict[str, Any]:
-    of = {
-        "img2img": {"model": "stable_diffusion"},
-        "instruct_pix2pix": {"model": "instruct_pix2pix"},
-        "instruct_diffusion": {"model": "instruct_pix2pix"},
-        "controlnet": {"model": "stable_diffusion", "extra": "controlnet"},
-    }
-    return {"steps": STEPS} | {key: str(models[m]) for key, m in of[name].items()}
+@pytest.fixture
+def editor(stable_diffusion: Path) -> ImageToImage:
+    return ImageToImage(EditorOptions(model=str(stable_diffusion), batch=4, steps=2))
 
 
-def portraits(count: int, size: int = 32) -> list[Source]:
-    return [load_source(f"avatar-{i:07d}", "avatars", size) for i in range(count)]
+def pictures(results: list[EditResult | EditError]) -> np.ndarray:
+    """The pictures of edits that all succeeded, as int16."""
+    out = []
+    for result in results:
+        assert isinstance(result, EditResult), result
+        out.append(result.image)
+    return np.stack(out).astype(np.int16)
 
 
-def pictures(results: list[EditResult | EditError]) -> list[np.ndarray]:
-    assert all(isinstance(r, EditResult) for r in results), results
-    return [r.image for r in results if isinstance(r, EditResult)]
+def reasons(results: list[EditResult | EditError]) -> list[str]:
+    return [str(r) if isinstance(r, EditError) else "" for r in results]
 
 
-METHODS = ["img2img", "instruct_pix2pix", "instruct_diffusion", "controlnet"]
+# Seeds
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_an_edit_depends_on_image_concept_and_seed_alone(
-    models: dict[str, Path], name: str
+def test_the_picture_is_that_of_the_bare_pipeline(
+    editor: ImageToImage, stable_diffusion: Path
 ) -> None:
-    editor = make_editor(name, batch=2, **options(models, name))
-    assert editor.name == name and editor.supports("anything")
-    sources = portraits(3)
-    made = pictures(editor.edit(sources, GREY))
-    assert all(m.shape == (32, 32, 3) and m.dtype == np.uint8 for m in made)
-    backwards = pictures(editor.edit(sources[::-1], GREY))[::-1]
-    alone = [pictures(editor.edit([s], GREY))[0] for s in sources]
-    for a, b, c in zip(made, backwards, alone, strict=True):
-        # a batch's sums round otherwise
-        assert np.abs(a.astype(int) - b).max() <= 1 and np.abs(a.astype(int) - c).max() <= 1
-    other = make_editor(name, seed=1, **options(models, name))
-    assert not np.array_equal(pictures(other.edit(sources[:1], GREY))[0], alone[0])
-    red = Concept("red-hair-000000", "red hair", "facial", (), "train")
-    assert not np.array_equal(pictures(editor.edit(sources[:1], red))[0], alone[0])
+    from diffusers import StableDiffusionImg2ImgPipeline
+
+    pipeline = StableDiffusionImg2ImgPipeline.from_pretrained(stable_diffusion)
+    pipeline.set_progress_bar_config(disable=True)
+    seed = edit_seed(SOURCES[1].image_id, GREY.concept_id, 0)
+    bare = pipeline(
+        prompt="a photo of a person, grey hair",
+        image=Image.fromarray(SOURCES[1].image),
+        strength=0.6,
+        guidance_scale=7.5,
+        num_inference_steps=2,
+        generator=torch.Generator().manual_seed(seed),
+    ).images[0]
+    ours = pictures(editor.edit(SOURCES[:3], GREY))[1]
+    assert np.abs(ours - np.asarray(bare).astype(np.int16)).max() <= 1
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_the_picture_is_that_of_the_bare_pipeline(models: dict[str, Path], name: str) -> None:
-    from diffusers import (
-        ControlNetModel,
-        StableDiffusionControlNetImg2ImgPipeline,
-        StableDiffusionImg2ImgPipeline,
-        StableDiffusionInstructPix2PixPipeline,
-    )
-
-    given = options(models, name)
-    (source,) = portraits(1)
-    image = Image.fromarray(source.image)
-    rng = torch.Generator().manual_seed(edit_seed(source.image_id, GREY.concept_id, 0))
-    shared = {
-        "image": image,
-        "num_inference_steps": STEPS,
-        "generator": rng,
-        "prompt": "a photo of a person, grey hair",
-    }
-    asked = {"prompt": "change the face of the person: grey hair"}
-    if name == "img2img":
-        kind, more = StableDiffusionImg2ImgPipeline, {"strength": 0.6, "guidance_scale": 7.5}
-        pipeline = kind.from_pretrained(given["model"])
-    elif name == "controlnet":
-        kind, more = StableDiffusionControlNetImg2ImgPipeline, {"control_image": edges(image)}
-        network = ControlNetModel.from_pretrained(given["extra"])
-        pipeline = kind.from_pretrained(given["model"], controlnet=network)
-    else:
-        more = {**asked, "image_guidance_scale": 1.25, "guidance_scale": 5.0}
-        if name == "instruct_pix2pix":
-            more |= {"image_guidance_scale": 1.5, "guidance_scale": 7.5}
-        kind = StableDiffusionInstructPix2PixPipeline
-        pipeline = kind.from_pretrained(given["model"])
-    expected = np.asarray(pipeline(**shared | more).images[0])
-    (made,) = pictures(make_editor(name, **given).edit([source], GREY))
-    assert np.abs(made.astype(int) - expected).max() <= 1
-
-
-def test_edges_steer_the_controlnet(models: dict[str, Path]) -> None:
-    (source,) = portraits(1)
-    found = np.asarray(edges(Image.fromarray(source.image)))
-    assert set(np.unique(found)) == {0, 255}
-    flat = Source(source.image_id, np.full_like(source.image, 128))
-    assert not np.asarray(edges(Image.fromarray(flat.image))).any()
-    editor: Any = make_editor("controlnet", **options(models, "controlnet"))
-    (made,) = pictures(editor.edit([source], GREY))
-    editor.pipeline.controlnet.controlnet_down_blocks.requires_grad_(False)
-    for parameter in editor.pipeline.controlnet.controlnet_down_blocks.parameters():
-        parameter.zero_()
-    assert not np.array_equal(pictures(editor.edit([source], GREY))[0], made)
-
-
-def test_newer_models_come_through_img2img(models: dict[str, Path]) -> None:
-    """As SDXL-Turbo is used: no guidance, two steps at half strength."""
-    editor: Any = make_editor(
-        "img2img", model=str(models["sdxl"]), steps=2, strength=0.5, guidance=0.0, batch=2
-    )
-    assert type(editor.pipeline).__name__ == "StableDiffusionXLImg2ImgPipeline"
-    assert len(pictures(editor.edit(portraits(3), GREY))) == 3
-    few = make_editor("img2img", model=str(models["sdxl"]), steps=1, strength=0.5)
-    (result,) = few.edit(portraits(1), GREY)
-    assert isinstance(result, EditError) and "1 steps at strength 0.5 are none" in str(result)
-
-
-def test_another_size_and_type_inside(models: dict[str, Path]) -> None:
-    given = options(models, "img2img")
-    editor: Any = make_editor("img2img", size=64, dtype="bfloat16", **given)
-    assert editor.pipeline.unet.dtype == torch.bfloat16
-    shapes = []
-    run = editor.run
-    editor.run = lambda images, *rest: shapes.append(images[0].size) or run(images, *rest)
-    (made,) = pictures(editor.edit(portraits(1, 36), GREY))
-    assert shapes == [(64, 64)] and made.shape == (36, 36, 3)
-    # a side that the VAE cannot halve evenly
-    odd = make_editor("img2img", **given)
-    assert pictures(odd.edit(portraits(1, 36), GREY))[0].shape == (36, 36, 3)
-
-
-class Fake(DiffusionEditor):
-    """Inverts pictures, and fails as it is told."""
-
-    name, model, style = "fake", "none", "prompt"
-
-    def load(self, model: str) -> Any:
-        class Pipeline:
-            unet = torch.nn.Identity()
-
-            def to(self, device: torch.device) -> Any:
-                return self
-
-            def set_progress_bar_config(self, **_: Any) -> None:
-                pass
-
-        self.calls: list[int] = []
-        self.fails: Callable[[int], Exception | None] = lambda count: None
-        return Pipeline()
-
-    def run(self, images: list[Image.Image], texts: list[str], seeds: list[int]) -> np.ndarray:
-        self.calls.append(len(images))
-        error = self.fails(len(images))
-        if error:
-            raise error
-        return 1 - np.stack([np.asarray(i, dtype=np.float32) / 255 for i in images])
-
-
-OUT_OF_MEMORY = [
-    torch.OutOfMemoryError("CUDA out of memory"),
-    RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
-    MemoryError(),
-]
-
-
-@pytest.mark.parametrize("error", OUT_OF_MEMORY)
-def test_a_batch_that_is_too_large_is_halved(error: Exception) -> None:
-    editor = Fake(EditorOptions(batch=8))
-    editor.fails = lambda count: error if count > 2 else None
-    sources = portraits(10)
-    made = pictures(editor.edit(sources, GREY))
-    assert all(np.array_equal(m, 255 - s.image) for m, s in zip(made, sources, strict=True))
-    assert editor.calls == [8, 4, 2, 2, 4, 2, 2, 2]
-    editor.fails = lambda count: error
-    (result,) = editor.edit(sources[:1], GREY)
-    assert "out of memory with a single picture" in str(result)
-
-
-def test_the_real_allocator_is_recognised() -> None:
-    from modeling.diffusion_editors.core import _out_of_memory
-
-    with pytest.raises(RuntimeError) as caught:
-        torch.empty(10**15)
-    assert _out_of_memory(caught.value)
-    assert not _out_of_memory(RuntimeError("shape mismatch"))
-
-
-def test_one_bad_picture_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    editor = Fake(EditorOptions(batch=4))
-    run = editor.run
-
-    def nan(images: list[Image.Image], *rest: Any) -> np.ndarray:
-        made = run(images, *rest)
-        made[1, 0, 0, 0] = np.nan
-        return made
-
-    monkeypatch.setattr(editor, "run", nan)
-    results = editor.edit(portraits(3), GREY)
-    assert [isinstance(r, EditError) for r in results] == [False, True, False]
-    assert "not finite" in str(results[1])
-    editor.fails = lambda count: ValueError("a bug")
-    monkeypatch.setattr(editor, "run", run)
-    assert [str(r) for r in editor.edit(portraits(2), GREY)] == ["ValueError: a bug"] * 2
-
-
-def test_what_a_safety_checker_blackened_is_no_edit() -> None:
-    from types import SimpleNamespace
-
-    output = SimpleNamespace(images=np.zeros((2, 4, 4, 3)), nsfw_content_detected=[False, True])
-    made = unflagged(output)
-    assert np.isfinite(made[0]).all() and np.isnan(made[1]).all()
-    output.nsfw_content_detected = None
-    assert np.isfinite(unflagged(output)).all()
-
-
-def test_attention_and_compile(
-    models: dict[str, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@settings(
+    max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(order=st.permutations(range(5)), count=st.integers(1, 5), batch=st.integers(1, 5))
+def test_an_edit_depends_on_neither_batch_nor_neighbours(
+    stable_diffusion: Path, order: list[int], count: int, batch: int
 ) -> None:
-    given = options(models, "img2img")
-    (source,) = portraits(1)
-    plain = pictures(make_editor("img2img", **given).edit([source], GREY))[0]
-    native = pictures(make_editor("img2img", attention="native", **given).edit([source], GREY))
-    assert np.abs(native[0].astype(int) - plain).max() <= 1
-    with pytest.raises(EditError, match="attention=nonsense"):
-        make_editor("img2img", attention="nonsense", **given)
-    compiled = []
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compiled.append(type(self)))
-    make_editor("img2img", compile=True, **given)
-    assert [c.__name__ for c in compiled] == ["UNet2DConditionModel"]
+    options = EditorOptions(model=str(stable_diffusion), batch=batch, steps=2)
+    kept = order[:count]
+    edited = pictures(ImageToImage(options).edit([SOURCES[i] for i in kept], GREY))
+    alone = ImageToImage(EditorOptions(model=str(stable_diffusion), batch=1, steps=2))
+    reference = np.concatenate([pictures(alone.edit([SOURCES[i]], GREY)) for i in kept])
+    assert np.abs(edited - reference).max() <= 1
 
 
-def test_models_that_cannot_be_loaded(models: dict[str, Path], tmp_path: Path) -> None:
-    def refused(name: str, model: Path | str, match: str, **more: Any) -> None:
-        with pytest.raises(EditError, match=match) as caught:
-            make_editor(name, model=str(model), **more)
-        assert "\n" not in str(caught.value)
+def test_other_image_concept_or_seed_other_noise() -> None:
+    seeds = {edit_seed(i, c, s) for i in ("a", "b") for c in ("x", "y") for s in (0, 1)}
+    assert len(seeds) == 8
+    assert all(0 <= seed < 2**63 for seed in seeds)
 
-    advice = r"editing\.models\.img2img=FOLDER.*allow_download=true"
-    refused("img2img", tmp_path / "nothing", advice)
-    refused("img2img", "nobody/nothing", advice)
-    half = tmp_path / "half"
-    shutil.copytree(models["stable_diffusion"], half)
-    (half / "unet/diffusion_pytorch_model.safetensors").unlink()
-    refused("img2img", half, "cannot load")
-    shutil.copytree(models["stable_diffusion"], tmp_path / "cut")
-    weights = tmp_path / "cut/unet/diffusion_pytorch_model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:1000])
-    refused("img2img", tmp_path / "cut", "cannot load")
-    torch.save({}, half / "unet/diffusion_pytorch_model.bin")
-    refused("img2img", half, "cannot load")  # a pickle is not taken instead
-    refused("instruct_diffusion", "", "convert its checkpoint")
-    refused("instruct_pix2pix", models["stable_diffusion"], "an instructed one 8")
-    missing = str(tmp_path / "nothing")
-    refused("controlnet", models["stable_diffusion"], "editing.extras.controlnet", extra=missing)
+
+def test_the_seed_reaches_the_noise(stable_diffusion: Path) -> None:
+    blank = [Source(name, SOURCES[0].image) for name in ("a", "b")]
+    both = [
+        pictures(
+            ImageToImage(EditorOptions(model=str(stable_diffusion), steps=2, seed=s)).edit(
+                blank, GREY
+            )
+        )
+        for s in (0, 1)
+    ]
+    assert (both[0][0] != both[0][1]).any()
+    assert (both[0] != both[1]).any()
+
+
+# Pictures that fail
 
 
 @pytest.mark.parametrize(
-    ("changes", "says"),
+    "error",
     [
-        ({"dtype": "int8"}, "float32, float16, bfloat16"),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried …"),
+        RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes."),
+        MemoryError(),
+    ],
+    ids=["cuda", "cpu", "cpu-windows", "python"],
+)
+@pytest.mark.parametrize("limit", [0, 1, 2, 3])
+def test_out_of_memory_halves_the_batch(
+    editor: ImageToImage, monkeypatch: pytest.MonkeyPatch, error: Exception, limit: int
+) -> None:
+    sizes: list[int] = []
+
+    def run(images: list[Image.Image], texts: list[str], seeds: list[int]) -> np.ndarray:
+        assert len(images) == len(texts) == len(seeds)
+        sizes.append(len(images))
+        if len(images) > limit:
+            raise error
+        return np.stack([np.asarray(i, np.float32) / 255 for i in images])
+
+    monkeypatch.setattr(editor, "run", run)
+    results = editor.edit(SOURCES, GREY)
+    if limit == 0:
+        assert sizes == [4, 2, 1, 1, 2, 1, 1, 1]
+        assert all("out of memory with a single picture" in r for r in reasons(results))
+    else:
+        assert sizes == ([4, 2, 1, 1, 2, 1, 1, 1] if limit == 1 else [4, 2, 2, 1])
+        assert (pictures(results) == np.stack([s.image for s in SOURCES])).all()
+
+
+def test_the_cpu_allocator_says_what_we_look_for(
+    editor: ImageToImage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(editor, "run", lambda *_: torch.empty(1 << 50))
+    assert "out of memory with a single picture" in reasons(editor.edit(SOURCES[:1], GREY))[0]
+
+
+def test_another_error_is_recorded_and_loses_its_batch_alone(
+    editor: ImageToImage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = editor.run
+
+    def run(images: list[Image.Image], texts: list[str], seeds: list[int]) -> np.ndarray:
+        if len(images) == 1:
+            raise RuntimeError("shape mismatch,\nand more")
+        return usual(images, texts, seeds)
+
+    monkeypatch.setattr(editor, "run", run)
+    results = editor.edit(SOURCES, GREY)
+    assert reasons(results) == ["", "", "", "", "RuntimeError: shape mismatch, and more"]
+
+
+def test_a_picture_that_is_not_finite_fails_alone(editor: ImageToImage) -> None:
+    whole = pictures(editor.edit(SOURCES[:3], GREY))
+    decode = editor.pipeline.vae.decode
+
+    def broken(latents: torch.Tensor, **keywords: Any) -> Any:
+        latents[1] = float("nan")
+        return decode(latents, **keywords)
+
+    editor.pipeline.vae.decode = broken
+    results = editor.edit(SOURCES[:3], GREY)
+    assert [bool(r) for r in reasons(results)] == [False, True, False]
+    assert "not finite" in reasons(results)[1]
+    assert (pictures([results[0], results[2]]) == whole[[0, 2]]).all()
+
+
+def test_a_picture_that_the_safety_checker_stops_fails_alone(editor: ImageToImage) -> None:
+    whole = pictures(editor.edit(SOURCES[:3], GREY))
+
+    def checked(image: torch.Tensor, *_: Any) -> tuple[torch.Tensor, list[bool]]:
+        image[1] = 0
+        return image, [False, True, False]
+
+    editor.pipeline.run_safety_checker = checked
+    results = editor.edit(SOURCES[:3], GREY)
+    assert "safety checker" in reasons(results)[1]
+    assert (pictures([results[0], results[2]]) == whole[[0, 2]]).all()
+
+
+# Sizes
+
+
+def test_edits_at_another_side_and_gives_the_sources(stable_diffusion: Path) -> None:
+    editor = ImageToImage(EditorOptions(model=str(stable_diffusion), steps=2, size=48))
+    sides: list[tuple[int, int]] = []
+    usual = editor.run
+
+    def run(images: list[Image.Image], texts: list[str], seeds: list[int]) -> np.ndarray:
+        sides.extend(i.size for i in images)
+        return usual(images, texts, seeds)
+
+    editor.run = run  # type: ignore[method-assign]
+    wide = Source("wide", np.zeros((21, 30, 3), np.uint8))
+    for sources in (SOURCES[:2], [wide]):
+        made = pictures(editor.edit(sources, GREY))
+        assert made.shape == (len(sources), *sources[0].image.shape)
+    assert sides == [(48, 48)] * 3
+
+
+def test_sides_that_are_no_multiple_are_refused(
+    editor: ImageToImage, stable_diffusion: Path
+) -> None:
+    assert editor.multiple == 2
+    odd = Source("odd", np.zeros((21, 30, 3), np.uint8))
+    (reason,) = reasons(editor.edit([odd], GREY))
+    assert reason.startswith("img2img: 30×21 pixels: the sides must be multiples of 2")
+    assert "editing.size=30" in reason
+    with pytest.raises(EditError, match=r"33×33 pixels.*editing\.size=32"):
+        make_editor("img2img", model=str(stable_diffusion), size=33)
+
+
+# Options
+
+
+def test_bfloat16_on_the_cpu(stable_diffusion: Path) -> None:
+    options = {"model": str(stable_diffusion), "steps": 4}
+    half = make_editor("img2img", dtype="bfloat16", **options)
+    assert half.pipeline.unet.dtype == torch.bfloat16  # type: ignore[attr-defined]
+    whole = make_editor("img2img", **options)
+    difference = pictures(half.edit(SOURCES, GREY)) - pictures(whole.edit(SOURCES, GREY))
+    assert 0 < np.abs(difference).mean() < 3  # of 255
+
+
+def test_compile_compiles_the_denoiser(
+    stable_diffusion: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # compiling itself takes the better part of a minute on a CPU
+    compiled: list[Any] = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compiled.append(self))
+    editor = ImageToImage(EditorOptions(model=str(stable_diffusion), compile=True))
+    assert compiled == [editor.pipeline.unet]
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"dtype": "float8"}, "dtype 'float8': use one of float32"),
         ({"batch": 0}, "batch starts at 1"),
-        ({"steps": -1}, "steps at 0"),
-        ({"strength": 1.5}, r"strength must lie in \(0, 1\]"),
+        ({"size": -8}, "size and steps at 0"),
+        ({"guidance": -2.0}, "guidance=-2.0: is 0 or more"),
+        ({"guidance": float("nan")}, "guidance=nan"),
+        ({"image_guidance": -0.5}, "image_guidance=-0.5"),
+        ({"strength": 0.0}, "strength=0.0: is in"),
+        ({"strength": 1.1}, "strength=1.1: is in"),
+        ({"device": "gpu"}, "device 'gpu' cannot be used"),
+        ({"attention": "magic"}, "attention=magic: `backend='magic'` must be one of"),
+        ({"attention": "_native_math"}, "the UNet2DConditionModel of 'img2img' has no choice"),
+        ({"templates": {"song": {}}}, "templates.song: the styles are prompt"),
+        ({"templates": {"prompt": {"hair": "{text}"}}}, "templates.prompt.hair: the categories"),
+        ({"templates": {"prompt": {"art": "red"}}}, "templates.prompt.art: must contain {text}"),
     ],
 )
-def test_options_that_cannot_be(changes: dict[str, Any], says: str) -> None:
-    with pytest.raises(EditError, match=says):
-        EditorOptions(**changes)
-
-
-def test_what_the_models_are_told() -> None:
-    assert instruction("prompt", GREY) == "a photo of a person, grey hair"
-    mine = {"instruction": {"facial": "make it {text}!"}}
-    assert instruction("instruction", GREY, mine) == "make it grey hair!"
-    assert instruction("prompt", GREY, mine) == instruction("prompt", GREY)
-    assert all("{text}" in t for style in TEMPLATES.values() for t in style.values())
-
-
-# InstructDiffusion's checkpoint
-
-
-def ldm_state(unet: Any) -> dict[str, torch.Tensor]:
-    """The names that latent diffusion's own code gives the weights of `tiny_diffusion.unet`."""
-    blocks = {
-        "conv_in": "input_blocks.0.0",
-        "down_blocks.0.resnets.0": "input_blocks.1.0",
-        "down_blocks.0.downsamplers.0.conv": "input_blocks.2.0.op",
-        "down_blocks.1.resnets.0": "input_blocks.3.0",
-        "down_blocks.1.attentions.0": "input_blocks.3.1",
-        "mid_block.resnets.0": "middle_block.0",
-        "mid_block.attentions.0": "middle_block.1",
-        "mid_block.resnets.1": "middle_block.2",
-        "up_blocks.0.resnets.0": "output_blocks.0.0",
-        "up_blocks.0.attentions.0": "output_blocks.0.1",
-        "up_blocks.0.resnets.1": "output_blocks.1.0",
-        "up_blocks.0.attentions.1": "output_blocks.1.1",
-        "up_blocks.0.upsamplers.0.conv": "output_blocks.1.2.conv",
-        "up_blocks.1.resnets.0": "output_blocks.2.0",
-        "up_blocks.1.resnets.1": "output_blocks.3.0",
-        "conv_norm_out": "out.0",
-        "conv_out": "out.2",
-        "time_embedding.linear_1": "time_embed.0",
-        "time_embedding.linear_2": "time_embed.2",
-    }
-    inner = {
-        "norm1": "in_layers.0",
-        "conv1": "in_layers.2",
-        "norm2": "out_layers.0",
-        "conv2": "out_layers.3",
-        "time_emb_proj": "emb_layers.1",
-        "conv_shortcut": "skip_connection",
-    }
-    out = {}
-    for key, value in unet.state_dict().items():
-        block = max((b for b in blocks if key.startswith(b + ".")), key=len)
-        rest = key[len(block) + 1 :]
-        for ours, theirs in inner.items():
-            if ".resnets." in block and rest.startswith(ours + "."):
-                rest = theirs + rest[len(ours) :]
-        out[f"model.diffusion_model.{blocks[block]}.{rest}"] = value
-    return out
-
-
-def flat_ema(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Latent diffusion's averaged weights: their names without dots."""
-    return {"model_ema." + k.removeprefix("model.").replace(".", ""): v for k, v in state.items()}
-
-
-@pytest.mark.parametrize("averaged", [False, True])
-def test_instruct_diffusions_checkpoint(
-    models: dict[str, Path], tmp_path: Path, averaged: bool
+def test_bad_options_are_refused(
+    stable_diffusion: Path, options: dict[str, Any], says: str
 ) -> None:
-    from modeling.diffusion_editors.instruct_diffusion import main
-
-    unet = tiny_diffusion.unet(8)
-    for parameter in unet.parameters():
-        parameter.data += 0.02 * torch.randn(parameter.shape)
-    state = ldm_state(unet)
-    if averaged:
-        state = {k: torch.zeros_like(v) for k, v in state.items()} | flat_ema(state)
-    torch.save({"state_dict": state}, tmp_path / "model.ckpt")
-    base, target = str(models["instruct_pix2pix"]), str(tmp_path / "converted")
-    assert main([str(tmp_path / "model.ckpt"), target, base]) == 0
-    editor: Any = make_editor("instruct_diffusion", model=target, steps=STEPS)
-    for key, value in editor.pipeline.unet.state_dict().items():
-        assert torch.equal(value, unet.state_dict()[key]), key
-    reference: Any = make_editor("instruct_diffusion", model=base, steps=STEPS)
-    before = pictures(reference.edit(portraits(1), GREY))[0]
-    reference.pipeline.unet.load_state_dict(unet.state_dict())
-    expected = pictures(reference.edit(portraits(1), GREY))[0]
-    made = pictures(editor.edit(portraits(1), GREY))[0]
-    assert np.array_equal(made, expected) and not np.array_equal(made, before)
+    with pytest.raises(EditError, match=re.escape(says)) as raised:
+        make_editor("img2img", model=str(stable_diffusion), **options)
+    assert "\n" not in str(raised.value)
 
 
-class Opener:
-    """What a hostile checkpoint may hold: it would write a file when it is unpickled."""
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-
-    def __reduce__(self) -> Any:
-        return open, (self.path, "w")
+def test_a_unet_has_the_native_attention(stable_diffusion: Path) -> None:
+    options: dict[str, Any] = {"model": str(stable_diffusion), "steps": 2}
+    native, plain = (make_editor("img2img", attention=a, **options) for a in ("native", ""))
+    assert (pictures(native.edit(SOURCES, GREY)) == pictures(plain.edit(SOURCES, GREY))).all()
 
 
-def test_checkpoints_that_are_refused(
-    models: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_own_templates_go_first(stable_diffusion: Path) -> None:
+    templates = {"prompt": {"facial": "{text}, in oil, {text}"}}
+    editor = ImageToImage(EditorOptions(model=str(stable_diffusion), templates=templates))
+    assert editor.text(GREY) == "grey hair, in oil, grey hair"
+    art = Concept("a", "mosaic", "art", (), "train")
+    assert editor.text(art) == "a portrait of a person, mosaic"
+    check_templates(TEMPLATES)
+
+
+# Models that cannot be loaded
+
+
+def weights(folder: Path, part: str = "unet/diffusion_pytorch_model") -> Path:
+    return folder / f"{part}.safetensors"
+
+
+def without_a_weight(folder: Path) -> None:
+    tensors = load_file(weights(folder))
+    del tensors["conv_in.bias"]
+    save_file(tensors, weights(folder), metadata={"format": "pt"})
+
+
+def of_another_shape(folder: Path) -> None:
+    tensors = load_file(weights(folder))
+    tensors["conv_in.bias"] = torch.zeros(3)
+    save_file(tensors, weights(folder), metadata={"format": "pt"})
+
+
+def as_pickle(folder: Path) -> None:
+    torch.save(load_file(weights(folder)), weights(folder).with_suffix(".bin"))
+    weights(folder).unlink()
+
+
+def cut(part: str) -> Callable[[Path], None]:
+    return lambda folder: (
+        weights(folder, part).write_bytes(weights(folder, part).read_bytes()[:999]) and None
+    )
+
+
+def of_class(name: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        index = json.loads((folder / "model_index.json").read_text())
+        (folder / "model_index.json").write_text(json.dumps(index | {"_class_name": name}))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (lambda f: shutil.rmtree(f), "no such folder"),
+        (lambda f: (f / "model_index.json").unlink(), "no file named model_index.json"),
+        (lambda f: (f / "model_index.json").write_text('{"_cl') and None, "index.json is damaged"),
+        (lambda f: shutil.rmtree(f / "unet"), "it lacks unet"),
+        (lambda f: shutil.rmtree(f / "tokenizer"), "it lacks tokenizer"),
+        (lambda f: shutil.rmtree(f / "scheduler"), "it lacks scheduler"),
+        (lambda f: (f / "unet/config.json").unlink(), "no file named config.json"),
+        (lambda f: weights(f).unlink(), "no file named diffusion_pytorch_model.safetensors"),
+        (cut("unet/diffusion_pytorch_model"), "Unable to load weights"),
+        (cut("text_encoder/model"), "deserializing"),
+        (without_a_weight, "a UNet2DConditionModel without conv_in.bias"),
+        (of_another_shape, "expected shape"),
+        (as_pickle, "no file named diffusion_pytorch_model.safetensors"),
+        (of_class("AudioLDMPipeline"), "can't find a pipeline linked to AudioLDMPipeline"),
+        (of_class("NoSuchPipeline"), "can't find a pipeline linked to NoSuchPipeline"),
+    ],
+)
+def test_a_damaged_folder_is_refused(
+    stable_diffusion: Path, tmp_path: Path, damage: Callable[[Path], None], says: str
 ) -> None:
-    from modeling.diffusion_editors.instruct_diffusion import main
+    folder = shutil.copytree(stable_diffusion, tmp_path / "model")
+    damage(folder)
+    with pytest.raises(EditError, match=re.escape(says)) as raised:
+        make_editor("img2img", model=str(folder))
+    message = str(raised.value)
+    assert "\n" not in message
+    assert f"cannot load {str(folder)!r}" in message
+    assert "editing.models.img2img=FOLDER" in message
 
-    base = str(models["instruct_pix2pix"])
 
-    def refused(content: Any, says: str) -> None:
-        path = tmp_path / "bad.ckpt"
-        path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
-        assert main([str(path), str(tmp_path / "out"), base]) == 1
-        printed = capsys.readouterr().err
-        assert says in printed and str(path) in printed
-        assert not (tmp_path / "out").exists()
-
-    state = ldm_state(tiny_diffusion.unet(8))
-    trap = tmp_path / "trap"
-    refused({"state_dict": state, "callbacks": Opener(str(trap))}, "could run code")
-    assert not trap.exists()
-    refused(b"not a checkpoint", "is")
-    refused({"state_dict": {"weight": torch.ones(1)}}, "it lacks model.diffusion_model.")
-    refused({"state_dict": ldm_state(tiny_diffusion.unet(4))}, "architecture")
-    assert main(["only one"]) == 2
+def test_a_hub_id_that_is_not_in_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(EditError, match=r"allow_download=true") as raised:
+        make_editor("img2img", model="nobody/no-such-model")
+    assert "\n" not in str(raised.value)

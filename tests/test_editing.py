@@ -310,6 +310,7 @@ def test_two_diffusion_models_compete_through_ray(
         (["editor=img2img", "editing.prompts.art=red"], "must contain {text}"),
         (["editor=img2img", "editing.prompts.arts=x"], "must be one of facial"),
         (["editing.clip=x"], "the editor is an exact one"),
+        (["editor=img2img", "editing.strength.img2img=1.5"], "strength.img2img=1.5: is in"),
         (["editor=img2img", "editing.steps.img2img=many"], "a mapping to whole numbers"),
         (["editor=img2img", "editing.candidates=[avatar]"], "must be one of img2img"),
         (["editor=img2img", "editing.exponents.change=1"], "must be one of direction"),

@@ -280,7 +280,7 @@ def test_the_real_stages_are_a_chain() -> None:
     assert len(outputs) == len(set(outputs))
     config = load_config(["preset=tiny"])
     sections = {key for s in BY_NAME.values() for key in stages.depends_on(s, config)}
-    left_out = {"preset", "run_dir", "redo", "max_error_fraction", "cluster", "serve"}
+    left_out = {"preset", "run_dir", "redo", "max_error_fraction", "cluster", "plan", "serve"}
     left_out |= {"allow_download", "verify"}
     top = set(vars(config)) - {key.partition(".")[0] for key in sections}
     assert top == left_out  # nothing else may change without being noticed

@@ -8,10 +8,12 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from modeling.diffusion_editors.core import DiffusionEditor, unflagged
+from modeling.diffusion_editors.core import DiffusionEditor, EditorOptions, unflagged
+from modeling.editors import EditError
 
 EDGES = (100, 200)
-"""Canny's thresholds, those that the published ControlNet was trained with."""
+"""Canny's thresholds: those of the published ControlNet's own examples."""
+STRENGTH, STEPS = 0.8, 50
 
 
 class ControlNet(DiffusionEditor):
@@ -22,20 +24,33 @@ class ControlNet(DiffusionEditor):
     extra = "lllyasviel/sd-controlnet-canny"
     style = "prompt"
 
+    def __init__(self, options: EditorOptions | None = None) -> None:
+        super().__init__(options)
+        self.check_strength(STRENGTH, STEPS)
+
     def load(self, model: str) -> Any:
         from diffusers import ControlNetModel, StableDiffusionControlNetImg2ImgPipeline
 
-        extra = self.fetch(ControlNetModel, self.options.extra or self.extra, key="extras")
-        return self.fetch(StableDiffusionControlNetImg2ImgPipeline, model, controlnet=extra)
+        extra = self.options.extra or self.extra
+        network = self.fetch(ControlNetModel, extra, key="extras")
+        pipeline = self.fetch(StableDiffusionControlNetImg2ImgPipeline, model, controlnet=network)
+        for key in ("in_channels", "cross_attention_dim"):
+            ours, theirs = pipeline.unet.config[key], network.config[key]
+            if ours != theirs:
+                raise EditError(
+                    f"the ControlNet {extra!r} is not for {model!r}: {key} {theirs}, not {ours}."
+                    f" Give two of one family (editing.models.{self.name}, editing.extras.…)"
+                )
+        return pipeline
 
     def run(self, images: list[Image.Image], texts: list[str], seeds: list[int]) -> np.ndarray:
         output = self.pipeline(
             prompt=texts,
             image=images,
             control_image=[edges(i) for i in images],
-            strength=self.setting("strength", 0.8),
+            strength=self.setting("strength", STRENGTH),
             guidance_scale=self.setting("guidance", 7.5),
-            num_inference_steps=int(self.setting("steps", 50)),
+            num_inference_steps=int(self.setting("steps", STEPS)),
             generator=self.generators(seeds),
             output_type="np",
         )
@@ -43,6 +58,5 @@ class ControlNet(DiffusionEditor):
 
 
 def edges(image: Image.Image) -> Image.Image:
-    """Canny edges, white on black, in RGB."""
-    found = cv2.Canny(np.asarray(image.convert("L")), *EDGES)
-    return Image.fromarray(found).convert("RGB")
+    """Canny edges of an RGB picture (the strongest channel's), white on black, in RGB."""
+    return Image.fromarray(cv2.Canny(np.asarray(image), *EDGES)).convert("RGB")

@@ -1,0 +1,438 @@
+"""The paper's concept dataset from a language model's answers (Sec. 3.1, 5.1).
+
+Written in rounds until the counts are there; held-out sets drawn; training concepts paraphrased and
+combined. Given the same answers, the same concepts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from modeling.concept_prompts import (
+    PARAPHRASE_SCHEMA,
+    WRITE_SCHEMA,
+    AnswerError,
+    paraphrase_messages,
+    read_concepts,
+    read_paraphrases,
+    write_messages,
+)
+from modeling.concept_text import has_phrase, meaningless, normal_form
+from modeling.concepts import Concept, ConceptError, concept_id
+from modeling.grammar import CATEGORIES
+from modeling.language_models import Answer, Prompt
+from modeling.near_duplicates import Embed, NearDuplicates
+
+Ask = Callable[[list[Prompt]], list[Answer]]
+"""Prompts → an answer to each, in order."""
+SPARE = 1.25
+"""So much more is asked for than is missing: some of it will be filtered."""
+
+
+@dataclass(frozen=True)
+class WritingSpec:
+    """How many concepts of each category ("art", "characteristic", "facial").
+
+    counts: written, of which `test` and `val` are held out. paraphrases: of training concepts, in
+    all. combine: tuples of categories, in the order in which a text names them. per_request:
+    concepts asked for at once; paraphrased_together: concepts paraphrased at once. round_requests:
+    at once for one category; requests: budget of each of the two passes. allow_fewer: take what
+    there is when it is spent. paraphrase_similarity: least cosine of a paraphrase to its concept.
+    """
+
+    counts: Mapping[str, int]
+    test: Mapping[str, int] = field(default_factory=dict)
+    val: Mapping[str, int] = field(default_factory=dict)
+    paraphrases: Mapping[str, int] = field(default_factory=dict)
+    combine: Sequence[Sequence[str]] = (("characteristic", "art"),)
+    per_request: int = 20
+    paraphrased_together: int = 5
+    round_requests: int = 16
+    requests: int = 400
+    allow_fewer: bool = False
+    paraphrase_similarity: float = 0.3
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A text, or a whole answer, that was not taken; request: the number of its request."""
+
+    text: str
+    category: str
+    reason: str
+    request: int
+
+
+@dataclass(frozen=True)
+class _Request:
+    category: str
+    prompt: Prompt
+    concepts: tuple[str, ...] = ()  # to be paraphrased
+
+
+class ConceptWriter:
+    """Takes the steps one after the other; `rejected`, `shortfalls` and `asked` tell of them."""
+
+    def __init__(
+        self,
+        spec: WritingSpec,
+        seed: int,
+        embed: Embed,
+        near: NearDuplicates,
+        log: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        self.spec, self.seed, self.near, self.log = spec, seed, near, log
+        self._embed = embed
+        self._vectors: dict[str, npt.NDArray[np.float32]] = {}
+        self._forms: set[str] = set()
+        self.asked = 0
+        self.rejected: list[Rejected] = []
+        self.shortfalls: list[str] = []
+
+    def write(self, ask: Ask) -> dict[str, list[str]]:
+        """Texts by category, as many as spec.counts; ConceptError if the budget does not do."""
+        out: dict[str, list[str]] = {c: [] for c in CATEGORIES}
+        counts, left = self.spec.counts, self.spec.requests
+        for round_ in itertools.count():
+            requests = self._writing_requests(out, round_)[:left]
+            if not requests:
+                break
+            left -= len(requests)
+            for number, request, answer in self._answers(ask, requests):
+                try:
+                    texts = read_concepts(_usable(answer))
+                except AnswerError as error:
+                    self.reject(answer.text, request.category, str(error), number)
+                    continue
+                room = counts[request.category] - len(out[request.category])
+                out[request.category] += self._take(texts, request.category, number, room)
+            have = ", ".join(f"{len(out[c])}/{n} {c}" for c, n in counts.items() if n)
+            self.log(f"concepts: round {round_ + 1}, {len(requests)} requests: {have}")
+        for category, wanted in counts.items():
+            self._check(len(out[category]), wanted, category, "counts")
+        return out
+
+    def hold_out(self, texts: Mapping[str, Sequence[str]]) -> dict[str, dict[str, list[str]]]:
+        """Split → category → texts; test and validation drawn by the seed.
+
+        A text whose words another one contains is never held out: "sketch" would be seen in
+        "pencil sketch". Raises ConceptError if too few are left.
+        """
+        everything = [t for c in CATEGORIES for t in texts[c]]
+        out: dict[str, dict[str, list[str]]] = {"train": {}, "val": {}, "test": {}}
+        for category in CATEGORIES:
+            wanted = {s: getattr(self.spec, s).get(category, 0) for s in ("test", "val")}
+            drawn: list[str] = []
+            for text in _shuffled(texts[category], f"{self.seed}/held out"):
+                if len(drawn) == sum(wanted.values()):
+                    break
+                if not any(has_phrase(o, text) for o in everything if o != text):
+                    drawn.append(text)
+            if len(drawn) < sum(wanted.values()):
+                raise ConceptError(
+                    f"llm.test and llm.val: {sum(wanted.values())} {category} concepts wanted, but"
+                    f" only {len(drawn)} of {len(texts[category])} are contained in no other: ask"
+                    f" for more by llm.counts.{category}"
+                )
+            chosen = {"test": drawn[: wanted["test"]], "val": drawn[wanted["test"] :]}
+            for split, these in chosen.items():
+                out[split][category] = [t for t in texts[category] if t in these]
+            out["train"][category] = [t for t in texts[category] if t not in drawn]
+        return out
+
+    def paraphrase(
+        self, ask: Ask, train: Mapping[str, Sequence[str]], heldout: Sequence[str]
+    ) -> list[tuple[str, str]]:
+        """(concept, paraphrase) for training concepts, as many as spec.paraphrases, spread evenly.
+
+        A paraphrase differs from every text in more than spelling, is near its concept, and says
+        neither another training concept nor a held-out one, nor contains one.
+        """
+        categories = {t: c for c in CATEGORIES for t in train[c]}
+        missing: dict[str, int] = {}
+        for category in CATEGORIES:
+            total, texts = self.spec.paraphrases.get(category, 0), train[category]
+            if total and not texts:
+                raise ConceptError(f"llm.paraphrases.{category}: no concept is left to paraphrase")
+            for rank, text in enumerate(_shuffled(texts, f"{self.seed}/paraphrases")):
+                missing[text] = total // len(texts) + (rank < total % len(texts))
+        owner = {text: text for text in categories}  # accepted text → the concept it says
+        out: list[tuple[str, str]] = []
+        left = self.spec.requests
+        for round_ in itertools.count():
+            requests = self._paraphrase_requests(train, missing, round_)[:left]
+            if not requests:
+                break
+            left -= len(requests)
+            said: list[tuple[str, str, int]] = []  # concept, paraphrase, number of the request
+            for number, request, answer in self._answers(ask, requests):
+                try:
+                    pairs = read_paraphrases(_usable(answer))
+                except AnswerError as error:
+                    self.reject(answer.text, request.category, str(error), number)
+                    continue
+                forms = {normal_form(t): t for t in request.concepts}
+                for concept, text in pairs:
+                    if normal_form(concept) in forms:
+                        said.append((forms[normal_form(concept)], text.strip(), number))
+                    else:
+                        reason = "of a concept that was not asked for"
+                        self.reject(text, request.category, reason, number)
+            for concept, text in self._faithful(said, owner, heldout, categories, missing):
+                missing[concept] -= 1
+                owner[text] = concept
+                out.append((concept, text))
+            self.log(
+                f"concepts: paraphrases, round {round_ + 1}, {len(requests)} requests:"
+                f" {len(out)}/{sum(self.spec.paraphrases.values())}"
+            )
+        for category in CATEGORIES:
+            total = self.spec.paraphrases.get(category, 0)
+            found = sum(categories[concept] == category for concept, _ in out)
+            self._check(found, total, f"{category} paraphrases", "paraphrases")
+        order = {text: i for i, text in enumerate(categories)}
+        return sorted(out, key=lambda pair: order[pair[0]])
+
+    def combinations(self, train: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, ...]]:
+        """All combinations of training texts across categories, in an order drawn by the seed."""
+        every: list[tuple[str, ...]] = []
+        for names in self.spec.combine:
+            every += itertools.product(*(train[category] for category in names))
+        return iter(_shuffled(every, f"{self.seed}/combinations"))
+
+    def repeats_heldout(
+        self, texts: Sequence[str], vectors: npt.NDArray[np.float32], heldout: Sequence[str]
+    ) -> dict[int, str]:
+        """Index of a text → the held-out text that it repeats or contains."""
+        pairs = self.near.matches(texts, vectors, heldout, self.vectors(heldout))
+        out = {i: heldout[j] for i, j in pairs.tolist()}
+        for i, text in enumerate(texts):
+            inner = next((h for h in heldout if has_phrase(text, h)), None)
+            if inner is not None:
+                out.setdefault(i, inner)
+        return out
+
+    def vectors(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        """Unit vectors [n, D] of texts, each embedded once."""
+        new = [t for t in dict.fromkeys(texts) if t not in self._vectors]
+        if new:
+            self._vectors.update(zip(new, self._embed(new), strict=True))
+        return np.stack([self._vectors[t] for t in texts]) if len(texts) else np.zeros((0, 1), "f4")
+
+    def _answers(
+        self, ask: Ask, requests: list[_Request]
+    ) -> Iterator[tuple[int, _Request, Answer]]:
+        answers = ask([r.prompt for r in requests])
+        for request, answer in zip(requests, answers, strict=True):
+            self.asked += 1
+            yield self.asked, request, answer
+
+    def _writing_requests(self, have: Mapping[str, list[str]], round_: int) -> list[_Request]:
+        spec, by_category = self.spec, []
+        for category, wanted in spec.counts.items():
+            missing = wanted - len(have[category])
+            number = min(math.ceil(missing * SPARE / spec.per_request), spec.round_requests)
+            by_category.append(
+                [
+                    _Request(
+                        category,
+                        Prompt(
+                            write_messages(
+                                category, spec.per_request, have[category], round_, i, self.seed
+                            ),
+                            WRITE_SCHEMA,
+                        ),
+                    )
+                    for i in range(max(0, number))
+                ]
+            )
+        # in turn, so that the end of the budget meets all categories alike
+        turns = itertools.zip_longest(*by_category)
+        return [request for turn in turns for request in turn if request is not None]
+
+    def _paraphrase_requests(
+        self, train: Mapping[str, Sequence[str]], missing: Mapping[str, int], round_: int
+    ) -> list[_Request]:
+        out, size = [], self.spec.paraphrased_together
+        for category in CATEGORIES:
+            open_ = [t for t in train[category] if missing[t] > 0]
+            for start in range(0, len(open_), size):
+                texts = tuple(open_[start : start + size])
+                count = math.ceil(SPARE * max(missing[t] for t in texts))
+                messages = paraphrase_messages(category, texts, count, round_, self.seed)
+                out.append(_Request(category, Prompt(messages, PARAPHRASE_SCHEMA), texts))
+        return out
+
+    def _take(self, texts: Iterable[str], category: str, number: int, room: int) -> list[str]:
+        """The new concepts among the texts, at most `room`."""
+        taken: list[str] = []
+        fresh: list[str] = []
+        for raw in texts:
+            text = " ".join(raw.split())
+            reason = meaningless(text)
+            form = normal_form(text)
+            if not reason and form in self._forms:
+                reason = "repeated"
+            if reason:
+                self.reject(text or raw, category, reason, number)
+                continue
+            self._forms.add(form)
+            fresh.append(text)
+        known = [t for t in self._vectors if t not in fresh]
+        everything = [*known, *fresh]
+        repeats = self.near.repeats(everything, self.vectors(everything), fixed=len(known))
+        for text, first in zip(fresh, repeats[len(known) :].tolist(), strict=True):
+            if first >= 0:
+                self._drop(text, category, f"nearly repeats {everything[first]!r}", number)
+            elif len(taken) == room:
+                self._drop(text, category, "more than asked for", number)
+            else:
+                taken.append(text)
+        return taken
+
+    def _faithful(
+        self,
+        said: list[tuple[str, str, int]],
+        owner: Mapping[str, str],
+        heldout: Sequence[str],
+        categories: Mapping[str, str],
+        missing: Mapping[str, int],
+    ) -> list[tuple[str, str]]:
+        """Those of (concept, paraphrase, request) that are taken, in order."""
+        fresh: list[tuple[str, str, int]] = []
+        for concept, text, number in said:
+            text = " ".join(text.split())
+            form = normal_form(text)
+            reason = meaningless(text)
+            if not reason and form in self._forms:
+                reason = "repeated"
+            if reason:
+                self.reject(text, categories[concept], reason, number)
+                continue
+            self._forms.add(form)
+            fresh.append((concept, text, number))
+        texts = [text for _, text, _ in fresh]
+        vectors, known = self.vectors(texts), list(owner)
+        leaks = self.repeats_heldout(texts, vectors, heldout)
+        others: dict[int, list[str]] = {}
+        for i, j in self.near.matches(texts, vectors, known, self.vectors(known)).tolist():
+            others.setdefault(i, []).append(known[j])
+        among: dict[int, list[int]] = {}
+        for i, j in self.near.matches(texts, vectors, texts, vectors).tolist():
+            if j < i:
+                among.setdefault(i, []).append(j)
+        taken: dict[int, tuple[str, str]] = {}
+        left = dict(missing)
+        for i, (concept, text, number) in enumerate(fresh):
+            foreign = [t for t in others.get(i, ()) if owner[t] != concept]
+            foreign += [texts[j] for j in among.get(i, ()) if j in taken and taken[j][0] != concept]
+            near = float(vectors[i] @ self.vectors([concept])[0])
+            if i in leaks:
+                reason = f"says held-out {leaks[i]!r}"
+            elif foreign:
+                reason = f"says another concept, as {foreign[0]!r} does"
+            elif near < self.spec.paraphrase_similarity:
+                reason = f"strays from {concept!r}"
+            elif left[concept] == 0:
+                reason = "more than asked for"
+            else:
+                left[concept] -= 1
+                taken[i] = (concept, text)
+                continue
+            self._drop(text, categories[concept], reason, number)
+        return list(taken.values())
+
+    def _drop(self, text: str, category: str, reason: str, number: int) -> None:
+        """Reject a text that was new: it may come again, and then count."""
+        self.reject(text, category, reason, number)
+        self._vectors.pop(text, None)
+        if reason == "more than asked for":
+            self._forms.discard(normal_form(text))
+
+    def reasons(self) -> dict[str, int]:
+        """How many were rejected for what, the most frequent first."""
+        counts = Counter(re.split(r" ['\"]", r.reason)[0] for r in self.rejected)
+        return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+    def reject(self, text: str, category: str, reason: str, number: int = 0) -> None:
+        """Note a text that is not taken; number: of the request that brought it, 0 for none."""
+        self.rejected.append(Rejected(text, category, reason, number))
+
+    def _check(self, found: int, wanted: int, what: str, key: str) -> None:
+        if found >= wanted:
+            return
+        why = "; ".join(f"{n} × {reason}" for reason, n in list(self.reasons().items())[:3])
+        line = f"{what}: {found} of {wanted} after llm.requests={self.spec.requests}"
+        if why:
+            line += f" (rejected: {why})"
+        if not self.spec.allow_fewer:
+            raise ConceptError(
+                f"{line}. Raise llm.requests, lower llm.{key}, take another model, or give"
+                " llm.allow_fewer=true"
+            )
+        self.shortfalls.append(line)
+        self.log(f"concepts: too few {line}")
+
+
+def written_concepts(
+    split: Mapping[str, Mapping[str, Sequence[str]]], paraphrases: Sequence[tuple[str, str]]
+) -> list[Concept]:
+    """Concepts without families or edit: training, validation, test, then paraphrases."""
+    out = [
+        Concept(concept_id(text), text, category, (), name, "" if name == "train" else "atoms")
+        for name in ("train", "val", "test")
+        for category in CATEGORIES
+        for text in split[name][category]
+    ]
+    parents = {c.text: c for c in out}
+    for parent, text in paraphrases:
+        p = parents[parent]
+        out.append(
+            Concept(
+                concept_id(text), text, p.category, (), "train", "", "paraphrased", (p.concept_id,)
+            )
+        )
+    return out
+
+
+def combined_concept(parts: Sequence[str], split: str, *, adapter: bool = True) -> Concept:
+    """The combination of training texts, in their order."""
+    text = ", ".join(parts)
+    return Concept(
+        concept_id=concept_id(text),
+        text=text,
+        category="combined",
+        families=(),
+        split=split,
+        heldout="" if split == "train" else "combinations",
+        origin="combined",
+        parents=tuple(concept_id(part) for part in parts),
+        adapter=adapter,
+    )
+
+
+def _usable(answer: Answer) -> str:
+    """The answer's text; AnswerError for one that was refused, or cut before its end."""
+    if answer.finish == "refusal":
+        raise AnswerError("refusal")
+    if answer.finish == "length":
+        raise AnswerError("malformed: cut at max_tokens")
+    return answer.text
+
+
+Item = TypeVar("Item", str, tuple[str, ...])
+
+
+def _shuffled(items: Iterable[Item], salt: str) -> list[Item]:
+    """A shuffle by hash: the same on every version of every library."""
+    return sorted(items, key=lambda item: hashlib.sha256(f"{salt}/{item}".encode()).digest())
