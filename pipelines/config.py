@@ -289,8 +289,8 @@ class Ranks:
 
     choices: list[int] = field(default_factory=lambda: [1, 2, 4, 8])
     """Ranks that a layer may get; the search trains adapters of the highest."""
-    score: str = "energy"
-    """energy | loss: what a layer loses at a lower rank, of its change or of training L1."""
+    score: str = "loss"
+    """loss | energy: what a layer loses at a lower rank, in training L1 or of its change."""
     steps: int = 0
     """Of each training; 0 = gans.steps."""
 
@@ -907,7 +907,7 @@ def check(config: Config) -> None:
             f"gans.checkpoints={c.gans.checkpoints}: the last quarter of gans.steps={c.gans.steps}"
             f" has room for {room}"
         )
-    _choice("ranks.score", c.ranks.score, ("energy", "loss"))
+    _choice("ranks.score", c.ranks.score, ("loss", "energy"))
     if len(set(c.ranks.choices)) < 2 or min(c.ranks.choices) < 1:
         raise ConfigError(f"ranks.choices={c.ranks.choices}: two or more ranks, each at least 1")
     for key in ("run_dir", "text_encoder"):

@@ -107,7 +107,7 @@ def test_what_is_trained_as_configured_is_what_gans_trains(
         (["ranks.choices=[2]"], "two or more ranks"),
         (["ranks.choices=[0,1]"], "each at least 1"),
         (["ranks.choices=[]"], "two or more ranks"),
-        (["ranks.score=rank"], "must be one of energy, loss"),
+        (["ranks.score=rank"], "must be one of loss, energy"),
     ],
 )
 def test_a_search_that_makes_no_sense_is_refused(
