@@ -25,6 +25,8 @@ BLOCK = 2048
 """Rows and columns of a block of similarities: 16 MiB."""
 TABLE = 1 << 16
 """Pairs whose words are compared at once."""
+MOST_APART = 2
+"""Words in which two parts that say the same may differ: "navy" and "navy blue"."""
 Form = tuple[str, ...]
 """A part's content words, in order; its other words where there are none."""
 
@@ -130,11 +132,11 @@ class NearDuplicates:
         out = np.zeros(len(pairs), dtype=bool)
         for start in range(0, len(pairs), TABLE):
             part = pairs[start : start + TABLE]
-            places, back = table.differences(part)
+            possible, places, back = table.differences(part)
             apart = [table.words_apart(*part[place]) for place in places]
             self._remember([w for pair in apart if all(pair) for w in pair])
             verdicts = np.array([self._nearly_one(*pair) for pair in apart], dtype=bool)
-            out[start : start + TABLE] = verdicts[back]
+            out[start + possible] = verdicts[back]
         return out
 
     def _nearly_one(self, a: str, b: str) -> bool:
@@ -165,20 +167,25 @@ class _WordTable:
             self.ids[i, : len(ws)] = [names[w] for w in ws]
         # a random number per word: a set of words is their sum
         self.codes = np.random.default_rng(0).integers(1, 2**62, len(names) + 1, dtype=np.int64)
-        self.codes[-1] = 0  # of the padding, -1
 
-    def differences(self, pairs: Pairs) -> tuple[Pairs, Pairs]:
-        """One place of each kind of difference among the pairs [P, 2], and each pair's kind [P].
+    def differences(self, pairs: Pairs) -> tuple[Pairs, Pairs, Pairs]:
+        """Of the pairs [P, 2]: places of those that may be one; a place of each kind; their kinds.
 
         Pairs are of one kind if the words that each text has and the other has not are the same.
+        They may be one if those are none, or one to MOST_APART on either side.
         """
         a, b = self.ids[pairs[:, 0]], self.ids[pairs[:, 1]]
         equal = a[:, :, None] == b[:, None, :]
-        only_a = np.where(equal.any(2), 0, self.codes[a]).sum(1)
-        only_b = np.where(equal.any(1), 0, self.codes[b]).sum(1)
-        kinds = only_a * np.int64(0x9E3779B97F4A7C1) + only_b  # wraps around, as a hash may
+        only_a, only_b = ~equal.any(2) & (a >= 0), ~equal.any(1) & (b >= 0)
+        n, m = only_a.sum(1), only_b.sum(1)
+        possible = np.flatnonzero(((n > 0) == (m > 0)) & (np.maximum(n, m) <= MOST_APART))
+        sums = [
+            np.where(only[possible], self.codes[ids[possible]], 0).sum(1)
+            for only, ids in ((only_a, a), (only_b, b))
+        ]
+        kinds = sums[0] * np.int64(0x9E3779B97F4A7C1) + sums[1]  # wraps around, as a hash may
         _, places, back = np.unique(kinds, return_index=True, return_inverse=True)
-        return places, back
+        return possible, possible[places], back
 
     def words_apart(self, i: int, j: int) -> tuple[str, str]:
         """The words of each text that the other has not, as phrases."""

@@ -869,7 +869,6 @@ def check(config: Config) -> None:
     _choice("editor", c.editor, ("auto", "best", *EXACT, *DIFFUSION))
     _choice("verify", c.verify, ("content", "size"))
     _check_editing(c, tuple(DIFFUSION))
-    _check_concepts(c)
     if c.images.source == "folder" and not c.images.path:
         raise ConfigError("images.source=folder needs images.path=DIR")
     if c.images.source == "avatars" and c.images.path:
@@ -897,6 +896,7 @@ def check(config: Config) -> None:
         value = attrgetter(key)(c)
         if not 0 <= value < 1:
             raise ConfigError(f"{key}={value}: must lie in [0, 1)")
+    _check_concepts(c)
     for layer, rank in c.lora.ranks.items():
         if rank < 1:
             raise ConfigError(f"lora.ranks.{layer}={rank}: must be at least 1")
@@ -987,6 +987,18 @@ def _check_concepts(c: Config) -> None:
             raise ConfigError(
                 f"llm.counts.{category}={count}: must be more than the {held} that are held out"
             )
+        if not count and getattr(c.llm.paraphrases, category):
+            raise ConfigError(f"llm.paraphrases.{category}: llm.counts.{category} is 0")
+    # said before anything is paid for
+    most = sum(math.prod(_trained(c.llm, name) for name in names) for names in c.llm.combine)
+    k = c.concepts
+    wanted = k.train_combinations + k.paired_combinations + k.val_combinations
+    wanted += k.test_combinations
+    if wanted > most:
+        raise ConfigError(
+            f"concepts.*_combinations: {wanted} wanted, but the training concepts of llm.counts"
+            f" make {most} by llm.combine={c.llm.combine}"
+        )
     if not c.llm.encoder:
         raise ConfigError("llm.encoder: must not be empty")
     for role, keys in roles.items():
@@ -999,6 +1011,12 @@ def _check_concepts(c: Config) -> None:
                 f"llm.{role}.base_url={keys.base_url}: must be the endpoint's address, such as"
                 " http://127.0.0.1:8000/v1"
             )
+
+
+def _trained(llm: Llm, category: str) -> int:
+    """Concepts of a category that are not held out."""
+    count, test, val = (getattr(x, category) for x in (llm.counts, llm.test, llm.val))
+    return int(count - test - val)
 
 
 def _check_editing(c: Config, editors: Sequence[str]) -> None:

@@ -220,6 +220,58 @@ def test_whatever_is_typed_gives_a_config_or_one_line(key: str, value: str) -> N
         assert len(str(error).splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"concepts.source": "web"}, "concepts.source=web: must be one of grammar, llm"),
+        (
+            {"concepts.families": "[hair]", "concepts.test_atoms": "2"},
+            "with llm give concepts.families=[] concepts.test_atoms=0",
+        ),
+        (
+            {"llm.counts": "{art: 0, characteristic: 0, facial: 0}"},
+            "needs llm.counts, such as llm.counts.art",
+        ),
+        ({"llm.counts.art": "-1"}, "llm.counts.art=-1: must be at least 0"),
+        ({"llm.test.art": "5"}, "llm.counts.art=5: must be more than the 5 that are held out"),
+        ({"llm.paraphrases.facial": "5"}, "llm.paraphrases.facial: llm.counts.facial is 0"),
+        (
+            {"concepts.train_combinations": "15", "llm.test.art": "2"},
+            "concepts.*_combinations: 15 wanted, but the training concepts of llm.counts make 12",
+        ),
+        ({"llm.combine": "[[art, hair]]"}, "llm.combine=hair: must be one of art, characteristic"),
+        ({"llm.combine": "[[art, art]]"}, "must be two or more different categories"),
+        ({"llm.similarity": "1.5"}, "llm.similarity=1.5: is a cosine, from -1 to 1"),
+        ({"llm.requests": "0"}, "llm.requests=0: must be at least 1"),
+        ({"llm.encoder": ""}, "llm.encoder: must not be empty"),
+        ({"llm.writer.model": ""}, "concepts.source=llm needs llm.writer.model"),
+        ({"llm.writer.base_url": ""}, "llm.writer.base_url=: must be the endpoint's address"),
+        ({"llm.paraphraser.model": "x"}, "llm.paraphraser.base_url=: must be the endpoint's"),
+        ({"llm.writer.provider": "x"}, "llm.writer.provider=x: must be one of endpoint, local"),
+        ({"llm.writer.response_format": "xml"}, "must be one of json_schema, json_object, none"),
+        ({"llm.writer.rate": "-1"}, "llm.writer.rate=-1.0: must be at least 0"),
+        ({"llm.writer.key": "k"}, "unknown key llm.writer.key; did you mean llm.writer.key_env?"),
+    ],
+)
+def test_a_language_models_configuration(changes: dict[str, str], expected: str) -> None:
+    base = {"concepts.train_combinations": "0"}
+    base |= {"concepts.val_combinations": "0", "concepts.test_combinations": "0"}
+    none = "{art: 0, characteristic: 0, facial: 0}"
+    base |= {"llm.test": none, "llm.paraphrases": none}
+    base["llm.counts"] = "{art: 5, characteristic: 4, facial: 0}"
+    load_config(["preset=paper", *(f"{k}={v}" for k, v in base.items())])
+    with pytest.raises(ConfigError) as caught:
+        load_config(["preset=paper", *(f"{k}={v}" for k, v in (base | changes).items())])
+    assert expected in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("editor", ["avatar", "filter"])
+def test_exact_editors_draw_what_the_grammar_says(editor: str) -> None:
+    message = f"exact editor {editor} can draw only .* editor=instruct_pix2pix, or concepts"
+    with pytest.raises(ConfigError, match=message):
+        load_config(["preset=tiny", f"editor={editor}", "concepts.source=llm"])
+
+
 @pytest.mark.parametrize("preset", configuration.preset_names())
 def test_round_trips(preset: str) -> None:
     config = load_config([f"preset={preset}", "seed=3", "lora.ranks={head: 2}", "redo=[base]"])

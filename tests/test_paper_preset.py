@@ -114,3 +114,13 @@ def test_the_weight_generator_costs_what_the_papers_times_imply(config: Config) 
     a_weight = (seconds[512] - seconds[256]) / (64 * 256)
     implied = a_weight * 40e12
     assert counter.get_total_flops() / (64 * 256) == pytest.approx(implied, rel=0.1)
+
+
+def test_the_concepts_are_the_papers(config: Config) -> None:
+    """Sec. 5.1: 693 written, 45 of them held out, 12,441 paraphrases, 84,477 combinations."""
+    llm = config.llm
+    assert vars(llm.counts) == {"art": 226, "characteristic": 441, "facial": 26}
+    assert vars(llm.test) == {"art": 20, "characteristic": 20, "facial": 5}
+    assert vars(llm.paraphrases) == {"art": 4126, "characteristic": 8070, "facial": 245}
+    assert config.concepts.source == "llm" and config.concepts.train_combinations == 84477
+    assert llm.combine == [["characteristic", "art"]]
