@@ -76,7 +76,7 @@ def export_dataset(run: RunDir, target: RunDir, licence: str) -> dict[str, Any]:
             )
     if target.files(""):
         raise DatasetError(f"{target.uri} is not empty: give another target")
-    names = [f"stages/{name}.json" for name in CARRIED] + ["config.yaml", "pairs/index.parquet"]
+    names = [f"stages/{name}.json" for name in CARRIED] + ["config.yaml", "editing/index.parquet"]
     names += [f for name in ("concepts", "base") for f in _outputs(run, name)]
     names += [f for f in run.files("adapters") if f.count("/") == 1]
     if finished(run, "weights") is not None:
@@ -195,7 +195,7 @@ def import_dataset(source: RunDir, run: RunDir) -> dict[str, Any]:
             raise DatasetError(f"{source.url(name)} is damaged: its SHA-256 is not the manifest's")
         progress.add()
     # the stage `weights` cuts the blocks anew: it takes seconds
-    copied = ("config.yaml", "concepts.parquet", "text.parquet", "pairs/", "base/", "adapters/")
+    copied = ("config.yaml", "concepts.parquet", "text.parquet", "editing/", "base/", "adapters/")
     for name in files:
         if name.startswith(copied):
             run.write(name, source.read(name))

@@ -60,7 +60,7 @@ STAGES = (
         "edit every source image to every concept (Ray Data)",
         ("concepts",),
         ("images", "editing"),
-        ("pairs",),
+        ("pairs", "editing"),
     ),
     Stage(
         "base",

@@ -109,16 +109,16 @@ def test_a_dead_actor_loses_no_more_than_a_part(run: RunDir, editors: dict[str, 
     with pytest.raises(KeyboardInterrupt):
         actor(run, "editing.part=6")(row(concept("a")))
     first = list(editor.seen)
-    assert len(run.files("pairs/parts/a")) == 2 and load_about(run, "a") is None
+    assert len(run.files("editing/parts/a")) == 2 and load_about(run, "a") is None
     # one of the parts is damaged: only its pictures are made again
-    (damaged, _) = run.files("pairs/parts/a")
+    (damaged, _) = run.files("editing/parts/a")
     run.write(damaged, run.read(damaged)[:-20])
     editor.seen.clear()
     editor.dies_after = 10**9
     actor(run, "editing.part=6")(row(concept("a")))
     assert len(editor.seen) == IMAGES - 6
     assert len(set(editor.seen) & set(first)) == 6
-    assert run.files("pairs/parts/a") == []
+    assert run.files("editing/parts/a") == []
     same = whole.run_dir.read_table(file_of("a"))
     assert run.read_table(file_of("a")).equals(same)
     assert load_about(run, "a") == load_about(whole.run_dir, "a")
@@ -215,7 +215,7 @@ def test_the_best_candidate_edits_the_rest(
     pilots = actor(run).train(4)
     editors["other"].fails = set(pilots[:2])
     stage(config, run, monkeypatch)
-    choice = run.read_table("pairs/choice.parquet").to_pylist()
+    choice = run.read_table("editing/choice.parquet").to_pylist()
     assert {(r["concept_id"], r["editor"]) for r in choice if r["chosen"]} == {
         ("a", "img2img"),
         ("b", "img2img"),
@@ -244,7 +244,7 @@ def test_no_candidate_at_all(
     assert summary["dropped"] == 1 and pairs.usable(run) == []
     (error,) = run.read_table("errors/pairs.parquet").to_pylist()
     assert error["key"] == "a" and "no candidate editor" in error["reason"]
-    (row,) = run.read_table("pairs/choice.parquet").to_pylist()
+    (row,) = run.read_table("editing/choice.parquet").to_pylist()
     assert row["error"] == "no picture" and not row["chosen"]
 
 
@@ -278,7 +278,7 @@ def test_two_diffusion_models_compete_through_ray(
     assert main(["concepts", *words]) == 0
     assert main(["pairs", *words]) == 0
     concepts = [c for c in load_concepts(run) if c.origin != "paraphrased"]
-    choice = run.read_table("pairs/choice.parquet").to_pylist()
+    choice = run.read_table("editing/choice.parquet").to_pylist()
     chosen = {r["concept_id"]: r["editor"] for r in choice if r["chosen"]}
     assert set(chosen) == {c.concept_id for c in concepts} and len(choice) == 2 * len(concepts)
     for c in concepts:

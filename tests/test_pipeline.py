@@ -129,7 +129,7 @@ def test_pairs_are_plain_parquet_split_by_image_and_exact(run: RunDir, config: C
             edited = editor.draw(source, concept)
             assert np.array_equal(decode_image(row["edited"]), edited.image)
             assert json.loads(row["scores"]) == edited.scores
-    assert len(split_of) == 20 and len(run.files("pairs")) == len(concepts) + 1
+    assert len(split_of) == 20 and len(run.files("pairs")) == len(concepts)
 
 
 def test_nothing_held_out_was_trained_on(run: RunDir) -> None:
