@@ -259,8 +259,8 @@ def load_about(run_dir: RunDir, concept_id: str) -> dict[str, Any] | None:
     try:
         metadata = run_dir.read_schema(file_of(concept_id)).metadata
         return dict(json.loads(metadata[b"about"]))
-    except ArtifactError:
-        return None  # not there, or damaged: to be made
+    except (ArtifactError, KeyError, TypeError):
+        return None  # not there, damaged, or another file: to be made
 
 
 def load_all(run_dir: RunDir, concept_ids: Sequence[str]) -> dict[str, dict[str, Any] | None]:

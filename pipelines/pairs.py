@@ -1,9 +1,10 @@
 """Stage `pairs`: every source image edited to every concept, by pools of editor actors.
 
 One Parquet file per concept, `pairs/<concept_id>.parquet`, readable with pyarrow alone, and in
-`editing/` what became of the others; a stopped stage goes on with what is not there yet. With editor=best the candidates are first compared on a
-few pilot images of each concept (pipelines/editing.py), and the winner edits all of them: five full
-passes over the paper's 97,611 concepts × 1,000 images would be 488 million edits.
+`editing/` what became of the others; a stopped stage goes on with what is not there yet. With
+editor=best the candidates are first compared on a few pilot images of each concept
+(pipelines/editing.py), and the winner edits all of them: five full passes over the paper's 97,611
+concepts × 1,000 images would be 488 million edits.
 """
 
 from __future__ import annotations
@@ -143,6 +144,8 @@ def _finish(
 
 def usable(run_dir: RunDir) -> list[Concept]:
     """Concepts with pictures of their own, those left out whose edits came to nothing."""
+    if not run_dir.exists(INDEX):  # made when no concept could be dropped
+        return with_pairs(load_concepts(run_dir))
     index = run_dir.read_table(INDEX, ["concept_id", "dropped"]).to_pylist()
     dropped = {row["concept_id"] for row in index if row["dropped"]}
     return [c for c in with_pairs(load_concepts(run_dir)) if c.concept_id not in dropped]
