@@ -35,7 +35,7 @@ def concept_spec(config: Config) -> ConceptSpec:
 
 
 def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
-    encoder = TextEncoder(config.text_encoder)
+    encoder = TextEncoder(config.text_encoder, config.allow_download)
     about: dict[str, Any] = {}
     try:
         with writing_text(run_dir) as table:
