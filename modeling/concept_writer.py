@@ -27,7 +27,7 @@ from modeling.concept_prompts import (
     read_paraphrases,
     write_messages,
 )
-from modeling.concept_text import has_phrase, meaningless, normal_form
+from modeling.concept_text import content_words, has_phrase, meaningless, normal_form
 from modeling.concepts import Concept, ConceptError, concept_id
 from modeling.grammar import CATEGORIES
 from modeling.language_models import Answer, Prompt
@@ -216,10 +216,12 @@ class ConceptWriter:
         """Index of a text → the held-out text that it repeats or contains."""
         pairs = self.near.matches(texts, vectors, heldout, self.vectors(heldout))
         out = {i: heldout[j] for i, j in pairs.tolist()}
+        inner = {f" {' '.join(content_words(h))} ": h for h in heldout}
         for i, text in enumerate(texts):
-            inner = next((h for h in heldout if has_phrase(text, h)), None)
-            if inner is not None:
-                out.setdefault(i, inner)
+            said = f" {' '.join(content_words(text))} "
+            for phrase, h in inner.items():
+                if phrase in said:
+                    out.setdefault(i, h)
         return out
 
     def vectors(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:

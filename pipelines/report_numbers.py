@@ -44,7 +44,7 @@ HELD_OUT = {
     ),
     "atoms": (
         "unseen single concept",
-        "training saw other concepts of their families, never these",
+        "training saw others of their kind, never these",
     ),
     "families": (
         "unseen-family concept",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from dataclasses import asdict, fields
 from typing import Any
 
@@ -40,9 +41,10 @@ def writing_spec(config: Config) -> WritingSpec:
     return WritingSpec(**per_category, **{name: getattr(llm, name) for name in names})
 
 
-def paraphraser(config: Config) -> LanguageModelKeys:
-    """The section of the second model; the first writes the paraphrases where none is given."""
-    return config.llm.paraphraser if config.llm.paraphraser.model else config.llm.writer
+def paraphraser(config: Config) -> tuple[str, LanguageModelKeys]:
+    """The second model's section and its keys; the first's where none is given."""
+    llm = config.llm
+    return ("paraphraser", llm.paraphraser) if llm.paraphraser.model else ("writer", llm.writer)
 
 
 def write(
@@ -53,18 +55,16 @@ def write(
     Raises ConceptError if the counts cannot be met, LanguageModelError if a model does not answer.
     """
     llm, spec = config.llm, writing_spec(config)
-    judge = (
-        encoder
-        if llm.encoder == config.text_encoder
-        else TextEncoder(llm.encoder, config.allow_download)
-    )
+    judge = encoder
+    if llm.encoder != config.text_encoder:
+        judge = TextEncoder(llm.encoder, config.allow_download)
     near = NearDuplicates(
         lambda texts: judge.encode_columns(texts).unit(), llm.similarity, llm.word_similarity
     )
     writer = ConceptWriter(spec, config.seed, near.embed, near, log)
     askers = {
         "writer": Asker(config, run_dir, "writer", llm.writer),
-        "paraphraser": Asker(config, run_dir, "paraphraser", paraphraser(config)),
+        "paraphraser": Asker(config, run_dir, *paraphraser(config)),
     }
     try:
         split = writer.hold_out(writer.write(askers["writer"]))
@@ -73,16 +73,20 @@ def write(
         concepts = written_concepts(split, paraphrases)
         embed(encoder, table, concepts)
         concepts += _combine(config, writer, split["train"], heldout, encoder, judge, table)
-    finally:  # why there are too few is in there
+    finally:  # why there are too few, and what that cost
+        usage = {role: asker.summary() for role, asker in askers.items() if asker.used}
+        for role, used in usage.items():
+            log(
+                f"concepts: {role}: {used['requests']} requests ({used['kept']} answered before),"
+                f" {used['prompt_tokens']} + {used['completion_tokens']} tokens, cost"
+                f" {used['cost']:g} ({used['cost_now']:g} now)"
+            )
         rejected = [asdict(r) for r in writer.rejected]
         run_dir.write_table(REJECTED, pa.Table.from_pylist(rejected, REJECTED_SCHEMA))
-    usage = {role: asker.summary() for role, asker in askers.items() if asker.used}
-    for role, used in usage.items():
-        log(
-            f"concepts: llm.{role}: {used['requests']} requests ({used['kept']} answered before),"
-            f" {used['prompt_tokens']} + {used['completion_tokens']} tokens, cost {used['cost']:g}"
-            f" ({used['cost_now']:g} now)"
-        )
+    ids = Counter(c.concept_id for c in concepts)
+    twice = next((i for i, n in ids.items() if n > 1), "")
+    if twice:
+        raise ConceptError(f"two concepts have the id {twice!r}: change the seed or llm.counts")
     return _ordered(concepts), {
         "llm": usage,
         "rejected": writer.reasons(),
