@@ -181,6 +181,74 @@ class Inception(FeatureExtractor):
         return self._network(images)
 
 
+class CLIP(FeatureExtractor):
+    """Projected image features of a CLIP model (Kynkäänniemi et al., ICLR 2023): "FD-CLIP".
+
+    Args:
+        model: a folder written by save_pretrained, or a hub id.
+        allow_download: fetch the model when it is not in the local cache.
+        batch_size: images per forward pass.
+        device: a torch device name.
+
+    Images are resized by clean-fid's function to the model's own size, not cropped: portraits are
+    square, and the edges count.
+
+    Raises:
+        FeatureError: the model cannot be loaded.
+    """
+
+    name = "FD-CLIP"
+
+    def __init__(
+        self,
+        model: str = "openai/clip-vit-large-patch14",
+        allow_download: bool = False,
+        batch_size: int = 64,
+        device: str = "cpu",
+    ) -> None:
+        import torch
+        from transformers import AutoImageProcessor, CLIPModel
+        from transformers.utils import logging
+
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+        offline = not allow_download
+        try:
+            processor = AutoImageProcessor.from_pretrained(model, local_files_only=offline)
+            kind: Any = CLIPModel
+            network, info = kind.from_pretrained(
+                model, local_files_only=offline, output_loading_info=True
+            )
+        except (OSError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise FeatureError(
+                f"FD-CLIP cannot load {model!r} ({reason}). Give a folder written by"
+                " save_pretrained (evaluate.features_path=FOLDER), or allow_download=true"
+            ) from error
+        if info["missing_keys"]:  # which transformers would fill with random values
+            raise FeatureError(f"{model}: its file lacks {min(info['missing_keys'])}")
+        super().__init__(network.config.vision_config.image_size, batch_size, device)
+        self.model, self.dim = model, network.config.projection_dim
+        self._network = network.eval().to(device)
+        self._mean, self._deviation = (
+            torch.tensor(values, device=device).view(3, 1, 1)
+            for values in (processor.image_mean, processor.image_std)
+        )
+
+    @property
+    def description(self) -> str:
+        """One line for a caption: network, feature, input size."""
+        size = self.input_size
+        return (
+            f"CLIP ({Path(self.model).name}), {self.dim} projected features, clean-fid resize to"
+            f" {size}x{size}"
+        )
+
+    def _embed(self, images: torch.Tensor) -> torch.Tensor:
+        pixels = (images / 255.0 - self._mean) / self._deviation
+        return self._network.get_image_features(pixels).pooler_output
+
+
 def find_inception(
     weights: str | Path | None = None,
     cache_folder: str | Path | None = None,
@@ -202,7 +270,7 @@ def find_inception(
         if weights is not None or not allow_download:
             raise FeatureError(
                 f"FID needs {INCEPTION_FILE} (96 MB), which is not at {path}. Fetch it from "
-                f"{inception_url} and put it there, or allow the download (allow_download=True), "
+                f"{inception_url} and put it there, or allow the download (allow_download=true), "
                 'or use the features "efficientnet-lite0", which need no download.'
             )
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -227,6 +295,7 @@ def _check_inception(path: Path) -> None:
 FEATURES: dict[str, Callable[..., FeatureExtractor]] = {
     "efficientnet-lite0": EfficientNetLite0,
     "inception": Inception,
+    "clip": CLIP,
 }
 
 
@@ -234,8 +303,8 @@ def make_features(name: str, **options: Any) -> FeatureExtractor:
     """Build a feature extractor by name.
 
     Args:
-        name: "efficientnet-lite0" (offline, FD-EfficientNet) or "inception" (FID).
-        options: the constructor's arguments (`EfficientNetLite0`, `Inception`).
+        name: "efficientnet-lite0" (offline, FD-EfficientNet), "inception" (FID), "clip" (FD-CLIP).
+        options: the constructor's arguments (`EfficientNetLite0`, `Inception`, `CLIP`).
 
     Raises:
         FeatureError: unknown name, or the extractor cannot be built.

@@ -65,7 +65,10 @@ class TextEncoder:
         logging.set_verbosity_error()
         logging.disable_progress_bar()
         where = _packaged_folder() if name == PACKAGED else name
-        advice = f"Give a folder saved with save_pretrained, or {PACKAGED!r} for the packaged one"
+        advice = (
+            f"Give a folder saved with save_pretrained, {PACKAGED!r} for the packaged one, or"
+            " allow_download=true"
+        )
         if Path(where).is_absolute() and not Path(where).is_dir():
             raise TextEncoderError(f"text_encoder={name}: there is no such folder. {advice}")
         offline = not allow_download

@@ -13,9 +13,11 @@ from pipelines import config as configuration
 from pipelines.artifacts import RunDir
 from pipelines.config import ConfigError
 
+DATASET = ("export-dataset", "import-dataset")
+
 
 def help_text() -> str:
-    from pipelines.stages import STAGES
+    from pipelines.stages import SIDE_STAGES, STAGES
 
     lines = [
         "usage: denoised-weights COMMAND [key=value …]",
@@ -27,10 +29,15 @@ def help_text() -> str:
         "",
         "other commands:",
         "  run        all stages, in order",
+        *[f"  {s.name:<10} {s.summary}" for s in SIDE_STAGES],
         "  serve      answer text → adapter and text + image → image over HTTP (Ray Serve)",
         "  submit     run as a Ray job: address=http://HEAD:8265 [command=STAGE] key=value …;",
         "             address=… job=ID follows one again",
+        "  plan       what a run takes, before it is started: work, hours, bytes, cost; [price=P]",
+        "             [--calibrate] measures on this machine, [--json | json=FILE]",
         "  config     print the resolved configuration",
+        "  export-dataset  publish the collected adapters: run_dir=… target=… licence=…",
+        "  import-dataset  read such a dataset into a fresh run directory: source=… run_dir=…",
         "",
         f"presets:   {', '.join(configuration.preset_names())} (preset=demo is the default)",
         "keys:      preset run_dir seed editor text_encoder images.source images.path",
@@ -77,12 +84,21 @@ def _for_people(error: Exception) -> str:
 def _command(command: str, words: list[str]) -> int:
     from pipelines.stages import BY_NAME, STAGES, redo, run_stage
 
-    if command not in (*BY_NAME, "run", "serve", "submit", "config"):
+    if command not in (*BY_NAME, "run", "serve", "submit", "plan", "config", *DATASET):
         raise ConfigError(f"unknown command {command!r}; see denoised-weights --help")
+    if command in DATASET:
+        from pipelines.dataset import command as dataset
+
+        dataset(command, words)
+        return 0
     if command == "submit":
         from pipelines.submit import submit
 
         return submit(words)
+    if command == "plan":
+        from pipelines.plan import plan
+
+        return plan(words)
     config = configuration.load_config(words)
     if command == "config":
         print(configuration.to_yaml(config), end="")
@@ -101,6 +117,10 @@ def _command(command: str, words: list[str]) -> int:
     with ray_session(config, run):
         for name in [s.name for s in STAGES] if command == "run" else [command]:
             run_stage(config, run, name)
+    if command == "ranks":
+        from pipelines.ranks import to_yaml
+
+        print(to_yaml(run), end="")
     if command in ("run", "report"):
         log(f"report: {run.url('report/index.html')}")
     return 0

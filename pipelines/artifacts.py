@@ -27,6 +27,13 @@ class ArtifactError(RuntimeError):
     """An artifact is missing or damaged; the text names the file."""
 
 
+def parquet_bytes(table: pa.Table) -> bytes:
+    """A Parquet file."""
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd")
+    return buffer.getvalue()
+
+
 class RunDir:
     """Files under one directory, named by relative POSIX paths. Cheap to pickle: only the URI."""
 
@@ -176,9 +183,7 @@ class RunDir:
             raise ArtifactError(f"{self.url(name)} is damaged: {error}") from error
 
     def write_table(self, name: str, table: pa.Table) -> None:
-        buffer = io.BytesIO()
-        pq.write_table(table, buffer, compression="zstd")
-        self.write(name, buffer.getvalue())
+        self.write(name, parquet_bytes(table))
 
     def checksum(self, name: str) -> str:
         """Size and CRC-32 of a file: enough to notice truncation, bit rot or a foreign file."""

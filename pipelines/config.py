@@ -71,6 +71,9 @@ class Editing:
     """Least change, direction, identity or quality of a picture; one below is left out."""
     least_images: float = 0.5
     """A concept that keeps a smaller part of its images is left out."""
+    inversions: int = 0
+    """null_text: pictures whose inversion an actor keeps, 12 MB of memory each at 50 steps, to edit
+    them to further concepts at a quarter of the cost."""
     batch: int = 8
     """Pictures a call; halved when memory runs out."""
     size: int = 0
@@ -80,6 +83,8 @@ class Editing:
     attention: str = ""
     """diffusers' attention backend; empty = its default."""
     compile: bool = False
+    checkpointing: bool = False
+    """null_text only: a second forward pass instead of the memory of a backward pass."""
     steps: dict[str, int] = field(default_factory=dict)
     guidance: dict[str, float] = field(default_factory=dict)
     image_guidance: dict[str, float] = field(default_factory=dict)
@@ -271,7 +276,23 @@ class Gans:
     concepts_per_batch: int = 4
     pilots: int = 4
     pilot_steps: int = 400
+    pilot_score: str = "l1"
+    """l1 | fd: validation L1, or the distance of evaluate.features: Fréchet from 2048 validation
+    images on, the kernel distance (KID) with fewer."""
     pilot_tolerance: float = 0.02
+    """Of the best score; with pilot_score=fd, of the score that training starts from."""
+
+
+@dataclass
+class Ranks:
+    """The search for a rank per layer (modeling/rank_search.py), a command of its own."""
+
+    choices: list[int] = field(default_factory=lambda: [1, 2, 4, 8])
+    """Ranks that a layer may get; the search trains adapters of the highest."""
+    score: str = "loss"
+    """loss | energy: what a layer loses at a lower rank, in training L1 or of its change."""
+    steps: int = 0
+    """Of each training; 0 = gans.steps."""
 
 
 @dataclass
@@ -391,7 +412,7 @@ class Evaluate:
     scratch_concepts: int = 8
     """How many of each held-out set, evenly."""
     features: str = "efficientnet"
-    """efficientnet | inception (clean-fid's weights, where they are)"""
+    """efficientnet | inception (clean-fid's) | clip: found by path, in the cache, or downloaded"""
     features_path: str = ""
     features_size: int = 64
     """Side to which pictures are resized before the features."""
@@ -451,6 +472,50 @@ class Cluster:
     """A local run_dir is a mount (NFS, Lustre) that every node sees."""
     training_threads: int = 0
     """Threads of a training worker; 0 = an equal share of the machine's cores."""
+    nodes: int = 1
+    """Machines of the cluster; `denoised-weights plan` reads it, Ray finds its nodes itself."""
+    gpus_per_node: int = 0
+    """GPUs of each; likewise."""
+
+
+@dataclass
+class Plan:
+    """What `denoised-weights plan` assumes where it has not measured; never part of a result."""
+
+    price: float = 0.0
+    """Money for an hour of one GPU, or of one actor where there is none; 0 = not known."""
+    evaluations: dict[str, int] = field(default_factory=dict)
+    """Denoiser evaluations an edit, by editor; others by the method (pipelines/plan_rates.py)."""
+    gpu_tflops: float = 495.0
+    """Peak of one GPU in training, TF32 without sparsity (NVIDIA's data sheet, H100 SXM)."""
+    training_utilisation: float = 0.1
+    """Part of the peak that training reaches: the paper's E²GAN takes 198.5 s for 400 images × 100
+    epochs on an H100, 202 images/s of 0.25 TFLOP (modeling/cost.py)."""
+    finetune_utilisation: float = 0.094
+    """The same of the fine-tune: 42.1 s for 400 images × 20 epochs, 190 images/s."""
+    editor_tflops: float = 312.0
+    """Peak of one GPU in the editors' float16, without sparsity (NVIDIA's data sheet, A100)."""
+    editor_utilisation: float = 0.24
+    """Part of it that a diffusion editor reaches: diffusers' documentation ("PyTorch 2.0") gives
+    Stable Diffusion img2img 11.5 steps/s of 4 pictures on an A100, each step 2 × 0.80 TFLOP."""
+    core_gflops: float = 70.0
+    """What a CPU core reaches: 8 images of 0.15 GFLOP in 17 ms
+    (tests/bench/results/serial_times_small.json)."""
+    exact_edits_per_s: float = 470.0
+    """Edits of an exact editor by one core, drawn and encoded: 127,080 in 136 s on two, 32×32
+    (tuning/results/small/summary.json)."""
+    texts_per_s: float = 200.0
+    """Texts embedded by the driver: 6,561 in 33 s (the same)."""
+    texts_loaded_per_s: float = 1000.0
+    """Embeddings that one process reads back: 6,561 in 6 s (the same run)."""
+    files_per_s: float = 1000.0
+    """Small files that one process reads, one after another: 1 ms each on a local disk; an object
+    store takes 100 ms and more (Amazon's guide to the performance of S3), so about 10."""
+    write_mb_per_s: float = 100.0
+    """What one actor writes to the run directory."""
+    overhead_s: float = 5.0
+    """Start and end of a stage's actors: `weights` of the demo takes 4.7 s
+    (tests/bench/results/demo_stages.json)."""
 
 
 @dataclass
@@ -484,6 +549,7 @@ class Config:
     lora: Lora = field(default_factory=Lora)
     base: Base = field(default_factory=Base)
     gans: Gans = field(default_factory=Gans)
+    ranks: Ranks = field(default_factory=Ranks)
     weights: Weights = field(default_factory=Weights)
     generator: Generator = field(default_factory=Generator)
     rival: Rival = field(default_factory=Rival)
@@ -492,6 +558,7 @@ class Config:
     report: Report = field(default_factory=Report)
     serve: Serve = field(default_factory=Serve)
     cluster: Cluster = field(default_factory=Cluster)
+    plan: Plan = field(default_factory=Plan)
 
 
 def preset_names() -> list[str]:
@@ -620,6 +687,7 @@ MAPPINGS = {
     *(f"editing.{k}" for k in ("image_guidance", "strength", "prompts", "instructions")),
     "cluster.editor_actors",
     "cluster.editor_gpus",
+    "plan.evaluations",
 }
 """Keys whose values are mappings with keys of the user's."""
 
@@ -705,6 +773,7 @@ LEAST = {
     "editing.pilots": 1,
     "editing.batch": 1,
     "editing.size": 0,
+    "editing.inversions": 0,
     "editing.part": 1,
     "editing.least_images": 0,
     **{
@@ -736,6 +805,7 @@ LEAST = {
     "gans.concepts_per_batch": 1,
     "gans.pilots": 1,
     "gans.pilot_steps": 1,
+    "ranks.steps": 0,
     "weights.block_size": 8,
     "weights.concepts": 0,
     **{f"generator.{key}": least for key, least in GENERATOR_LEAST.items()},
@@ -753,6 +823,10 @@ LEAST = {
     "cluster.stall_timeout_s": 1,
     "cluster.cpus_per_actor": 0,
     "cluster.gpus_per_actor": 0,
+    "cluster.nodes": 1,
+    "cluster.gpus_per_node": 0,
+    "plan.price": 0,
+    "plan.overhead_s": 0,
 }
 RATES = (
     "base.lr",
@@ -762,8 +836,28 @@ RATES = (
     "rival.lr",
     "rival.image_lr",
     "adapt.lr",
+    "plan.gpu_tflops",
+    "plan.editor_tflops",
+    "plan.training_utilisation",
+    "plan.finetune_utilisation",
+    "plan.editor_utilisation",
+    "plan.core_gflops",
+    "plan.exact_edits_per_s",
+    "plan.texts_per_s",
+    "plan.texts_loaded_per_s",
+    "plan.files_per_s",
+    "plan.write_mb_per_s",
 )
-FRACTIONS = ("translator.dropout", "gans.ema", "generator.ema", "rival.ema", "adapt.ema")
+FRACTIONS = (
+    "translator.dropout",
+    "gans.ema",
+    "generator.ema",
+    "rival.ema",
+    "adapt.ema",
+    "plan.training_utilisation",
+    "plan.finetune_utilisation",
+    "plan.editor_utilisation",
+)
 
 
 def check(config: Config) -> None:
@@ -787,7 +881,7 @@ def check(config: Config) -> None:
     _choice("weights.centre", c.weights.centre, ("element", "tensor"))
     _choice("adapt.split", c.adapt.split, ("test", "val"))
     _choice("adapt.sampler", c.adapt.sampler, ("one_step", "ddim"))
-    _choice("evaluate.features", c.evaluate.features, ("efficientnet", "inception"))
+    _choice("evaluate.features", c.evaluate.features, ("efficientnet", "inception", "clip"))
     for method in c.evaluate.controls:
         _choice("evaluate.controls", method, CONTROLS)
     for key, least in LEAST.items():
@@ -806,6 +900,16 @@ def check(config: Config) -> None:
     for layer, rank in c.lora.ranks.items():
         if rank < 1:
             raise ConfigError(f"lora.ranks.{layer}={rank}: must be at least 1")
+    _choice("gans.pilot_score", c.gans.pilot_score, ("l1", "fd"))
+    room = max(1, c.gans.steps // 4)
+    if c.gans.steps and c.gans.checkpoints > room:
+        raise ConfigError(
+            f"gans.checkpoints={c.gans.checkpoints}: the last quarter of gans.steps={c.gans.steps}"
+            f" has room for {room}"
+        )
+    _choice("ranks.score", c.ranks.score, ("loss", "energy"))
+    if len(set(c.ranks.choices)) < 2 or min(c.ranks.choices) < 1:
+        raise ConfigError(f"ranks.choices={c.ranks.choices}: two or more ranks, each at least 1")
     for key in ("run_dir", "text_encoder"):
         if not attrgetter(key)(c):
             raise ConfigError(f"{key}: must not be empty")
@@ -931,6 +1035,9 @@ def _check_editing(c: Config, editors: Sequence[str]) -> None:
         for name in mapping:
             if name not in editors:
                 raise ConfigError(f"{key}.{name}: no such editor; there are {', '.join(editors)}")
+    for name, strength in e.strength.items():
+        if not 0 < strength <= 1:
+            raise ConfigError(f"editing.strength.{name}={strength:g}: is in (0, 1]")
     categories = ("facial", "characteristic", "art", "combined")
     for key, templates in (("prompts", e.prompts), ("instructions", e.instructions)):
         for category, template in templates.items():

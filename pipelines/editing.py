@@ -55,7 +55,7 @@ def file_of(concept_id: str) -> str:
 
 
 def pilot_file(editor: str, concept_id: str) -> str:
-    return f"pairs/pilots/{editor}/{concept_id}.json"
+    return f"editing/pilots/{editor}/{concept_id}.json"
 
 
 def editor_options(config: Config, name: str) -> dict[str, Any]:
@@ -74,6 +74,8 @@ def editor_options(config: Config, name: str) -> dict[str, Any]:
     return {
         **{key: mapping[name] for key, mapping in single.items() if name in mapping},
         **{key: getattr(e, key) for key in ("batch", "size", "dtype", "attention", "compile")},
+        "checkpointing": e.checkpointing,
+        "inversions": e.inversions,
         "allow_download": config.allow_download,
         "seed": config.seed,
         "templates": {"prompt": e.prompts, "instruction": e.instructions},
@@ -228,7 +230,7 @@ class EditConcept(EditActor):
 
 
 def _parts_of(concept_id: str) -> str:
-    return f"pairs/parts/{concept_id}"
+    return f"editing/parts/{concept_id}"
 
 
 def _gathered(
@@ -257,8 +259,8 @@ def load_about(run_dir: RunDir, concept_id: str) -> dict[str, Any] | None:
     try:
         metadata = run_dir.read_schema(file_of(concept_id)).metadata
         return dict(json.loads(metadata[b"about"]))
-    except ArtifactError:
-        return None  # not there, or damaged: to be made
+    except (ArtifactError, KeyError, TypeError):
+        return None  # not there, damaged, or another file: to be made
 
 
 def load_all(run_dir: RunDir, concept_ids: Sequence[str]) -> dict[str, dict[str, Any] | None]:
@@ -304,7 +306,7 @@ def choose_editors(config: Config, run_dir: RunDir, concepts: list[Concept]) -> 
     """
     candidates = config.editing.candidates
     for name in candidates:
-        there = set(run_dir.files(f"pairs/pilots/{name}"))
+        there = set(run_dir.files(f"editing/pilots/{name}"))
         todo = [c for c in concepts if pilot_file(name, c.concept_id) not in there]
         progress = Progress(
             f"pairs, pilots of {name}", len(concepts), "concepts", len(concepts) - len(todo)
@@ -334,7 +336,7 @@ def choose_editors(config: Config, run_dir: RunDir, concepts: list[Concept]) -> 
             }
             for name, report in reports.items()
         ]
-    run_dir.write_table("pairs/choice.parquet", pa.Table.from_pylist(table))
+    run_dir.write_table("editing/choice.parquet", pa.Table.from_pylist(table))
     won = {n: sum(w == n for w in choice.values()) for n in candidates}
     log("pairs: chosen by their pilots: " + ", ".join(f"{n} {count}" for n, count in won.items()))
     return choice

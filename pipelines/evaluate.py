@@ -43,7 +43,7 @@ from pipelines.adapt import cut, load_timings, recipe, scored_steps, step_folder
 from pipelines.artifacts import RunDir
 from pipelines.base import base_recipe, discriminator_config, translator_config
 from pipelines.concepts import load_concepts
-from pipelines.config import Config, Evaluate, exact_editor, resolve_editor
+from pipelines.config import Config, exact_editor, resolve_editor
 from pipelines.contenders import (
     CEILING,
     CONTINUED,
@@ -112,10 +112,14 @@ class Judged:
         self.ids, self.source, self.edited = ids, source, edited
 
 
-def features_of(config: Evaluate) -> FeatureExtractor:
-    if config.features == "inception":
-        return make_features("inception", weights=config.features_path or None)
-    return make_features("efficientnet-lite0", input_size=config.features_size)
+def features_of(config: Config) -> FeatureExtractor:
+    """The feature extractor of evaluate.features; FeatureError if it cannot be built."""
+    e = config.evaluate
+    if e.features == "efficientnet":
+        return make_features("efficientnet-lite0", input_size=e.features_size)
+    key = {"inception": "weights", "clip": "model"}[e.features]
+    given = {key: e.features_path} if e.features_path else {}
+    return make_features(e.features, allow_download=config.allow_download, **given)
 
 
 class EvaluateConcept(Contenders):
@@ -128,7 +132,7 @@ class EvaluateConcept(Contenders):
 
     @cached_property
     def features(self) -> FeatureExtractor:
-        return features_of(self.config.evaluate)
+        return features_of(self.config)
 
     def judged(self, concept: Concept, first: int, count: int) -> Judged:
         """Fresh avatars, `first` … after those of the pairs; or the test images of the pairs.
@@ -433,7 +437,7 @@ def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
     for kind, table in tables.items():
         run_dir.write_table(f"{FOLDER}/{kind}.parquet", table)
     about = {
-        "features": features_of(config.evaluate).description if config.evaluate.kid else "",
+        "features": features_of(config).description if config.evaluate.kid else "",
         "training_gap": training_gap(run_dir),
     }
     run_dir.write(f"{FOLDER}/about.json", json.dumps(about).encode())

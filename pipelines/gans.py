@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import torch
 
-from modeling.convergence import converged_at
+from modeling.convergence import kept_steps
 from modeling.lora import CONFIG_FILE, WEIGHTS_FILE, Adapter, from_bytes, stack, to_files
 from modeling.training import ConceptData, Recipe, Trained, to_unit, train_adapters, translate_all
 from pipelines import config as configuration
@@ -23,6 +24,7 @@ from pipelines.artifacts import RunDir
 from pipelines.base import load_base
 from pipelines.concepts import load_text, with_adapter
 from pipelines.config import Config
+from pipelines.editing import READERS
 from pipelines.log import Progress, log
 from pipelines.pairs import load_pairs, usable
 from pipelines.session import threads_per_actor
@@ -45,12 +47,6 @@ def recipe(config: Config, steps: int) -> Recipe:
         ema=g.ema,
         clip=1e3,
     )
-
-
-def kept_steps(config: Config, steps: int) -> list[int]:
-    """The K steps whose checkpoints are kept: evenly over the last quarter, the last included."""
-    count = config.gans.checkpoints
-    return sorted({round(steps - i * steps / 4 / count) for i in range(count)})
 
 
 class Trainer:
@@ -93,7 +89,7 @@ class CollectAdapters(Trainer):
     def __init__(self, config: dict[str, Any], run_dir: RunDir, steps: int) -> None:
         super().__init__(config, run_dir)
         self.recipe = recipe(self.config, steps)
-        self.keep = kept_steps(self.config, steps)
+        self.keep = kept_steps(steps, self.config.gans.checkpoints)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         out: dict[str, list[Any]] = {"concept_id": [], "error": [], "l1": [], "identity": []}
@@ -154,8 +150,13 @@ class CollectAdapters(Trainer):
 def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
     concepts = [c for c in with_adapter(usable(run_dir)) if c.split in ("train", "val")]
     ids = [c.concept_id for c in concepts]
-    steps = config.gans.steps or _pilot(config, run_dir)
-    todo = [i for i in ids if not run_dir.exists(f"{FOLDER}/{i}/metrics.json")]
+    steps = config.gans.steps
+    if not steps:
+        from pipelines.pilot import find_steps  # which builds on this module
+
+        steps = find_steps(config, run_dir)
+    there = set(run_dir.files(FOLDER))
+    todo = [i for i in ids if f"{FOLDER}/{i}/metrics.json" not in there]
     progress = Progress("gans", len(ids), "concepts", len(ids) - len(todo))
     arguments = {"config": configuration.to_dict(config), "run_dir": run_dir, "steps": steps}
     rows = [{"concept_id": i} for i in todo]
@@ -168,60 +169,14 @@ def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
             scores.append(row["l1"])
         progress.add(note=f"validation L1 {np.mean(scores):.3f}" if scores else "")
     record_errors(config, run_dir, "gans", bad, len(ids))
-    failures = []
-    for concept_id in ids:
-        if run_dir.exists(f"{FOLDER}/{concept_id}/metrics.json"):
-            metrics = load_metrics(run_dir, concept_id)
-            if metrics["l1"] >= metrics["identity"]:
-                failures.append(concept_id)
+    there = set(run_dir.files(FOLDER))
+    done = [i for i in ids if f"{FOLDER}/{i}/metrics.json" in there]
+    with ThreadPoolExecutor(READERS) as pool:
+        metrics = pool.map(lambda i: load_metrics(run_dir, i), done)
+        failures = [i for i, m in zip(done, metrics, strict=True) if m["l1"] >= m["identity"]]
     trained = len(ids) - len(bad)
     log(f"gans: {trained - len(failures)} of {trained} adapters beat doing nothing on validation")
     return {"steps": steps, "adapters": trained, "not better than identity": failures}
-
-
-def _pilot(config: Config, run_dir: RunDir) -> int:
-    """Number of steps for all concepts, by the convergence rule on pilot concepts.
-
-    Scored by validation L1: at so few images a Fréchet distance is biased by their number.
-    """
-    ids = [c.concept_id for c in with_adapter(usable(run_dir)) if c.split == "train"]
-    stride = max(1, len(ids) // config.gans.pilots)
-    chosen = ids[::stride][: config.gans.pilots]
-    import ray
-
-    @ray.remote(num_cpus=config.cluster.cpus_per_actor, num_gpus=config.cluster.gpus_per_actor)
-    def curve(concept_id: str) -> list[tuple[int, float]]:
-        trainer = Trainer(configuration.to_dict(config), run_dir)
-        validation, scores = trainer.data(concept_id, "val"), []
-        total = config.gans.pilot_steps
-        plan = recipe(config, total)
-
-        def score(step: int, adapters: Adapter) -> None:
-            if step and step % max(1, total // 20) == 0:
-                one = {k: v[0] for k, v in adapters.items()}
-                scores.append((step, trainer.l1([one], validation)[0]))
-
-        train_adapters(
-            trainer.translator,
-            [trainer.data(concept_id)],
-            [trainer.translator.zero_adapter()],
-            Recipe(**{**vars(plan), "lr_final": plan.lr}),
-            trainer.discriminator,
-            config.seed,
-            on_step=score,
-        )
-        return scores
-
-    log(f"gans: finding the number of steps on {len(chosen)} pilot concepts")
-    curves = ray.get([curve.remote(i) for i in chosen])
-    steps = [step for step, _ in curves[0]]
-    mean = np.mean([[score for _, score in c] for c in curves], axis=0).tolist()
-    found = converged_at(steps, mean, config.gans.pilot_tolerance)
-    run_dir.write_json(
-        f"{FOLDER}/pilot.json", {"concepts": chosen, "steps": steps, "l1": mean, "found": found}
-    )
-    log(f"gans: converged after {found} steps")
-    return found
 
 
 def load_metrics(run_dir: RunDir, concept_id: str) -> dict[str, Any]:

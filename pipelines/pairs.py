@@ -1,9 +1,10 @@
 """Stage `pairs`: every source image edited to every concept, by pools of editor actors.
 
-One Parquet file per concept, `pairs/<concept_id>.parquet`, readable with pyarrow alone: a stopped
-stage goes on with what is not there yet. With editor=best the candidates are first compared on a
-few pilot images of each concept (pipelines/editing.py), and the winner edits all of them: five full
-passes over the paper's 97,611 concepts × 1,000 images would be 488 million edits.
+One Parquet file per concept, `pairs/<concept_id>.parquet`, readable with pyarrow alone, and in
+`editing/` what became of the others; a stopped stage goes on with what is not there yet. With
+editor=best the candidates are first compared on a few pilot images of each concept
+(pipelines/editing.py), and the winner edits all of them: five full passes over the paper's 97,611
+concepts × 1,000 images would be 488 million edits.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from pipelines.log import Progress, log
 from pipelines.sources import location
 from pipelines.stages import StageError, record_errors
 
-INDEX = "pairs/index.parquet"
+INDEX = "editing/index.parquet"
 INDEX_SCHEMA = pa.schema(
     [
         ("concept_id", pa.string()),
@@ -74,7 +75,7 @@ def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
             "images": images,
             "errors": {},
             "rejected": {},
-            "dropped": "no candidate editor made a single pilot picture (pairs/choice.parquet)",
+            "dropped": "no candidate editor made a single pilot picture (editing/choice.parquet)",
         }
     return _finish(config, run_dir, concepts, about, images)
 
@@ -116,7 +117,7 @@ def _finish(
     run_dir.write_table(INDEX, pa.Table.from_pylist(index, INDEX_SCHEMA))
     if rejected:
         table = pa.Table.from_pylist(rejected, REJECTED_SCHEMA)
-        run_dir.write_table("pairs/rejected.parquet", table)
+        run_dir.write_table("editing/rejected.parquet", table)
     record_errors(config, run_dir, "pairs", errors, total)
     dropped = [row for row in index if row["dropped"]]
     if len(dropped) > config.max_error_fraction * len(concepts):
@@ -143,6 +144,8 @@ def _finish(
 
 def usable(run_dir: RunDir) -> list[Concept]:
     """Concepts with pictures of their own, those left out whose edits came to nothing."""
+    if not run_dir.exists(INDEX):  # made when no concept could be dropped
+        return with_pairs(load_concepts(run_dir))
     index = run_dir.read_table(INDEX, ["concept_id", "dropped"]).to_pylist()
     dropped = {row["concept_id"] for row in index if row["dropped"]}
     return [c for c in with_pairs(load_concepts(run_dir)) if c.concept_id not in dropped]

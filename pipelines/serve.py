@@ -113,7 +113,7 @@ class Service:
         self.translator = load_base(self.config, run)[0].to(self.device)
         self.decoder = Decoder(run, self.config.adapt, self.device)
         self.generator = load_generator(run).model.to(self.device)
-        self.encoder = TextEncoder(self.config.text_encoder)
+        self.encoder = TextEncoder(self.config.text_encoder, self.config.allow_download)
         if self.encoder.dim != self.generator.config.text_dim:
             raise ArtifactError(
                 f"text_encoder={self.config.text_encoder} gives {self.encoder.dim} numbers a token,"

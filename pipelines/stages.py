@@ -60,7 +60,7 @@ STAGES = (
         "edit every source image to every concept (Ray Data)",
         ("concepts",),
         ("images", "editing"),
-        ("pairs",),
+        ("pairs", "editing"),
     ),
     Stage(
         "base",
@@ -106,7 +106,19 @@ STAGES = (
     ),
     Stage("report", "write report/index.html", ("evaluate",), ("report",), ("report",)),
 )
-BY_NAME = {stage.name: stage for stage in STAGES}
+SIDE_STAGES = (
+    Stage(
+        "ranks",
+        "search a LoRA rank per layer and print it for lora.ranks (Ray Data)",
+        ("base",),
+        ("lora", "gans", "ranks"),
+        ("ranks",),
+    ),
+)
+"""Run by their own command only: no other stage builds on them."""
+FEATURES = ("evaluate.features", "evaluate.features_path", "evaluate.features_size")
+"""What `gans` depends on, too, when its pilots are scored by a distance of features."""
+BY_NAME = {stage.name: stage for stage in (*STAGES, *SIDE_STAGES)}
 
 
 def _lookup(tree: dict[str, Any], key: str) -> Any:
@@ -119,7 +131,10 @@ def depends_on(stage: Stage, config: Config) -> dict[str, Any]:
     """The configuration that decides this stage's result."""
     tree = configuration.to_dict(config)
     tree["editor"] = configuration.resolve_editor(config)
-    return {key: _lookup(tree, key) for key in stage.sections}
+    keys = stage.sections
+    if stage.name == "gans" and not config.gans.steps and config.gans.pilot_score == "fd":
+        keys += FEATURES
+    return {key: _lookup(tree, key) for key in keys}
 
 
 def _differences(old: Any, new: Any, key: str) -> list[str]:
@@ -195,10 +210,10 @@ def ancestors(name: str) -> list[str]:
 def followers(names: Iterable[str]) -> list[str]:
     """These stages and all that build on them, in order."""
     hit = set(names)
-    for stage in STAGES:
+    for stage in BY_NAME.values():
         if hit & set(stage.needs):
             hit.add(stage.name)
-    return [s.name for s in STAGES if s.name in hit]
+    return [name for name in BY_NAME if name in hit]
 
 
 def redo(config: Config, run: RunDir, names: Iterable[str]) -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import defaultdict
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -53,9 +55,6 @@ class ToBlocks:
 
 
 def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
-    import ray.data
-    from ray.data import ActorPoolStrategy
-
     translator, _ = load_base(config, run_dir)
     layout = BlockLayout.build(
         translator.shapes, translator.groups, config.weights.grouping, config.weights.block_size
@@ -63,48 +62,55 @@ def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
     run_dir.delete(FOLDER)  # seconds of work: what a stopped run left is not worth trusting
     run_dir.write(f"{FOLDER}/layout.json", layout.to_json().encode())
     rows = checkpoint_rows(config, run_dir)
-    blocks = (
-        ray.data.from_items(rows)
-        .map_batches(
-            # Ray's type wants a function; a class is what it documents for actors
-            ToBlocks,  # type: ignore[arg-type]
-            fn_constructor_kwargs={"layout": layout.to_json(), "run_dir": run_dir},
-            batch_size=64,
-            batch_format="pyarrow",
-            compute=ActorPoolStrategy(size=1),
-            num_cpus=config.cluster.cpus_per_actor,
-        )
-        .materialize()
-    )
-    table = pa.concat_tables(ray_tables(blocks)).combine_chunks()
-    bad = [
-        {"key": r["folder"], "reason": r["error"]}
-        for r in table.select(["folder", "error"]).to_pylist()
-        if r["error"]
-    ]
-    record_errors(config, run_dir, "weights", bad, len(rows))
-    # pyarrow makes its compute functions at import: no stub has them
-    good = table.filter(pa.compute.equal(table["error"], ""))  # type: ignore[attr-defined]
-    good = good.drop_columns(["error", "folder"])
+    sums, bad, count = NormalisationSums.empty(layout), [], 0
     per_file = max(1, 2**27 // (4 * layout.n_blocks * layout.block_size))
-    for part, start in enumerate(range(0, good.num_rows, per_file)):
-        run_dir.write_table(f"{FOLDER}/blocks/part-{part:05d}.parquet", good.slice(start, per_file))
-    sums = NormalisationSums.empty(layout)
-    train = good.filter(pa.compute.equal(good["split"], "train"))  # type: ignore[attr-defined]
-    for chunk in train.to_batches(max_chunksize=256):
-        sums.add(torch.from_numpy(to_numpy(chunk["blocks"])))
+    for part, table in enumerate(_block_tables(config, run_dir, layout, rows, per_file)):
+        bad += [
+            {"key": r["folder"], "reason": r["error"]}
+            for r in table.select(["folder", "error"]).to_pylist()
+            if r["error"]
+        ]
+        # pyarrow makes its compute functions at import: no stub has them
+        good = table.filter(pa.compute.equal(table["error"], ""))  # type: ignore[attr-defined]
+        good = good.drop_columns(["error", "folder"])
+        run_dir.write_table(f"{FOLDER}/blocks/part-{part:05d}.parquet", good)
+        train = good.filter(pa.compute.equal(good["split"], "train"))  # type: ignore[attr-defined]
+        count += good.num_rows
+        if train.num_rows:
+            sums.add(torch.from_numpy(to_numpy(train["blocks"])))
+    record_errors(config, run_dir, "weights", bad, len(rows))
     # config.check allows no other centre; OmegaConf has no Literal
     normalisation = sums.finish(layout, config.weights.centre)  # type: ignore[arg-type]
     run_dir.write(f"{FOLDER}/normalisation.safetensors", normalisation.to_bytes())
     log(
-        f"weights: {good.num_rows} rows of {layout.n_blocks} blocks × {layout.block_size}"
+        f"weights: {count} rows of {layout.n_blocks} blocks × {layout.block_size}"
         f" ({layout.n_weights} weights an adapter)"
     )
-    return {"rows": good.num_rows, "blocks": layout.n_blocks, "weights": layout.n_weights}
+    return {"rows": count, "blocks": layout.n_blocks, "weights": layout.n_weights}
 
 
-def ray_tables(dataset: Any) -> list[pa.Table]:
-    return [t for t in dataset.iter_batches(batch_size=None, batch_format="pyarrow") if t.num_rows]
+def _block_tables(
+    config: Config,
+    run_dir: RunDir,
+    layout: BlockLayout,
+    rows: list[dict[str, Any]],
+    size: int,
+) -> Iterator[pa.Table]:
+    """The rows with their blocks, in order, `size` at a time: all of them may not fit in memory."""
+    import ray.data
+    from ray.data import ActorPoolStrategy
+
+    dataset = ray.data.from_items(rows).map_batches(
+        # Ray's type wants a function; a class is what it documents for actors
+        ToBlocks,  # type: ignore[arg-type]
+        fn_constructor_kwargs={"layout": layout.to_json(), "run_dir": run_dir},
+        batch_size=64,
+        batch_format="pyarrow",
+        compute=ActorPoolStrategy(size=min(config.cluster.actors, -(-len(rows) // 64))),
+        num_cpus=config.cluster.cpus_per_actor,
+    )
+    dataset.context.execution_options.preserve_order = True
+    yield from dataset.iter_batches(batch_size=size, batch_format="pyarrow")
 
 
 def to_numpy(column: Any) -> np.ndarray:
@@ -117,6 +123,9 @@ def checkpoint_rows(config: Config, run_dir: RunDir) -> list[dict[str, Any]]:
     """One row per (concept, checkpoint) that the collection has finished."""
     files = run_dir.files(ADAPTERS)
     done = {f.split("/")[1] for f in files if f.endswith("/metrics.json")}
+    of: dict[str, list[str]] = defaultdict(list)
+    for name in files:
+        of[name.split("/")[1]].append(name)
     rows: list[dict[str, Any]] = []
     concepts = [c for c in with_adapter(load_concepts(run_dir)) if c.concept_id in done]
     train = [c.concept_id for c in concepts if c.split == "train"]
@@ -130,7 +139,7 @@ def checkpoint_rows(config: Config, run_dir: RunDir) -> list[dict[str, Any]]:
         home = f"{ADAPTERS}/{concept.concept_id}"
         metrics = json.loads(run_dir.read(f"{home}/metrics.json"))
         folders = {int(metrics["steps"]): home}
-        for name in files:
+        for name in of[concept.concept_id]:
             if name.startswith(f"{home}/step-"):
                 folder = name.rsplit("/", 1)[0]
                 folders[int(folder.rsplit("-", 1)[1])] = folder

@@ -11,7 +11,7 @@ import pytest
 from pipelines.__main__ import main
 from pipelines.artifacts import ArtifactError
 from pipelines.config import load_config, preset_names
-from pipelines.stages import STAGES
+from pipelines.stages import BY_NAME
 from tests.driver import ROOT
 
 
@@ -28,7 +28,7 @@ def module(*words: str) -> subprocess.CompletedProcess[str]:
 def test_help_as_a_module_lists_stages_and_presets() -> None:
     done = module("--help")
     assert done.returncode == 0 and done.stderr == ""
-    for word in [s.name for s in STAGES] + preset_names() + ["run", "serve", "config"]:
+    for word in [*BY_NAME, *preset_names(), "run", "serve", "config"]:
         assert word in done.stdout.split() or f"{word}," in done.stdout.split(), word
     assert "images.source" in done.stdout and "weights.block_size" in done.stdout
 
@@ -101,7 +101,7 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipelines.session.ray_session", lambda config, run: nullcontext())
 
 
-@pytest.mark.parametrize("stage", [s.name for s in STAGES[1:]])
+@pytest.mark.parametrize("stage", [*BY_NAME][1:])
 def test_a_stage_without_its_input_names_the_stage_to_run(
     stage: str, no_ray: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

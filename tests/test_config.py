@@ -160,6 +160,11 @@ def test_values_from_the_command_line(word: str, key: str, value: Any) -> None:
         (["repeats=0"], "repeats=0: must be at least 1"),
         (["generator.heads=0"], "generator.heads=0: must be at least 1"),
         (["lora.ranks={head: 0}"], "lora.ranks.head=0: must be at least 1"),
+        (["gans.pilot_score=fid"], "gans.pilot_score=fid: must be one of l1, fd"),
+        (
+            ["gans.steps=11", "gans.checkpoints=3"],
+            "gans.checkpoints=3: the last quarter of gans.steps=11 has room for 2",
+        ),
         (["base.lr=0"], "base.lr=0.0: must be more than 0"),
         (["gans.lr=.nan"], "gans.lr=nan: must be more than 0"),
         (["max_error_fraction=.nan"], "max_error_fraction=nan: must be at least 0"),

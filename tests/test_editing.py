@@ -16,10 +16,14 @@ from modeling.editors import EditError, EditResult, Source
 from modeling.images import decode_image
 from pipelines import config as configuration
 from pipelines import editing, pairs
+from pipelines.__main__ import main
 from pipelines.artifacts import RunDir
+from pipelines.concepts import load_concepts
 from pipelines.config import Config, ConfigError, load_config
 from pipelines.editing import EditConcept, file_of, load_about
 from pipelines.stages import StageError
+from tests import tiny_diffusion
+from tests.tiny_clip import save_clip
 
 IMAGES = 20
 
@@ -105,16 +109,16 @@ def test_a_dead_actor_loses_no_more_than_a_part(run: RunDir, editors: dict[str, 
     with pytest.raises(KeyboardInterrupt):
         actor(run, "editing.part=6")(row(concept("a")))
     first = list(editor.seen)
-    assert len(run.files("pairs/parts/a")) == 2 and load_about(run, "a") is None
+    assert len(run.files("editing/parts/a")) == 2 and load_about(run, "a") is None
     # one of the parts is damaged: only its pictures are made again
-    (damaged, _) = run.files("pairs/parts/a")
+    (damaged, _) = run.files("editing/parts/a")
     run.write(damaged, run.read(damaged)[:-20])
     editor.seen.clear()
     editor.dies_after = 10**9
     actor(run, "editing.part=6")(row(concept("a")))
     assert len(editor.seen) == IMAGES - 6
     assert len(set(editor.seen) & set(first)) == 6
-    assert run.files("pairs/parts/a") == []
+    assert run.files("editing/parts/a") == []
     same = whole.run_dir.read_table(file_of("a"))
     assert run.read_table(file_of("a")).equals(same)
     assert load_about(run, "a") == load_about(whole.run_dir, "a")
@@ -211,7 +215,7 @@ def test_the_best_candidate_edits_the_rest(
     pilots = actor(run).train(4)
     editors["other"].fails = set(pilots[:2])
     stage(config, run, monkeypatch)
-    choice = run.read_table("pairs/choice.parquet").to_pylist()
+    choice = run.read_table("editing/choice.parquet").to_pylist()
     assert {(r["concept_id"], r["editor"]) for r in choice if r["chosen"]} == {
         ("a", "img2img"),
         ("b", "img2img"),
@@ -240,8 +244,60 @@ def test_no_candidate_at_all(
     assert summary["dropped"] == 1 and pairs.usable(run) == []
     (error,) = run.read_table("errors/pairs.parquet").to_pylist()
     assert error["key"] == "a" and "no candidate editor" in error["reason"]
-    (row,) = run.read_table("pairs/choice.parquet").to_pylist()
+    (row,) = run.read_table("editing/choice.parquet").to_pylist()
     assert row["error"] == "no picture" and not row["chosen"]
+
+
+def test_two_diffusion_models_compete_through_ray(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The real loading code, the real scores, each editor in its own pool of processes."""
+    models = {
+        "img2img": tiny_diffusion.stable_diffusion(tmp_path / "models"),
+        "instruct_pix2pix": tiny_diffusion.instruct_pix2pix(tmp_path / "models"),
+    }
+    run = RunDir(str(tmp_path / "run"))
+    words = [
+        "preset=tiny",
+        f"run_dir={run.uri}",
+        "editor=best",
+        "editing.candidates=[img2img,instruct_pix2pix]",
+        "editing.pilots=2",
+        "editing.part=10",
+        f"editing.clip={save_clip(tmp_path)}",
+        "images.count=12",
+        "concepts.families=[hair]",
+        "concepts.combine=[]",
+        "concepts.train_combinations=0",
+        "concepts.test_combinations=0",
+        "concepts.paired_combinations=0",
+        "concepts.paired_families=[]",
+        *(f"editing.models.{name}={path}" for name, path in models.items()),
+        *(f"editing.steps.{name}=3" for name in models),
+    ]
+    assert main(["concepts", *words]) == 0
+    assert main(["pairs", *words]) == 0
+    concepts = [c for c in load_concepts(run) if c.origin != "paraphrased"]
+    choice = run.read_table("editing/choice.parquet").to_pylist()
+    chosen = {r["concept_id"]: r["editor"] for r in choice if r["chosen"]}
+    assert set(chosen) == {c.concept_id for c in concepts} and len(choice) == 2 * len(concepts)
+    for c in concepts:
+        reports = [r for r in choice if r["concept_id"] == c.concept_id]
+        assert chosen[c.concept_id] == max(reports, key=lambda r: r["overall"])["editor"]
+        rows = run.read_table(file_of(c.concept_id)).to_pylist()
+        assert len(rows) == 12 and {r["editor"] for r in rows} == {chosen[c.concept_id]}
+        assert json.loads(rows[0]["scores"]).keys() == {
+            "change",
+            "direction",
+            "identity",
+            "quality",
+        }
+    assert main(["pairs", *words]) == 0
+    assert "pairs: finished earlier" in capfd.readouterr().err
+    # a model that is not there: one line that names the key
+    words = [w for w in words if not w.startswith("editing.models.instruct")]
+    assert main(["pairs", *words, "redo=[pairs]"]) == 1
+    assert "editing.models.instruct_pix2pix=FOLDER" in capfd.readouterr().err.splitlines()[-1]
 
 
 @pytest.mark.parametrize(
@@ -254,6 +310,7 @@ def test_no_candidate_at_all(
         (["editor=img2img", "editing.prompts.art=red"], "must contain {text}"),
         (["editor=img2img", "editing.prompts.arts=x"], "must be one of facial"),
         (["editing.clip=x"], "the editor is an exact one"),
+        (["editor=img2img", "editing.strength.img2img=1.5"], "strength.img2img=1.5: is in"),
         (["editor=img2img", "editing.steps.img2img=many"], "a mapping to whole numbers"),
         (["editor=img2img", "editing.candidates=[avatar]"], "must be one of img2img"),
         (["editor=img2img", "editing.exponents.change=1"], "must be one of direction"),

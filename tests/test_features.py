@@ -20,6 +20,7 @@ from modeling.features import (
     make_features,
 )
 from modeling.metrics import frechet_distance_from_features, kid
+from tests.tiny_clip import save_clip
 
 
 def images(n: int, size: int, seed: int) -> np.ndarray:
@@ -143,12 +144,42 @@ def test_inception_is_called_as_clean_fid_calls_it(inception_file: Path) -> None
 
 
 def test_missing_inception_names_the_file_and_the_remedies(tmp_path: Path) -> None:
-    with pytest.raises(FeatureError, match=r"inception-2015-12-05\.pt.*allow_download=True"):
+    with pytest.raises(FeatureError, match=r"inception-2015-12-05\.pt.*allow_download=true"):
         make_features("inception", cache_folder=tmp_path)
     with pytest.raises(FeatureError, match="efficientnet-lite0"):
         find_inception(weights=tmp_path / INCEPTION_FILE, allow_download=True)
     with pytest.raises(FeatureError, match="only a file named"):
         find_inception(weights=tmp_path / "other.pt")
+
+
+@pytest.fixture(scope="module")
+def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_clip(tmp_path_factory.mktemp("clip"))
+
+
+def test_clip_features_by_hand(clip_folder: Path) -> None:
+    from transformers import CLIPModel
+
+    clip = make_features("clip", model=str(clip_folder), batch_size=2)
+    assert (clip.name, clip.dim, clip.input_size) == ("FD-CLIP", 16, 32)
+    assert clip.description == "CLIP (clip), 16 projected features, clean-fid resize to 32x32"
+    images = np.random.default_rng(0).integers(0, 256, (3, 48, 48, 3), np.uint8)
+    from cleanfid.resize import make_resizer
+
+    resize = make_resizer("PIL", False, "bicubic", (32, 32))
+    pixels = torch.from_numpy(np.stack([resize(i) for i in images])).permute(0, 3, 1, 2) / 255
+    # the constants of CLIP's own preprocessing
+    mean = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(3, 1, 1)
+    deviation = torch.tensor([0.26862954, 0.26130258, 0.27577711]).view(3, 1, 1)
+    with torch.no_grad():
+        model = CLIPModel.from_pretrained(clip_folder)
+        out = model.get_image_features((pixels - mean) / deviation).pooler_output
+    np.testing.assert_allclose(clip(images), out.numpy(), atol=1e-5)
+
+
+def test_a_missing_clip_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FeatureError, match=r"features_path=FOLDER.*allow_download=true"):
+        make_features("clip", model=str(tmp_path))
 
 
 def test_a_wrong_or_half_inception_is_never_opened(inception_file: Path) -> None:

@@ -129,7 +129,7 @@ def test_pairs_are_plain_parquet_split_by_image_and_exact(run: RunDir, config: C
             edited = editor.draw(source, concept)
             assert np.array_equal(decode_image(row["edited"]), edited.image)
             assert json.loads(row["scores"]) == edited.scores
-    assert len(split_of) == 20 and len(run.files("pairs")) == len(concepts) + 1
+    assert len(split_of) == 20 and len(run.files("pairs")) == len(concepts)
 
 
 def test_nothing_held_out_was_trained_on(run: RunDir) -> None:
@@ -518,20 +518,6 @@ def test_more_concepts_than_there_are_is_refused(
     words = finished.copy(tmp_path / "run")
     assert main(["weights", *words, "redo=[weights]", "weights.concepts=99"]) == 2
     assert "weights.concepts=99: only 15 concepts have an adapter" in capsys.readouterr().err
-
-
-def test_pilots_decide_the_number_of_steps(finished: Finished, ray: None, tmp_path: Path) -> None:
-    from pipelines.gans import _pilot
-
-    words = finished.copy(tmp_path / "run")
-    run = RunDir(str(tmp_path / "run"))
-    words = [w for w in words if not w.startswith("gans.steps=")]
-    config = load_config([*words, "gans.steps=0", "gans.pilots=2", "gans.pilot_steps=20"])
-    steps = _pilot(config, run)
-    pilot = run.read_json("adapters/pilot.json")
-    assert steps == pilot["found"] in pilot["steps"] == list(range(1, 21))
-    assert len(pilot["concepts"]) == 2 and len(pilot["l1"]) == 20
-    assert pilot["l1"][-1] < pilot["l1"][0]
 
 
 # How the weight generator is fed

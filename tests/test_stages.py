@@ -12,7 +12,7 @@ import pytest
 from pipelines import stages
 from pipelines.artifacts import ArtifactError, RunDir
 from pipelines.config import Config, ConfigError, load_config
-from pipelines.stages import STAGES, Stage, StageError, record_errors, redo, run_stage
+from pipelines.stages import BY_NAME, STAGES, Stage, StageError, record_errors, redo, run_stage
 
 
 class Fake(ModuleType):
@@ -272,12 +272,15 @@ def test_the_real_stages_are_a_chain() -> None:
     assert ", ".join(names) == order
     for i, name in enumerate(names):
         assert stages.ancestors(name) == names[:i]
-        assert stages.followers([name]) == names[i:]
-    outputs = [o for s in STAGES for o in s.outputs]
+        beside = ["ranks"] if i <= names.index("base") else []
+        assert stages.followers([name]) == names[i:] + beside
+    assert stages.ancestors("ranks") == ["concepts", "pairs", "base"]
+    assert stages.followers(["ranks"]) == ["ranks"]
+    outputs = [o for s in BY_NAME.values() for o in s.outputs]
     assert len(outputs) == len(set(outputs))
     config = load_config(["preset=tiny"])
-    sections = {key for s in STAGES for key in stages.depends_on(s, config)}
-    left_out = {"preset", "run_dir", "redo", "max_error_fraction", "cluster", "serve"}
+    sections = {key for s in BY_NAME.values() for key in stages.depends_on(s, config)}
+    left_out = {"preset", "run_dir", "redo", "max_error_fraction", "cluster", "plan", "serve"}
     left_out |= {"allow_download", "verify"}
     top = set(vars(config)) - {key.partition(".")[0] for key in sections}
     assert top == left_out  # nothing else may change without being noticed

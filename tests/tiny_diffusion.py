@@ -88,20 +88,122 @@ def scheduler() -> Any:
     )
 
 
+def _parts(folder: Path, levels: int = 2, in_channels: int = 4) -> dict[str, Any]:
+    encoder, tokenizer = text_encoder_and_tokenizer(folder / "tokenizer-files")
+    return {
+        "vae": vae(levels),
+        "text_encoder": encoder,
+        "tokenizer": tokenizer,
+        "unet": unet(in_channels),
+        "scheduler": scheduler(),
+        "safety_checker": None,
+        "feature_extractor": None,
+        "requires_safety_checker": False,
+    }
+
+
+def instruct_pix2pix(folder: Path) -> Path:
+    """Save a tiny StableDiffusionInstructPix2PixPipeline; returns its folder."""
+    from diffusers import StableDiffusionInstructPix2PixPipeline
+
+    target = folder / "instruct-pix2pix"
+    parts = _parts(folder, in_channels=8)
+    StableDiffusionInstructPix2PixPipeline(**parts).save_pretrained(target)
+    return target
+
+
+def controlnet(folder: Path) -> Path:
+    """Save a tiny ControlNet for `unet()`; returns its folder."""
+    from diffusers import ControlNetModel
+
+    target = folder / "controlnet"
+    torch.manual_seed(4)
+    network = ControlNetModel.from_unet(unet(), conditioning_embedding_out_channels=(16, 16))
+    # zero at the start: the edges would do nothing
+    torch.nn.init.normal_(network.controlnet_cond_embedding.conv_out.weight, std=0.1)
+    for parameter in network.controlnet_down_blocks.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    network.save_pretrained(target)
+    return target
+
+
+def sdxl(folder: Path) -> Path:
+    """Save a tiny StableDiffusionXLPipeline, as SDXL-Turbo is one; returns its folder."""
+    from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+
+    parts = _parts(folder)
+    torch.manual_seed(5)
+    config = CLIPTextConfig(**parts["text_encoder"].config.to_dict() | {"projection_dim": 32})
+    second = CLIPTextModelWithProjection(config).eval()
+    shape = {k: v for k, v in parts["unet"].config.items() if not k.startswith("_")} | {
+        "cross_attention_dim": 64,
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 8,
+        "projection_class_embeddings_input_dim": 6 * 8 + 32,
+    }
+    target = folder / "sdxl"
+    StableDiffusionXLPipeline(
+        vae=parts["vae"],
+        text_encoder=parts["text_encoder"],
+        text_encoder_2=second,
+        tokenizer=parts["tokenizer"],
+        tokenizer_2=parts["tokenizer"],
+        unet=UNet2DConditionModel.from_config(shape).eval(),
+        scheduler=parts["scheduler"],
+        add_watermarker=False,
+    ).save_pretrained(target)
+    return target
+
+
 def stable_diffusion(folder: Path, levels: int = 2) -> Path:
     """Save a tiny StableDiffusionPipeline, without safety checker; returns its folder."""
     from diffusers import StableDiffusionPipeline
 
-    encoder, tokenizer = text_encoder_and_tokenizer(folder / "tokenizer-files")
     target = folder / "stable-diffusion"
-    StableDiffusionPipeline(
-        vae=vae(levels),
+    StableDiffusionPipeline(**_parts(folder, levels)).save_pretrained(target)
+    return target
+
+
+def flux(folder: Path, kontext: bool = False) -> Path:
+    """Save a tiny FluxPipeline, or FluxKontextPipeline; returns its folder."""
+    import diffusers
+    from transformers import T5Config, T5EncoderModel, T5Tokenizer
+
+    encoder, tokenizer = text_encoder_and_tokenizer(folder / "tokenizer-files")
+    letters = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
+    letters += [(chr(i), -3.0) for i in range(ord("a"), ord("z") + 1)]
+    torch.manual_seed(5)
+    t5 = T5Config(vocab_size=len(letters), d_model=32, d_kv=8, d_ff=37, num_layers=2, num_heads=4)
+    image_latents = diffusers.AutoencoderKL(
+        block_out_channels=[32, 32],
+        down_block_types=["DownEncoderBlock2D"] * 2,
+        up_block_types=["UpDecoderBlock2D"] * 2,
+        latent_channels=4,
+        norm_num_groups=8,
+        shift_factor=0.1,
+        scaling_factor=0.4,
+    )
+    network = diffusers.FluxTransformer2DModel(
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=32,
+        pooled_projection_dim=32,
+        axes_dims_rope=(4, 4, 8),
+        guidance_embeds=True,
+    )
+    kind = diffusers.FluxKontextPipeline if kontext else diffusers.FluxPipeline
+    target = folder / ("flux-kontext" if kontext else "flux")
+    kind(
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),
+        vae=image_latents.eval(),
         text_encoder=encoder,
         tokenizer=tokenizer,
-        unet=unet(),
-        scheduler=scheduler(),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
+        text_encoder_2=T5EncoderModel(t5).eval(),
+        tokenizer_2=T5Tokenizer(vocab=letters, extra_ids=0, model_max_length=77),
+        transformer=network.eval(),
     ).save_pretrained(target)
     return target

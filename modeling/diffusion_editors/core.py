@@ -6,17 +6,22 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
 
 from modeling.concepts import Concept
-from modeling.diffusion_editors.instructions import instruction
+from modeling.diffusion_editors.instructions import check_templates, instruction
+from modeling.diffusion_editors.loading import check_folder, check_weights, one_line
 from modeling.editors import EditError, EditResult, Source, change
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+UNSET = -1.0
+"""An option that is left to the method."""
+NO_MEMORY = ("can't allocate memory", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED")
+"""What the plain RuntimeErrors of PyTorch's CPU allocators and of cuBLAS say."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +39,15 @@ class EditorOptions:
     dtype: str = "float32"
     """float32 | float16 | bfloat16"""
     attention: str = ""
-    """diffusers' attention backend ("native", "flash", "xformers", …); "" = its default."""
+    """diffusers' attention backend ("native", "flash", "xformers", …); "" = its default. A UNet
+    has PyTorch's own ("native") alone."""
     compile: bool = False
     """torch.compile the denoiser: worth it for thousands of pictures of one size."""
+    checkpointing: bool = False
+    """null_text: a second forward pass instead of the memory that a backward pass takes."""
+    inversions: int = 0
+    """null_text: pictures whose inversion is kept in memory, 12 MB each at 50 steps; to edit one
+    again costs a quarter of the evaluations and no gradient."""
     batch: int = 8
     """Pictures a call; halved, down to one, when memory runs out."""
     size: int = 0
@@ -58,6 +69,20 @@ class EditorOptions:
             raise EditError(f"dtype {self.dtype!r}: use one of {', '.join(DTYPES)}")
         if self.batch < 1 or self.size < 0 or self.steps < 0:
             raise EditError(f"batch starts at 1, size and steps at 0: {self}")
+        for key in ("guidance", "image_guidance"):
+            value = getattr(self, key)
+            if not (value == UNSET or 0 <= value < float("inf")):
+                raise EditError(f"{key}={value}: is 0 or more; {UNSET:g} = the method's default")
+        if not (self.strength == UNSET or 0 < self.strength <= 1):
+            raise EditError(f"strength={self.strength}: is in (0, 1]")
+        check_templates(self.templates)
+
+
+class Evaluations(NamedTuple):
+    """How often a picture goes through the denoiser, and back, for one edit."""
+
+    forward: int
+    backward: int = 0
 
 
 def edit_seed(image_id: str, concept_id: str, seed: int) -> int:
@@ -76,24 +101,33 @@ class DiffusionEditor(ABC):
     name: ClassVar[str]
     model: ClassVar[str]
     """Hub id of the published weights."""
-    style: ClassVar[str]
-    """What the model is told: "prompt" (describes the result) or "instruction" (what to do)."""
+    style: str
+    """What the model is told: "prompt" (describes the result), "instruction" (what to do) or
+    "subject" (who is to be seen)."""
 
     def __init__(self, options: EditorOptions | None = None) -> None:
+        from diffusers.utils import logging
+        from transformers.utils import logging as transformers_logging
+
+        logging.disable_progress_bar()
+        transformers_logging.disable_progress_bar()
         self.options = options or EditorOptions()
         device = self.options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        self.device, self.dtype = torch.device(device), DTYPES[self.options.dtype]
-        self.pipeline: Any = self.load(self.options.model or self.model).to(self.device)
+        self.dtype = DTYPES[self.options.dtype]
+        self.pipeline: Any = self.load(self.options.model or self.model)
+        try:
+            self.device = torch.device(device)
+            self.pipeline.to(self.device)
+        except RuntimeError as error:
+            raise EditError(f"device {device!r} cannot be used: {one_line(error)}") from error
         self.pipeline.set_progress_bar_config(disable=True)
-        network = self.denoiser
+        if self.options.size:
+            self._check_side(self.options.size, self.options.size)
         if self.options.attention:
-            try:
-                network.set_attention_backend(self.options.attention)
-            except (ValueError, RuntimeError, ImportError) as error:
-                raise EditError(f"attention={self.options.attention}: {error}") from error
+            self._set_attention(self.options.attention)
         if self.options.compile:
             # in place: the pipeline's components keep their types
-            network.compile()
+            self.denoiser.compile()
 
     @abstractmethod
     def load(self, model: str) -> Any:
@@ -109,7 +143,16 @@ class DiffusionEditor(ABC):
     @property
     def denoiser(self) -> Any:
         """The UNet, or the transformer of newer models."""
-        return getattr(self.pipeline, "unet", None) or self.pipeline.transformer
+        for name in ("unet", "transformer"):
+            if getattr(self.pipeline, name, None) is not None:
+                return getattr(self.pipeline, name)
+        kind = type(self.pipeline).__name__
+        raise EditError(f"the editor {self.name!r} cannot use a {kind}: it has no single denoiser")
+
+    @property
+    def multiple(self) -> int:
+        """What the sides of a picture are multiples of: pixels of a latent (FLUX: of a token)."""
+        return int(self.pipeline.image_processor.config.vae_scale_factor)
 
     def supports(self, family: str) -> bool:
         """Every family: a diffusion model takes any text."""
@@ -135,7 +178,9 @@ class DiffusionEditor(ABC):
         except Exception as error:
             if not _out_of_memory(error):
                 # one bad call must not lose the others; the reason is recorded
-                return [_failed(error)] * len(sources)
+                known = isinstance(error, EditError)
+                text = str(error) if known else f"{type(error).__name__}: {one_line(error)}"
+                return [EditError(text)] * len(sources)
             made = None
         if made is None:  # outside the handler, whose traceback would keep the batch alive
             if self.device.type == "cuda":
@@ -151,13 +196,16 @@ class DiffusionEditor(ABC):
         images = [Image.fromarray(s.image) for s in sources]
         if size:
             images = [i.resize((size, size), Image.Resampling.LANCZOS) for i in images]
+        self._check_side(*images[0].size)
         seeds = [edit_seed(s.image_id, concept.concept_id, self.options.seed) for s in sources]
         with torch.no_grad():  # null-text inversion switches gradients on where it needs them
             return self.run(images, [self.text(concept)] * len(images), seeds)
 
     def _result(self, source: Source, made: np.ndarray) -> EditResult | EditError:
         if not np.isfinite(made).all():
-            return EditError(f"{self.name}: the picture is not finite")
+            return EditError(
+                f"{self.name}: no picture: not finite, or stopped by the model's safety checker"
+            )
         picture = Image.fromarray((made.clip(0, 1) * 255).round().astype(np.uint8))
         height, width = source.image.shape[:2]
         if picture.size != (width, height):
@@ -171,40 +219,74 @@ class DiffusionEditor(ABC):
 
     def setting(self, key: str, default: float) -> float:
         """An option, or the method's default where the option is not set."""
-        value = getattr(self.options, key)
-        return default if value in (0, -1.0) else value
+        value: float = getattr(self.options, key)
+        return default if value == (0 if key == "steps" else UNSET) else value
 
-    def fetch(self, kind: Any, model: str, **components: Any) -> Any:
+    def check_strength(self, strength: float, steps: int) -> None:
+        """Raise EditError where so little noise takes no step at all."""
+        strength = self.setting("strength", strength)
+        steps = int(self.setting("steps", steps))
+        if int(steps * strength) < 1:
+            raise EditError(
+                f"{self.name}: strength {strength:g} of {steps} steps is no step:"
+                " give more of either (their product is 1 or more)"
+            )
+
+    def fetch(self, kind: Any, model: str, key: str = "models", **components: Any) -> Any:
         """`kind.from_pretrained` from a folder or the hub's cache, offline unless allowed.
 
+        key: of the configuration's `editing`, where the user names the model.
         Raises EditError that says how to get the model. Pickles are never loaded.
         """
         try:
-            return kind.from_pretrained(
+            check_folder(model)
+            loaded = kind.from_pretrained(
                 model,
-                torch_dtype=self.dtype,
+                dtype=self.dtype,
                 local_files_only=not self.options.allow_download,
                 use_safetensors=True,
                 **components,
             )
-        except (OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
+            check_weights(loaded)
+            return loaded
+        except Exception as error:  # damaged folders raise whatever their part's loader does
             raise EditError(
-                f"the editor {self.name!r} cannot load {model!r} ({reason}). Give a folder written"
-                f" by save_pretrained (editing.models.{self.name}=FOLDER), or allow the download"
-                " (allow_download=true)"
+                f"the editor {self.name!r} cannot load {model!r} ({one_line(error)}). Give a folder"
+                f" written by save_pretrained, with safetensors (editing.{key}.{self.name}=FOLDER),"
+                " or allow the download (allow_download=true)"
             ) from error
+
+    def _check_side(self, width: int, height: int) -> None:
+        # diffusers would scale the picture to the next multiple below, without a word
+        step = self.multiple
+        if width % step or height % step:
+            near = [max(step, round(side / step) * step) for side in (width, height)]
+            raise EditError(
+                f"{self.name}: {width}×{height} pixels: the sides must be multiples of {step};"
+                f" edit at another side (editing.size={max(near)})"
+            )
+
+    def _set_attention(self, backend: str) -> None:
+        network = self.denoiser
+        try:
+            network.set_attention_backend(backend)
+        except (ValueError, RuntimeError, ImportError) as error:
+            raise EditError(f"attention={backend}: {one_line(error)}") from error
+        # diffusers passes over those that have no backends, such as a UNet's
+        choice = any(
+            hasattr(getattr(m, "processor", None), "_attention_backend") for m in network.modules()
+        )
+        if not choice and backend != "native":
+            raise EditError(
+                f"attention={backend}: the {type(network).__name__} of {self.name!r} has no choice"
+                " of backends, it always uses PyTorch's own: leave attention empty"
+            )
 
 
 def _out_of_memory(error: Exception) -> bool:
-    # the CPU's allocator raises a plain RuntimeError
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+        isinstance(error, RuntimeError) and any(text in str(error) for text in NO_MEMORY)
     )
-
-
-def _failed(error: Exception) -> EditError:
-    return EditError(f"{type(error).__name__}: {error}")
 
 
 def unflagged(output: Any) -> np.ndarray:

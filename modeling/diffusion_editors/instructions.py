@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from modeling.concepts import Concept
+from modeling.editors import EditError
 
 TEMPLATES: Mapping[str, Mapping[str, str]] = {
     # describes the result
@@ -13,6 +14,13 @@ TEMPLATES: Mapping[str, Mapping[str, str]] = {
         "characteristic": "a photo of a person, {text}",
         "art": "a portrait of a person, {text}",
         "combined": "a portrait of a person, {text}",
+    },
+    # names who is to be seen, inside other sentences
+    "subject": {
+        "facial": "a person with {text}",
+        "characteristic": "a person, {text}",
+        "art": "a person, {text}",
+        "combined": "a person, {text}",
     },
     # says what to do
     "instruction": {
@@ -31,3 +39,16 @@ def instruction(
     given = templates.get(style, {}).get(concept.category)
     template = given or TEMPLATES[style][concept.category]
     return template.replace("{text}", concept.text)
+
+
+def check_templates(templates: Mapping[str, Mapping[str, str]]) -> None:
+    """Raise EditError for an unknown style or category, or a template without {text}."""
+    for style, by_category in templates.items():
+        if style not in TEMPLATES:
+            raise EditError(f"templates.{style}: the styles are {', '.join(TEMPLATES)}")
+        for category, template in by_category.items():
+            if category not in TEMPLATES[style]:
+                known = ", ".join(TEMPLATES[style])
+                raise EditError(f"templates.{style}.{category}: the categories are {known}")
+            if "{text}" not in template:
+                raise EditError(f"templates.{style}.{category}: must contain {{text}}")

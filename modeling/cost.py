@@ -1,0 +1,223 @@
+"""What the networks cost: FLOPs and weights, counted by running them on tensors without data.
+
+A multiplication and an addition are two FLOPs. Only matrix products and convolutions are counted
+(torch.utils.flop_counter); the rest is time, not FLOPs, and belongs to the utilisation that a plan
+assumes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from modeling.discriminator import DiscriminatorConfig, PatchDiscriminator
+from modeling.lora import AdaptedTranslator
+from modeling.translator import Translator, TranslatorConfig, frozen_translator
+from modeling.weight_generator import GeneratorConfig, build
+
+META = torch.device("meta")
+TOKENS = 12
+"""Tokens of a prompt, for counting: they cost little whatever their number."""
+
+
+@dataclass(frozen=True)
+class Anchor:
+    """A time that the paper reports, on one H100."""
+
+    what: str
+    items: int
+    seconds: float
+    unit: str = "images"
+
+    @property
+    def per_second(self) -> float:
+        return self.items / self.seconds
+
+
+ANCHORS = {
+    "pix2pix": Anchor("pix2pix, 9 ResNet blocks: 800 images × 200 epochs", 800 * 200, 659.8),
+    "training": Anchor("E²GAN with LoRA: 400 images × 100 epochs", 400 * 100, 198.5),
+    "finetune": Anchor("fine-tune from a prediction: 400 images × 20 epochs", 400 * 20, 42.1),
+    "prediction": Anchor("1-D UNet: one adapter, batches of 64", 854, 1.19, "blocks"),
+}
+"""Secs. 5.1 and 5.2, Tables 1 and 2."""
+
+
+def count_flops(call: Callable[[], object]) -> float:
+    """FLOPs of what `call` runs, backward passes included."""
+    with FlopCounterMode(display=False) as counter:
+        call()
+    return float(counter.get_total_flops())
+
+
+def weights_of(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+class TranslatorCost:
+    """FLOPs of a translator, its adapter and its discriminator, for one image of `size` pixels.
+
+    Steps follow modeling/training.py and modeling/base_training.py; `batch` images share what is
+    done once a step (forming W + B·A).
+    """
+
+    def __init__(
+        self,
+        translator: TranslatorConfig,
+        discriminator: DiscriminatorConfig,
+        size: int,
+        rank: int,
+        ranks: Mapping[str, int] | None = None,
+    ) -> None:
+        self.config, self.size = translator, size
+        self.adapted = AdaptedTranslator(frozen_translator(translator), rank, ranks)
+        self.weights = weights_of(self.adapted.network)
+        self.adapted.to(META)
+        self.critic = PatchDiscriminator(discriminator).to(META)
+        self.critic_weights = weights_of(self.critic)
+
+    def forward(self, batch: int = 1) -> float:
+        """One adapter's picture."""
+
+        def call() -> None:
+            with torch.no_grad():
+                self._adapted(batch)
+
+        return count_flops(call) / batch
+
+    def adapter_step(self, batch: int, *, gan: bool) -> float:
+        """A step of adapter training by Eq. (4), or by L1 alone."""
+        return self._step(lambda: self._adapted(batch), batch, gan)
+
+    def base_step(self, batch: int, *, gan: bool) -> float:
+        """A step of training the whole translator."""
+        with META:
+            network = Translator(self.config)
+        x, tokens, mask = self._inputs(batch)
+        shape = (tokens.expand(batch, -1, -1), mask.expand(batch, -1))
+        return self._step(lambda: network(x, *shape), batch, gan)
+
+    def _step(self, draw: Callable[[], Tensor], batch: int, gan: bool) -> float:
+        def call() -> None:
+            x = self._inputs(batch)[0]
+            fake = draw()
+            if not gan:
+                fake.sum().backward()
+                return
+            judged = self.critic(x, x).sum() + self.critic(x, fake.detach()).sum()
+            judged.backward()
+            self.critic.requires_grad_(False)
+            self.critic(x, fake).sum().backward()
+            self.critic.requires_grad_(True)
+
+        return count_flops(call) / batch
+
+    def _inputs(self, batch: int) -> tuple[Tensor, Tensor, Tensor]:
+        x = torch.empty(batch, 3, self.size, self.size, device=META)
+        tokens = torch.empty(1, TOKENS, self.config.text_dim, device=META)
+        return x, tokens, torch.ones(1, TOKENS, dtype=torch.bool, device=META)
+
+    def _adapted(self, batch: int) -> Tensor:
+        x, tokens, mask = self._inputs(batch)
+        adapter = {k: v.requires_grad_() for k, v in self.adapted.zero_adapter().items()}
+        return self.adapted(adapter, x, tokens[0], mask[0])
+
+
+class GeneratorCost:
+    """FLOPs of a weight generator for one block."""
+
+    def __init__(self, config: GeneratorConfig) -> None:
+        self.config = config
+        with META:
+            self.model = build(config)
+        self.weights = weights_of(self.model)
+
+    def forward(self, blocks: int) -> float:
+        """Of `blocks` blocks of one concept in a call."""
+
+        def call() -> None:
+            with torch.no_grad():
+                self._run(blocks)
+
+        return count_flops(call) / blocks
+
+    def step(self, blocks: int) -> float:
+        """Of a training step, forward and backward."""
+        return count_flops(lambda: self._run(blocks).sum().backward()) / blocks
+
+    def _run(self, blocks: int) -> Tensor:
+        c = self.config
+        noisy = torch.empty(1, blocks, c.block_size, device=META)
+        index = torch.arange(blocks, device=META)
+        tokens = torch.empty(1, TOKENS, c.text_dim, device=META)
+        mask = torch.ones(1, TOKENS, dtype=torch.bool, device=META)
+        pooled = torch.empty(1, c.text_dim, device=META)
+        before = (torch.empty_like(noisy),) if c.sequential else ()
+        time = torch.zeros(1, dtype=torch.long, device=META)
+        return self.model(noisy, time, index, tokens, mask, pooled, *before)
+
+
+@dataclass(frozen=True)
+class DiffusionCost:
+    """FLOPs of the parts of Stable Diffusion 1.5 for one picture."""
+
+    unet: float
+    """One evaluation."""
+    unet_gradient: float
+    """One evaluation and its gradient to the input, weights frozen."""
+    controlnet: float
+    encode: float
+    decode: float
+
+
+@cache
+def stable_diffusion(size: int = 512) -> DiffusionCost:
+    """Counted on diffusers' own modules at Stable Diffusion 1.5's shape, no weights needed.
+
+    size: side in pixels, a multiple of 64.
+    """
+    from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
+
+    # the published config.json of each; what is not named is diffusers' default
+    shape: dict[str, Any] = {"cross_attention_dim": 768, "attention_head_dim": 8}
+    widths = (128, 256, 512, 512)
+    # Any: diffusers is untyped
+    unet: Any
+    controlnet: Any
+    vae: Any
+    with META:
+        unet = UNet2DConditionModel(sample_size=64, **shape)
+        unet.requires_grad_(False)
+        controlnet = ControlNetModel(**shape)
+        vae = AutoencoderKL(
+            block_out_channels=widths,
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            layers_per_block=2,
+            sample_size=512,
+        )
+        image = torch.empty(1, 3, size, size)
+        latent = torch.empty(1, 4, size // 8, size // 8)
+        time, text = torch.ones(1), torch.empty(1, 77, 768)
+
+    def quiet(call: Callable[[], object]) -> float:
+        def run() -> None:
+            with torch.no_grad():
+                call()
+
+        return count_flops(run)
+
+    steered = latent.clone().requires_grad_()
+    return DiffusionCost(
+        unet=quiet(lambda: unet(latent, time, text)),
+        unet_gradient=count_flops(lambda: unet(steered, time, text).sample.sum().backward()),
+        controlnet=quiet(lambda: controlnet(latent, time, text, image)),
+        encode=quiet(lambda: vae.encode(image)),
+        decode=quiet(lambda: vae.decode(latent)),
+    )
