@@ -111,7 +111,7 @@ def branch(source: Path, to: Path, stages: Sequence[str]) -> None:
             new.parent.mkdir(parents=True, exist_ok=True)
             if old.is_dir():
                 shutil.copytree(old, new, copy_function=os.link)
-            else:
+            elif old.exists():  # not every configuration makes all outputs
                 os.link(old, new)
     part.rename(to)
 

@@ -9,6 +9,7 @@ results/editor_overhead.json. Use an otherwise idle machine.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import statistics
@@ -21,7 +22,7 @@ from modeling.concepts import Concept, to_table
 from modeling.editors import EditResult, load_source, make_editor, source_ids
 from pipelines.artifacts import RunDir
 from pipelines.config import load_config
-from pipelines.editing import EditConcept, edit_with, editor_options
+from pipelines.editing import EditConcept, edit_with, editor_options, file_of
 from pipelines.machine import machine
 from pipelines.session import ray_session
 from tests.bench.demo_stages import RESULTS
@@ -60,16 +61,19 @@ def main(words: list[str]) -> int:
             load_source(i, config.images.path, 256) for i in source_ids(config.images.path, IMAGES)
         ]
         editor = make_editor("img2img", **editor_options(config, "img2img"))
-        bare, stage = [], []
+        bare = []
         begun = time.perf_counter()
         with ray_session(config, run_dir):
             rows = edit_with(config, run_dir, EditConcept, "img2img", concepts)
             next(rows)  # until here, processes start and the model is loaded
             start = time.perf_counter() - begun
-            last = time.perf_counter()
-            for _ in rows:
-                stage.append(time.perf_counter() - last)
-                last = time.perf_counter()
+            done = 1 + sum(1 for _ in rows)
+            assert done == CONCEPTS
+        # rows may arrive together: when a concept's file was written is what counts
+        written = sorted(
+            Path(run_dir.path(file_of(c.concept_id))).stat().st_mtime for c in concepts
+        )
+        stage = [b - a for a, b in itertools.pairwise(written)]
         for concept in concepts[1:]:
             last = time.perf_counter()
             assert all(isinstance(r, EditResult) for r in editor.edit(sources, concept))
