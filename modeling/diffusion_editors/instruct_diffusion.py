@@ -39,6 +39,7 @@ class InstructDiffusionPipeline(StableDiffusionInstructPix2PixPipeline):
     """
 
     def _encode_prompt(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        # diffusers' own method, whose signature it does not annotate
         encoded = super()._encode_prompt(*args, **kwargs)  # type: ignore[misc]
         text, null, _ = encoded.chunk(3)
         return torch.cat([text, null, text])
