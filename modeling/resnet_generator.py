@@ -7,6 +7,7 @@ resizes and convolves, since PEFT has no LoRA for transposed convolutions.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import asdict, dataclass
 
 import torch
@@ -100,12 +101,11 @@ class ResNetGenerator(nn.Module):
         widths = [config.width * 2**i for i in range(config.downs + 1)]
         self.stem = ReflectConv(3, widths[0], 7)
         self.encoder = nn.ModuleList(
-            ReflectConv(a, b, 3, stride=2) for a, b in zip(widths, widths[1:], strict=False)
+            ReflectConv(a, b, 3, stride=2) for a, b in itertools.pairwise(widths)
         )
         self.blocks = nn.ModuleList(Block(widths[-1], config.dropout) for _ in range(config.blocks))
         self.decoder = nn.ModuleList(
-            Enlarge(b, a, config.transposed)
-            for a, b in reversed(list(zip(widths, widths[1:], strict=False)))
+            Enlarge(b, a, config.transposed) for a, b in reversed(list(itertools.pairwise(widths)))
         )
         self.head = nn.Conv2d(widths[0], 3, 7)
         self.apply(_published_start)
