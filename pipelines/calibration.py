@@ -39,8 +39,8 @@ from pipelines.base import base_recipe, discriminator_config, translator_config
 from pipelines.concepts import concept_spec, load_text
 from pipelines.config import Config
 from pipelines.editing import editor_options
-from pipelines.evaluate import features_of
 from pipelines.generator import generator_config, generator_recipe, members
+from pipelines.judging import features_of
 from pipelines.log import log
 from pipelines.machine import machine
 from pipelines.plan_rates import Rate, Rates

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -21,8 +20,6 @@ from modeling.base_training import BaseTraining
 from modeling.concepts import Concept
 from modeling.coreset import image_coreset
 from modeling.discriminator import PatchDiscriminator
-from modeling.editors import EditError, EditResult, load_source, make_editor, source_ids
-from modeling.features import FeatureExtractor, make_features
 from modeling.images import encode_png
 from modeling.lora import Adapter, stack
 from modeling.metrics import frechet_distance_from_features, kid
@@ -43,7 +40,7 @@ from pipelines.adapt import cut, load_timings, recipe, scored_steps, step_folder
 from pipelines.artifacts import RunDir
 from pipelines.base import base_recipe, discriminator_config, translator_config
 from pipelines.concepts import load_concepts
-from pipelines.config import Config, exact_editor, resolve_editor
+from pipelines.config import Config
 from pipelines.contenders import (
     CEILING,
     CONTINUED,
@@ -55,8 +52,8 @@ from pipelines.contenders import (
 )
 from pipelines.gans import load_adapter
 from pipelines.gans import recipe as collection_recipe
+from pipelines.judging import Judge, Judged, features_of
 from pipelines.log import Progress, log
-from pipelines.pairs import load_pairs
 from pipelines.stages import record_errors
 from pipelines.weights import load_blocks, load_layout
 
@@ -105,63 +102,13 @@ MEMORY = pa.schema(
 SCHEMAS = {"rows": ROWS, "pictures": PICTURES, "memory": MEMORY}
 
 
-class Judged:
-    """Unseen images of one concept: uint8 [n, 3, H, W] sources and their true edits."""
-
-    def __init__(self, ids: list[str], source: torch.Tensor, edited: torch.Tensor) -> None:
-        self.ids, self.source, self.edited = ids, source, edited
-
-
-def features_of(config: Config) -> FeatureExtractor:
-    """The feature extractor of evaluate.features; FeatureError if it cannot be built."""
-    e = config.evaluate
-    if e.features == "efficientnet":
-        return make_features("efficientnet-lite0", input_size=e.features_size)
-    key = {"inception": "weights", "clip": "model"}[e.features]
-    given = {key: e.features_path} if e.features_path else {}
-    return make_features(e.features, allow_download=config.allow_download, **given)
-
-
 class EvaluateConcept(Contenders):
     """Ray Data actor: all methods on one concept; writes the concept's rows and pictures."""
 
     def __init__(self, config: dict[str, Any], run_dir: RunDir) -> None:
         super().__init__(config, run_dir)
         self.concepts = {c.concept_id: c for c in load_concepts(run_dir)}
-        self._sources: dict[tuple[int, int], list[Any]] = {}
-
-    @cached_property
-    def features(self) -> FeatureExtractor:
-        return features_of(self.config)
-
-    def judged(self, concept: Concept, first: int, count: int) -> Judged:
-        """Fresh avatars, `first` … after those of the pairs; or the test images of the pairs.
-
-        Only an exact editor makes fresh pairs at no cost.
-        """
-        c = self.config
-        if c.images.source != "avatars" or not exact_editor(c):
-            pairs = load_pairs(self.run_dir, concept.concept_id, "test")
-            return Judged(
-                pairs.image_ids, torch.from_numpy(pairs.source), torch.from_numpy(pairs.edited)
-            )
-        if (first, count) not in self._sources:
-            names = source_ids("avatars", count, c.images.count + first)
-            self._sources[first, count] = [load_source(i, "avatars", c.images.size) for i in names]
-        sources = self._sources[first, count]
-        results = make_editor(resolve_editor(c)).edit(sources, concept)
-        edited = [r for r in results if isinstance(r, EditResult)]
-        if len(edited) < len(results):
-            raise next(r for r in results if isinstance(r, EditError))
-
-        def tensor(images: list[np.ndarray]) -> torch.Tensor:
-            return torch.from_numpy(np.stack(images).transpose(0, 3, 1, 2).copy())
-
-        return Judged(
-            [s.image_id for s in sources],
-            tensor([s.image for s in sources]),
-            tensor([r.image for r in edited]),
-        )
+        self.judge = Judge(self.config, run_dir)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         out: dict[str, list[str]] = {"concept_id": [], "error": []}
@@ -172,7 +119,7 @@ class EvaluateConcept(Contenders):
 
     def evaluate(self, concept: Concept) -> str:
         """Write the concept's tables; returns errors of single methods."""
-        judged = self.judged(concept, 0, self.config.evaluate.images)
+        judged = self.judge.judged(concept, 0, self.config.evaluate.images)
         tables: dict[str, list[dict[str, Any]]] = {kind: [] for kind in SCHEMAS}
         errors: list[str] = []
         for repeat in range(self.config.repeats):
@@ -346,19 +293,19 @@ class EvaluateConcept(Contenders):
         wide = (
             judged
             if not c.evaluate.fd_images
-            else self.judged(concept, 10**6, c.evaluate.fd_images)
+            else self.judge.judged(concept, 10**6, c.evaluate.fd_images)
         )
-        true_kid = self._embed(truth) if c.evaluate.kid and not repeat else None
-        true_fd = self._embed(wide.edited) if c.evaluate.fd_images else None
+        true_kid = self.judge.embed(truth) if c.evaluate.kid and not repeat else None
+        true_fd = self.judge.embed(wide.edited) if c.evaluate.fd_images else None
 
         def row(
             method: str, step: int, spent: float, made: torch.Tensor, made_wide: Any, end: bool
         ) -> None:
             values: dict[str, Any] = {"kid": None, "fd": None}
             if end and true_kid is not None:
-                values["kid"] = kid(self._embed(made), true_kid, 1, len(true_kid), c.seed)
+                values["kid"] = kid(self.judge.embed(made), true_kid, 1, len(true_kid), c.seed)
             if end and true_fd is not None:
-                values["fd"] = frechet_distance_from_features(self._embed(made_wide), true_fd)
+                values["fd"] = frechet_distance_from_features(self.judge.embed(made_wide), true_fd)
             l1 = float((to_unit(made) - to_unit(truth)).abs().mean())
             rows.append(
                 {**about, **values, "method": method, "step": step, "seconds": spent, "l1": l1}
@@ -385,9 +332,6 @@ class EvaluateConcept(Contenders):
                 spent += predict if method in generated else 0.0
                 row(method, step, spent, made[i], made_wide, end)
         return rows, pictures
-
-    def _embed(self, images: torch.Tensor) -> np.ndarray:
-        return self.features(images.permute(0, 2, 3, 1).contiguous().numpy())
 
 
 def _about(concept: Concept, seed: int, n: int) -> dict[str, Any]:

@@ -22,8 +22,8 @@ from pipelines import config as configuration
 from pipelines.artifacts import RunDir
 from pipelines.concepts import with_adapter
 from pipelines.config import Config
-from pipelines.evaluate import features_of
 from pipelines.gans import FOLDER, Trainer, recipe
+from pipelines.judging import features_of
 from pipelines.log import log
 from pipelines.pairs import INDEX, usable
 from pipelines.stages import StageError
