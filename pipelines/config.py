@@ -425,6 +425,46 @@ class Evaluate:
 
 
 @dataclass
+class Compare:
+    """Stage `compare`: every method of Table 1, each at its own budget (paper Sec. 5.1)."""
+
+    methods: list[str] = field(
+        default_factory=lambda: [
+            "pix2pix-zero-distilled",
+            "pix2pix",
+            "E²GAN",
+            "prediction",
+            "prediction, E²GAN’s budget",
+            "zero LoRA",
+            "mean adapter",
+            "nearest text",
+            "ridge",
+            "shuffled prompt",
+        ]
+    )
+    """Controls take the prediction's budget."""
+    concepts: int = 0
+    """Held-out concepts, drawn by the seed, evenly of each set; 0 = all."""
+    scratch_concepts: int = 8
+    """Those of them on which networks are trained from scratch, too."""
+    scratch_repeats: int = 1
+    """Seeds of training from scratch; `repeats` of the others."""
+    images: int = 2048
+    """Fresh avatars scored per concept; a folder's test split is used whole. With fewer than 2048
+    there is no Fréchet distance."""
+    epochs: int = 20
+    """The fine-tune of the prediction and of the controls, by the recipe of `adapt`."""
+    e2gan_epochs: int = 100
+    """By the recipe of `gans`, from zero LoRA."""
+    coreset: int = 400
+    """Training images of all methods that adapt the base, picked by k-means."""
+    score_at: list[int] = field(default_factory=lambda: [1, 2, 5, 10, 20, 50, 100])
+    """Epochs scored besides the first and the last, on compare.scratch_concepts."""
+    timed_repeats: int = 3
+    """Epochs timed for each method; the median counts."""
+
+
+@dataclass
 class Report:
     pictures: int = 2
     """Test images shown per concept."""
@@ -555,6 +595,7 @@ class Config:
     rival: Rival = field(default_factory=Rival)
     adapt: Adapt = field(default_factory=Adapt)
     evaluate: Evaluate = field(default_factory=Evaluate)
+    compare: Compare = field(default_factory=Compare)
     report: Report = field(default_factory=Report)
     serve: Serve = field(default_factory=Serve)
     cluster: Cluster = field(default_factory=Cluster)
@@ -735,6 +776,17 @@ CONTROLS = (
     "shuffled prompt",
     "noised nearest",
 )
+SCRATCH_METHODS = ("pix2pix-zero-distilled", "pix2pix")
+"""Methods of the comparison that train a whole network on each concept."""
+COMPARED = (
+    *SCRATCH_METHODS,
+    "E²GAN",
+    "prediction",
+    "prediction, E²GAN’s budget",
+    "block transformer",
+    "1-D UNet",
+    *CONTROLS,
+)
 GENERATOR_LEAST = {
     "fold": 1,
     "width": 1,
@@ -817,6 +869,14 @@ LEAST = {
     "evaluate.images": 1,
     "evaluate.scratch_steps": 0,
     "evaluate.scratch_concepts": 1,
+    "compare.concepts": 0,
+    "compare.scratch_concepts": 0,
+    "compare.scratch_repeats": 1,
+    "compare.images": 2,
+    "compare.epochs": 1,
+    "compare.e2gan_epochs": 1,
+    "compare.coreset": 1,
+    "compare.timed_repeats": 1,
     "report.pictures": 0,
     "report.concepts": 0,
     "cluster.actors": 1,
@@ -884,6 +944,12 @@ def check(config: Config) -> None:
     _choice("evaluate.features", c.evaluate.features, ("efficientnet", "inception", "clip"))
     for method in c.evaluate.controls:
         _choice("evaluate.controls", method, CONTROLS)
+    for method in c.compare.methods:
+        _choice("compare.methods", method, COMPARED)
+    if len(set(c.compare.methods)) < len(c.compare.methods):
+        raise ConfigError(f"compare.methods={c.compare.methods}: a method is given twice")
+    if any(e < 1 for e in c.compare.score_at):
+        raise ConfigError(f"compare.score_at={c.compare.score_at}: epochs start at 1")
     for key, least in LEAST.items():
         value = attrgetter(key)(c)
         if not least <= value < math.inf:  # nor NaN

@@ -6,6 +6,7 @@ the rival) and the cheap controls. Loaded once by an actor.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from functools import cached_property
 from typing import Any
 
@@ -16,6 +17,7 @@ from modeling.lora import Adapter
 from modeling.weight_generator import WeightGenerator
 from pipelines.adapt import Predictor, heldout
 from pipelines.artifacts import RunDir
+from pipelines.config import CONTROLS
 from pipelines.generator import Member, load_generator, members
 from pipelines.weights import load_blocks
 
@@ -61,14 +63,23 @@ class Contenders(Predictor):
                 out[name + WEIGHTS_ONLY] = (member, True)
         return out
 
-    def starts(self, concept_id: str, repeat: int) -> dict[str, Adapter]:
-        """Every method's adapter for a held-out concept; noise and shuffle from seed + repeat."""
-        c = self.config
-        seed = c.seed + repeat
+    def starts(
+        self, concept_id: str, repeat: int, methods: Collection[str] | None = None
+    ) -> dict[str, Adapter]:
+        """Every method's adapter for a held-out concept; noise and shuffle from seed + repeat.
+
+        methods: those wanted, of the weight generators and the controls; by default all weight
+        generators and evaluate.controls.
+        """
+        seed = self.config.seed + repeat
+        generators = self.generators(repeat)
+        if methods is None:
+            methods = [*generators, *self.config.evaluate.controls]
         out = {}
-        for method, (member, before) in self.generators(repeat).items():
-            (out[method],) = self.predict([concept_id], self._generator(member, before), seed)
-        for method in c.evaluate.controls:
+        for method, (member, before) in generators.items():
+            if method in methods:
+                (out[method],) = self.predict([concept_id], self._generator(member, before), seed)
+        for method in [m for m in methods if m in CONTROLS]:
             if method == SHUFFLED:
                 other = self.other(repeat).get(concept_id)
                 if other:

@@ -36,6 +36,10 @@ COLOURS = {
     "prediction, weights only": ("#6366f1", "#818cf8"),
     "1-D UNet": ("#0f766e", "#5eead4"),
     "1-D UNet, weights only": ("#65a30d", "#bef264"),
+    "pix2pix": ("#334155", "#cbd5e1"),
+    "pix2pix-zero-distilled": ("#a16207", "#facc15"),
+    "E²GAN": ("#dc2626", "#fca5a5"),
+    "prediction, E²GAN’s budget": ("#0284c7", "#7dd3fc"),
 }
 INK, LINE = "#010203", "#010205"  # stand-ins for text and for rules
 
@@ -45,7 +49,8 @@ def variable(method: str) -> str:
     return f"--{re.sub('[^a-z]+', '-', method.lower())}"
 
 
-def _stand_in(index: int) -> str:
+def stand_in(index: int) -> str:
+    """The colour in which the drawing has the method of this index."""
     return f"#fe{index:02x}dc"
 
 
@@ -66,7 +71,7 @@ def panel(name: str, methods: Mapping[str, Any], order: Sequence[str]) -> str:
         _draw(axes, methods, drawn)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    return _for_page(buffer.getvalue(), name, drawn)
+    return for_page(buffer.getvalue(), name, drawn, "mean L1 along the fine-tune")
 
 
 def _draw(axes: Any, methods: Mapping[str, Any], order: Sequence[str]) -> None:
@@ -79,7 +84,7 @@ def _draw(axes: Any, methods: Mapping[str, Any], order: Sequence[str]) -> None:
     for index, method in enumerate(order):
         curve = methods[method]["curve"]
         ours = method == PREDICTION
-        style: dict[str, Any] = {"color": _stand_in(index), "zorder": 5 if ours else 3}
+        style: dict[str, Any] = {"color": stand_in(index), "zorder": 5 if ours else 3}
         if method in fixed:
             dash = (0, (1, 0)) if method == IDENTITY else (0, (5, 3))
             axes.axhline(curve[-1]["l1"], linewidth=1.4, linestyle=dash, **style)
@@ -108,7 +113,7 @@ def _draw(axes: Any, methods: Mapping[str, Any], order: Sequence[str]) -> None:
         spine.set_visible(side == "bottom")
         spine.set_color(LINE)
     low, high = axes.get_ylim()
-    for (_, method), y in zip(sorted(ends), _apart(sorted(ends), low, high), strict=True):
+    for (_, method), y in zip(sorted(ends), apart(sorted(ends), low, high), strict=True):
         axes.annotate(
             method,
             (1.0, (y - low) / (high - low)),
@@ -116,12 +121,12 @@ def _draw(axes: Any, methods: Mapping[str, Any], order: Sequence[str]) -> None:
             xytext=(7, 0),
             textcoords="offset points",
             va="center",
-            color=_stand_in(order.index(method)),
+            color=stand_in(order.index(method)),
             fontweight="bold" if method == PREDICTION else "normal",
         )
 
 
-def _apart(ends: Sequence[tuple[float, str]], low: float, high: float) -> list[float]:
+def apart(ends: Sequence[tuple[float, str]], low: float, high: float) -> list[float]:
     """Heights of the labels, near their lines and at least a line of text apart."""
     gap = 0.068 * (high - low)
     at: list[float] = []
@@ -134,7 +139,7 @@ def _apart(ends: Sequence[tuple[float, str]], low: float, high: float) -> list[f
     return at
 
 
-def _for_page(svg: str, name: str, order: Sequence[str]) -> str:
+def for_page(svg: str, name: str, order: Sequence[str], label: str) -> str:
     """Cut to the element, colours to variables, ids made unique, font left to the page."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
@@ -145,7 +150,7 @@ def _for_page(svg: str, name: str, order: Sequence[str]) -> str:
     svg = re.sub(r'(<svg[^>]*?) width="[^"]+"', r"\1", svg)
     svg = re.sub(r'(<svg[^>]*?) height="[^"]+"', r"\1", svg)
     svg = re.sub(r' xmlns(:xlink)?="[^"]+"', "", svg)
-    colours = {_stand_in(i): variable(m) for i, m in enumerate(order)}
+    colours = {stand_in(i): variable(m) for i, m in enumerate(order)}
     for colour, target in {**colours, INK: "--ink", LINE: "--line"}.items():
         svg = svg.replace(colour, f"var({target})")
-    return svg.replace("<svg", '<svg role="img" aria-label="mean L1 along the fine-tune"', 1)
+    return svg.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)

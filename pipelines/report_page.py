@@ -102,7 +102,7 @@ def _strip(grid: Sequence[Numbers]) -> str:
         three = (g[SOURCE], cell["images"] if cell else {}, g[TRUTH])
         names = (SOURCE, f"{PREDICTION}, step 0", TRUTH)
         shots = "".join(
-            f"<td>{_shots(dict(list(images.items())[:1]), name, g['concept'].text, room)}</td>"
+            f"<td>{image_tags(dict(list(images.items())[:1]), name, g['concept'].text, room)}</td>"
             for images, name in zip(three, names, strict=True)
         )
         rows.append(f"<tr>{shots}<th>“{escape(g['concept'].text)}”</th></tr>")
@@ -213,7 +213,7 @@ def _picture_table(held: str, grid: Sequence[Numbers]) -> str:
             row = [f'<th class="step">step {step}</th>']
             if first:
                 row.append(_identity_cell(g, text, span, whens))
-                row.append(f"<td{span}>{_cell(g[TRUTH], TRUTH, text, '&nbsp;', stacked=True)}</td>")
+                row.append(f"<td{span}>{picture_cell(g[TRUTH], TRUTH, text, '&nbsp;', stacked=True)}</td>")
             for m in methods:
                 ours = ' class="ours"' if m == PREDICTION else ""
                 row.append(f"<td{ours}>{_scored(g['cells'][m][when], m, text)}</td>")
@@ -245,17 +245,17 @@ def _identity_cell(g: Numbers, text: str, span: str, whens: Sequence[str]) -> st
     label = f"{cell['l1']:.3f}" if cell else "not scored"
     if best:
         label += f"<br>best at {' and '.join(best)}"
-    return f"<td{span}>{_cell(g[SOURCE], SOURCE, text, label, bool(best), True)}</td>"
+    return f"<td{span}>{picture_cell(g[SOURCE], SOURCE, text, label, bool(best), True)}</td>"
 
 
 def _scored(cell: Numbers | None, method: str, text: str, steps: bool = False) -> str:
     if cell is None:
         return '<span class="none">not scored</span>'
     label = f"{cell['l1']:.3f}" + (f" · {cell['step']} steps" if steps else "")
-    return _cell(cell["images"], f"{method}, step {cell['step']}", text, label, cell["best"], steps)
+    return picture_cell(cell["images"], f"{method}, step {cell['step']}", text, label, cell["best"], steps)
 
 
-def _cell(
+def picture_cell(
     images: Mapping[str, bytes],
     what: str,
     text: str,
@@ -267,12 +267,12 @@ def _cell(
     score = f'<div class="l1">{label}</div>'
     if not images:
         return f'<span class="none">no picture</span>{score}'
-    shots = _shots(images, what, text, CELL)
+    shots = image_tags(images, what, text, CELL)
     kind = f"cell{' best' if best else ''}{' stacked' if stacked else ''}"
     return f'<div class="{kind}"><div class="shots">{shots}</div>{score}</div>'
 
 
-def _shots(images: Mapping[str, bytes], what: str, text: str, room: int) -> str:
+def image_tags(images: Mapping[str, bytes], what: str, text: str, room: int) -> str:
     """`img` elements at a whole multiple of their size, side by side in `room` CSS pixels."""
     if not images:
         return '<span class="none">no picture</span>'

@@ -108,13 +108,14 @@ def grid_png(grid: Sequence[Numbers], methods: Sequence[str]) -> bytes:
         columns.append(("trained on", "ground truth", CEILING, "after"))
     rows = list(grid)
     while True:
-        data = _draw(rows, columns)
+        data = draw_png(rows, columns)
         if len(data) <= MAX_PNG_BYTES or len(rows) <= 1:
             return data
         rows = _evenly(rows, len(rows) * 3 // 4)
 
 
-def _draw(rows: Sequence[Numbers], columns: Sequence[tuple[str, str, str, When]]) -> bytes:
+def draw_png(rows: Sequence[Numbers], columns: Sequence[tuple[str, str, str, When]]) -> bytes:
+    """The PNG; rows as of `grids`, columns as title, note, method, end of the fine-tune."""
     from PIL import Image, ImageDraw, ImageFont
 
     ink, faint, accent, good = "#0f172a", "#64748b", "#4338ca", "#15803d"
@@ -138,8 +139,8 @@ def _draw(rows: Sequence[Numbers], columns: Sequence[tuple[str, str, str, When]]
         for i, (_, _, method, when) in enumerate(columns):
             x = gap + i * (side + gap)
             cell = row["cells"].get(method, {}).get(when)
-            if method == TRUTH:
-                images, score = row[TRUTH], ""
+            if method in (SOURCE, TRUTH):
+                images, score = row[method], ""
             elif method == IDENTITY:
                 images, score = row[SOURCE], f"L1 {cell['l1']:.3f}" if cell else ""
             else:

@@ -114,6 +114,16 @@ SIDE_STAGES = (
         ("lora", "gans", "ranks"),
         ("ranks",),
     ),
+    Stage(
+        "compare",
+        "train every method of Table 1 on held-out concepts, each at its budget (Ray Data)",
+        ("generator",),
+        (
+            *("adapt", "gans", "lora", "compare", "pix2pix", "comodgan", "repeats"),
+            *("evaluate.features", "evaluate.features_path", "evaluate.features_size"),
+        ),
+        ("comparison",),
+    ),
 )
 """Run by their own command only: no other stage builds on them."""
 FEATURES = ("evaluate.features", "evaluate.features_path", "evaluate.features_size")

@@ -1,0 +1,271 @@
+"""Table 1, Fig. 4 and what they say, from the rows of stage `compare`.
+
+Means are over concepts, seeds averaged first; intervals are 95 % bootstraps over concepts. Methods
+stand in one table only over the concepts that all of them have.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from modeling.metrics import paired_bootstrap
+from pipelines.config import SCRATCH_METHODS
+from pipelines.contenders import IDENTITY, PREDICTION
+from pipelines.report_numbers import Numbers, duration, finite, mean
+from pipelines.report_numbers import compare as paired
+
+PAPER = {
+    "pix2pix-zero-distilled": {"fd": 144.81, "seconds": 112 * 60.0, "epochs": 200},
+    "pix2pix": {"fd": 99.20, "seconds": 659.8, "epochs": 200},
+    "E²GAN": {"fd": 93.86, "seconds": 198.5, "epochs": 100},
+    PREDICTION: {"fd": 89.93, "seconds": 43.3, "epochs": 20},
+}
+"""Table 1: Clean-FID, mean over 45 held-out concepts, and seconds on one H100."""
+SCORES = ("fd", "kid", "l1")
+Row = Mapping[str, Any]
+
+
+def by_concept(rows: Iterable[Row], value: str) -> dict[str, float]:
+    """concept_id → score, seeds averaged; missing and non-finite ones left out."""
+    found: dict[str, list[float]] = defaultdict(list)
+    for row in rows:
+        if finite(row[value]):
+            found[row["concept_id"]].append(row[value])
+    return {i: math.fsum(v) / len(v) for i, v in found.items()}
+
+
+def summarise(rows: Sequence[Row], methods: Sequence[str]) -> Numbers:
+    """`table`: over the concepts of all methods; `adapting`: over all concepts, without the methods
+    from scratch; `curves`; `reach`: how soon the prediction is where others end."""
+    present = [m for m in (*methods, IDENTITY) if any(r["method"] == m for r in rows)]
+    last = {m: max(r["epoch"] for r in rows if r["method"] == m) for m in present}
+    ends = {m: [r for r in rows if r["method"] == m and r["epoch"] == last[m]] for m in present}
+    starts = {m: [r for r in rows if r["method"] == m and r["epoch"] == 0] for m in present}
+    adapting = [m for m in present if m not in SCRATCH_METHODS]
+    curves = {m: curve([r for r in rows if r["method"] == m]) for m in present}
+    out: Numbers = {
+        "images": sorted({r["n"] for r in rows}),
+        "features": next((r["features"] for r in rows if r["features"]), ""),
+        "size": next((r["size"] for r in rows), 0),
+        "seeds": len({r["seed"] for r in rows}),
+        "methods": present,
+        "table": table(ends, starts, present),
+        "adapting": {
+            held: table(
+                *({m: [r for r in part[m] if r["heldout"] == held] for m in adapting} for part in (ends, starts)),
+                adapting,
+            )
+            for held in dict.fromkeys(r["heldout"] for r in rows)
+        },
+        "curves": curves,
+        "reach": {},
+    }
+    score = "fd" if any(p["fd"] is not None for c in curves.values() for p in c) else "kid"
+    out["score"] = score
+    for goal in present:
+        if goal not in (PREDICTION, IDENTITY):
+            out["reach"][goal] = {
+                s: reach(rows, PREDICTION, goal, s) for s in SCORES if s in ("l1", score)
+            }
+    return out
+
+
+def table(
+    ends: Mapping[str, Sequence[Row]], starts: Mapping[str, Sequence[Row]], methods: Sequence[str]
+) -> Numbers:
+    """A row per method at its last epoch, over the concepts that every method has."""
+    common = set.intersection(*({r["concept_id"] for r in ends[m]} for m in methods))
+    lines: Numbers = {}
+    for method in methods:
+        mine = [r for r in ends[method] if r["concept_id"] in common]
+        if not mine:
+            continue
+        first = [r for r in starts[method] if r["concept_id"] in common]
+        line: Numbers = {k: mine[0][k] for k in ("epochs", "trainable", "total", "image_flops")}
+        for key in ("seconds", "training_flops"):
+            line[key] = mean(r[key] for r in mine)
+        for score in SCORES:
+            values = by_concept(mine, score)
+            line[score] = _interval(values)
+            line[f"{score}_start"] = mean(by_concept(first, score).values()) if first else None
+            if method != PREDICTION and PREDICTION in methods:
+                ours = by_concept(
+                    [r for r in ends[PREDICTION] if r["concept_id"] in common], score
+                )
+                line[f"{score}_against"] = paired(ours, values)
+        lines[method] = line
+    return {"concepts": len(common), "methods": lines}
+
+
+def _interval(values: Mapping[str, float]) -> Numbers | None:
+    """Mean over concepts with its 95 % interval; None without a score."""
+    if not values:
+        return None
+    scores = list(values.values())
+    if len(scores) < 2:
+        return {"mean": scores[0], "lo": None, "hi": None}
+    found = paired_bootstrap(np.array(scores))
+    return {"mean": found.mean, "lo": found.lo, "hi": found.hi}
+
+
+def curve(rows: Sequence[Row]) -> list[Numbers]:
+    """Mean scores of a method by epoch, over the concepts (first seed) that have all its epochs."""
+    seed = min((r["seed"] for r in rows), default=0)
+    mine = [r for r in rows if r["seed"] == seed]
+    epochs = sorted({r["epoch"] for r in mine})
+    held = [{r["concept_id"] for r in mine if r["epoch"] == e} for e in epochs]
+    common = set.intersection(*held) if held else set()
+    out = []
+    for epoch in epochs:
+        there = [r for r in mine if r["epoch"] == epoch and r["concept_id"] in common]
+        point: Numbers = {"epoch": epoch, "concepts": len(common)}
+        for key in (*SCORES, "seconds"):
+            point[key] = mean(r[key] for r in there if finite(r[key]))
+        out.append(point)
+    return out
+
+
+def reach(rows: Sequence[Row], method: str, goal: str, score: str) -> Numbers | None:
+    """How soon a method's mean curve falls to where the goal's ends, over the concepts of both.
+
+    `sooner`: the goal's seconds ÷ the method's to get there, None if it never does; `reached`: on
+    how many of the concepts it does at one of its scored epochs. None if there is no curve.
+    """
+    seed = min((r["seed"] for r in rows), default=0)
+    curves: dict[str, dict[str, dict[int, Row]]] = {method: {}, goal: {}}
+    for row in rows:
+        if row["method"] in curves and row["seed"] == seed and finite(row[score]):
+            curves[row["method"]].setdefault(row["concept_id"], {})[row["epoch"]] = row
+    full = max((len(c) for c in curves[method].values()), default=0)
+    last = max((max(c) for c in curves[goal].values()), default=0)
+    both = sorted(
+        i
+        for i, c in curves[method].items()
+        if len(c) == full and last in curves[goal].get(i, {})
+    )
+    if not both or full < 2:
+        return None
+    epochs = sorted(curves[method][both[0]])
+    targets = {i: curves[goal][i][last][score] for i in both}
+    target = math.fsum(targets.values()) / len(both)
+    seconds = math.fsum(curves[goal][i][last]["seconds"] for i in both) / len(both)
+    points = [
+        (
+            math.fsum(curves[method][i][e]["seconds"] for i in both) / len(both),
+            math.fsum(curves[method][i][e][score] for i in both) / len(both),
+        )
+        for e in epochs
+    ]
+    at = crossing(points, target)
+    return {
+        "concepts": len(both),
+        "reached": sum(
+            any(curves[method][i][e][score] <= targets[i] for e in epochs) for i in both
+        ),
+        "score": target,
+        "seconds": seconds,
+        "at": at,
+        "sooner": seconds / at if at else None,
+    }
+
+
+def crossing(points: Sequence[tuple[float, float]], target: float) -> float | None:
+    """Where a curve of (seconds, score) first falls to a target, between its points if need be."""
+    for i, (at, value) in enumerate(points):
+        if value <= target:
+            if i and value < points[i - 1][1]:
+                before, was = points[i - 1]
+                at = before + (at - before) * (was - target) / (was - value)
+            return at
+    return None
+
+
+def name_of(features: str, score: str) -> str:
+    """What a score is called: FID only where the features are Inception's."""
+    if score == "fd":
+        return "FID" if "Inception" in features else f"FD-{features.split()[0] or 'features'}"
+    return {"kid": "KID", "l1": "L1"}[score]
+
+
+def lines(summary: Mapping[str, Any]) -> list[str]:
+    """The comparison in sentences, losses included."""
+    rows = summary["table"]
+    ours = rows["methods"].get(PREDICTION)
+    if ours is None:
+        return ["no prediction was compared"]
+    score = summary["score"]
+    name = name_of(summary["features"], score)
+    out = []
+    for method, line in rows["methods"].items():
+        if method in (PREDICTION, IDENTITY) or not line[score]:
+            continue
+        ratio = line["seconds"] / ours["seconds"] if ours["seconds"] else math.nan
+        against = line[f"{score}_against"]
+        word = {
+            "better": "the prediction is better",
+            "worse": "the prediction is worse",
+            "undecided": "no clear difference",
+            "few": "too few concepts to decide",
+        }[against["verdict"]]
+        out.append(
+            f"{method}: {name} {line[score]['mean']:.2f} in {duration(line['seconds'])}"
+            f" ({ratio:.1f} times the prediction's); {word}"
+            f" ({against['wins']} of {against['total']} concepts)"
+        )
+    mine = ours[score]["mean"] if ours[score] else math.nan
+    return [f"prediction: {name} {mine:.2f} in {duration(ours['seconds'])}", *out]
+
+
+def markdown(summary: Mapping[str, Any]) -> str:
+    """Table 1 for a README, the paper's numbers beside ours."""
+    name = name_of(summary["features"], summary["score"])
+    score = summary["score"]
+    head = [
+        *("method", "epochs", f"{name} at the start", f"{name} at the end", "L1 at the end"),
+        *("seconds", "trained weights", "TFLOP", "prediction better", "paper: FID, seconds"),
+    ]
+    body = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
+    for method, line in summary["table"]["methods"].items():
+        against = line.get(f"{score}_against")
+        paper = PAPER.get(method)
+        body.append(
+            "| "
+            + " | ".join(
+                [
+                    f"**{method}**" if method == PREDICTION else method,
+                    str(line["epochs"]),
+                    _number(line[f"{score}_start"]),
+                    _with_interval(line[score]),
+                    _with_interval(line["l1"], 4),
+                    f"{line['seconds']:.2f}",
+                    f"{line['trainable']:,}",
+                    f"{line['training_flops'] / 1e12:.2f}",
+                    f"{against['wins']} of {against['total']}{_mark(against)}" if against else "",
+                    f"{paper['fd']}, {paper['seconds']:g}" if paper else "",
+                ]
+            )
+            + " |"
+        )
+    return "\n".join(body) + "\n"
+
+
+def _mark(against: Mapping[str, Any]) -> str:
+    """A star where the interval holds zero."""
+    return {"worse": " (loses)", "undecided": "*"}.get(against["verdict"], "")
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
+
+
+def _with_interval(value: Mapping[str, Any] | None, digits: int = 2) -> str:
+    if not value:
+        return ""
+    if value["lo"] is None:
+        return f"{value['mean']:.{digits}f}"
+    return f"{value['mean']:.{digits}f} ({value['lo']:.{digits}f} to {value['hi']:.{digits}f})"
