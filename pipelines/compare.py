@@ -255,9 +255,7 @@ class CompareMethods(Contenders):
         self.run_dir.write_table(
             f"{FOLDER}/jobs/{job}.pictures.parquet", pa.Table.from_pylist(pictures, PICTURES)
         )
-        self.run_dir.write_table(
-            f"{FOLDER}/jobs/{job}.parquet", pa.Table.from_pylist(rows, ROWS)
-        )
+        self.run_dir.write_table(f"{FOLDER}/jobs/{job}.parquet", pa.Table.from_pylist(rows, ROWS))
 
     def scored_epochs(self, concept_id: str, repeat: int, epochs: int, start: bool) -> list[int]:
         """All of compare.score_at for the first seed where a curve is drawn, else the end points.
@@ -451,7 +449,12 @@ def jobs(config: Config, run_dir: RunDir) -> list[str]:
     """kind/concept_id/repeat of everything to train, the longest first."""
     everything, scratch = chosen(config, run_dir)
     methods = [m for m in SCRATCH_METHODS if m in config.compare.methods]
-    long = [f"{m}/{i}/{r}" for i in scratch for m in methods for r in range(config.compare.scratch_repeats)]
+    long = [
+        f"{m}/{i}/{r}"
+        for i in scratch
+        for m in methods
+        for r in range(config.compare.scratch_repeats)
+    ]
     return long + [f"{ADAPTING}/{i}/{r}" for r in range(config.repeats) for i in everything]
 
 
@@ -460,9 +463,7 @@ def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
     if not everything:
         raise StageError("compare: there is no held-out concept: give concepts.test_*")
     _check_concepts(run_dir, everything)
-    run_dir.write_json(
-        f"{FOLDER}/concepts.json", {"compared": everything, "from_scratch": scratch}
-    )
+    run_dir.write_json(f"{FOLDER}/concepts.json", {"compared": everything, "from_scratch": scratch})
     names = jobs(config, run_dir)
     there = set(run_dir.files(f"{FOLDER}/jobs"))
     todo = [j for j in names if f"{FOLDER}/jobs/{j}.parquet" not in there]
@@ -475,9 +476,7 @@ def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
         progress.add()
     record_errors(config, run_dir, "compare", bad, len(names))
     done = [j for j in names if run_dir.exists(f"{FOLDER}/jobs/{j}.parquet")]
-    rows = [
-        r for j in done for r in run_dir.read_table(f"{FOLDER}/jobs/{j}.parquet").to_pylist()
-    ]
+    rows = [r for j in done for r in run_dir.read_table(f"{FOLDER}/jobs/{j}.parquet").to_pylist()]
     check_alike([r for r in rows if r["method"] != IDENTITY])
     times = _times(config, run_dir, arguments, (scratch or everything)[0])
     for row in rows:

@@ -57,7 +57,10 @@ def summarise(rows: Sequence[Row], methods: Sequence[str]) -> Numbers:
         "table": table(ends, starts, present),
         "adapting": {
             held: table(
-                *({m: [r for r in part[m] if r["heldout"] == held] for m in adapting} for part in (ends, starts)),
+                *(
+                    {m: [r for r in part[m] if r["heldout"] == held] for m in adapting}
+                    for part in (ends, starts)
+                ),
                 adapting,
             )
             for held in dict.fromkeys(r["heldout"] for r in rows)
@@ -94,9 +97,7 @@ def table(
             line[score] = _interval(values)
             line[f"{score}_start"] = mean(by_concept(first, score).values()) if first else None
             if method != PREDICTION and PREDICTION in methods:
-                ours = by_concept(
-                    [r for r in ends[PREDICTION] if r["concept_id"] in common], score
-                )
+                ours = by_concept([r for r in ends[PREDICTION] if r["concept_id"] in common], score)
                 line[f"{score}_against"] = paired(ours, values)
         lines[method] = line
     return {"concepts": len(common), "methods": lines}
@@ -144,9 +145,7 @@ def reach(rows: Sequence[Row], method: str, goal: str, score: str) -> Numbers | 
     full = max((len(c) for c in curves[method].values()), default=0)
     last = max((max(c) for c in curves[goal].values()), default=0)
     both = sorted(
-        i
-        for i, c in curves[method].items()
-        if len(c) == full and last in curves[goal].get(i, {})
+        i for i, c in curves[method].items() if len(c) == full and last in curves[goal].get(i, {})
     )
     if not both or full < 2:
         return None

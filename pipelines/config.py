@@ -465,6 +465,40 @@ class Compare:
 
 
 @dataclass
+class Scratch:
+    """What the from-scratch baselines of Table 1 have in common (modeling/scratch_training.py)."""
+
+    epochs: int = 200
+    batch: int = 8
+    lr: float = 2e-4
+    l1_weight: float = 100.0
+    gan_weight: float = 1.0
+    discriminator_lr: float = 2e-4
+    constant: float = 0.5
+    """Part of the epochs at the full rates, which then fall linearly to 0; 1 = all."""
+    jitter: int = 0
+    """Pixels by which a pair is enlarged before it is cropped back at a random place."""
+    flips: bool = False
+    """Mirror every second pair, at random."""
+
+
+@dataclass
+class Pix2Pix(Scratch):
+    """The baseline pix2pix (modeling/pix2pix_training.py)."""
+
+    width: int = 32
+    blocks: int = 9
+    """Of the ResNet generator."""
+    downs: int = 2
+    dropout: float = 0.5
+    norm: str = "batch"
+    """batch | instance: of the generator. With batch=1, as published, they train alike, and only
+    instance translates by the statistics of the image itself, which is published, too."""
+    discriminator_width: int = 32
+    discriminator_layers: int = 2
+
+
+@dataclass
 class Report:
     pictures: int = 2
     """Test images shown per concept."""
@@ -596,6 +630,7 @@ class Config:
     adapt: Adapt = field(default_factory=Adapt)
     evaluate: Evaluate = field(default_factory=Evaluate)
     compare: Compare = field(default_factory=Compare)
+    pix2pix: Pix2Pix = field(default_factory=Pix2Pix)
     report: Report = field(default_factory=Report)
     serve: Serve = field(default_factory=Serve)
     cluster: Cluster = field(default_factory=Cluster)
@@ -804,6 +839,14 @@ GENERATOR_LEAST = {
     "checkpoint_every": 1,
     "workers": 1,
 }
+SCRATCH_LEAST = {
+    "epochs": 1,
+    "batch": 1,
+    "l1_weight": 0,
+    "gan_weight": 0,
+    "constant": 0,
+    "jitter": 0,
+}
 LANGUAGE_MODEL_LEAST = {
     "temperature": 0,
     "max_tokens": 1,
@@ -877,6 +920,12 @@ LEAST = {
     "compare.e2gan_epochs": 1,
     "compare.coreset": 1,
     "compare.timed_repeats": 1,
+    **{f"pix2pix.{key}": least for key, least in SCRATCH_LEAST.items()},
+    "pix2pix.width": 1,
+    "pix2pix.blocks": 1,
+    "pix2pix.downs": 0,
+    "pix2pix.discriminator_width": 1,
+    "pix2pix.discriminator_layers": 1,
     "report.pictures": 0,
     "report.concepts": 0,
     "cluster.actors": 1,
@@ -896,6 +945,8 @@ RATES = (
     "rival.lr",
     "rival.image_lr",
     "adapt.lr",
+    "pix2pix.lr",
+    "pix2pix.discriminator_lr",
     "plan.gpu_tflops",
     "plan.editor_tflops",
     "plan.training_utilisation",
@@ -914,6 +965,7 @@ FRACTIONS = (
     "generator.ema",
     "rival.ema",
     "adapt.ema",
+    "pix2pix.dropout",
     "plan.training_utilisation",
     "plan.finetune_utilisation",
     "plan.editor_utilisation",
@@ -996,6 +1048,7 @@ def check(config: Config) -> None:
         raise ConfigError(
             f"adapt.keep={c.adapt.keep}: must lie between 0 and adapt.steps={c.adapt.steps}"
         )
+    _check_baselines(c)
     if c.evaluate.fd_images and c.evaluate.fd_images < 2048:
         raise ConfigError(
             "evaluate.fd_images: a Fréchet distance needs at least 2048 images, or 0 for none"
@@ -1083,6 +1136,25 @@ def _trained(llm: Llm, category: str) -> int:
     """Concepts of a category that are not held out."""
     count, test, val = (getattr(x, category) for x in (llm.counts, llm.test, llm.val))
     return int(count - test - val)
+
+
+def _check_baselines(c: Config) -> None:
+    _choice("pix2pix.norm", c.pix2pix.norm, ("batch", "instance"))
+    if c.pix2pix.constant > 1:
+        raise ConfigError(f"pix2pix.constant={c.pix2pix.constant}: is a part, at most 1")
+    multiple = 2**c.pix2pix.downs
+    if c.images.size % multiple or c.images.size < 4 * multiple:
+        raise ConfigError(
+            f"images.size={c.images.size}: must be a multiple of {multiple}, {4 * multiple} or"
+            f" more, with pix2pix.downs={c.pix2pix.downs}"
+        )
+    # each layer halves the side, two more convolutions shorten it by one
+    least = 2 ** (c.pix2pix.discriminator_layers + 2)
+    if c.images.size < least:
+        raise ConfigError(
+            f"images.size={c.images.size}: must be at least {least} with"
+            f" pix2pix.discriminator_layers={c.pix2pix.discriminator_layers}"
+        )
 
 
 def _check_editing(c: Config, editors: Sequence[str]) -> None:

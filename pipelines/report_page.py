@@ -213,7 +213,9 @@ def _picture_table(held: str, grid: Sequence[Numbers]) -> str:
             row = [f'<th class="step">step {step}</th>']
             if first:
                 row.append(_identity_cell(g, text, span, whens))
-                row.append(f"<td{span}>{picture_cell(g[TRUTH], TRUTH, text, '&nbsp;', stacked=True)}</td>")
+                row.append(
+                    f"<td{span}>{picture_cell(g[TRUTH], TRUTH, text, '&nbsp;', stacked=True)}</td>"
+                )
             for m in methods:
                 ours = ' class="ours"' if m == PREDICTION else ""
                 row.append(f"<td{ours}>{_scored(g['cells'][m][when], m, text)}</td>")
@@ -252,7 +254,9 @@ def _scored(cell: Numbers | None, method: str, text: str, steps: bool = False) -
     if cell is None:
         return '<span class="none">not scored</span>'
     label = f"{cell['l1']:.3f}" + (f" · {cell['step']} steps" if steps else "")
-    return picture_cell(cell["images"], f"{method}, step {cell['step']}", text, label, cell["best"], steps)
+    return picture_cell(
+        cell["images"], f"{method}, step {cell['step']}", text, label, cell["best"], steps
+    )
 
 
 def picture_cell(

@@ -1,0 +1,81 @@
+"""pix2pix (Isola et al. 2017) with a ResNet generator, by the recipe of its PyTorch code.
+
+λ = 100 for L1, a vanilla GAN loss that is halved for the discriminator, Adam with betas (0.5,
+0.999). By default nothing is cropped or mirrored, unlike there, so that all methods see the same
+pixels; `ScratchRecipe.jitter` and `.flips` bring it back. There dropout is on in translation as
+well; here translation is deterministic.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from modeling.discriminator import (
+    DiscriminatorConfig,
+    PatchDiscriminator,
+    adversarial_loss,
+    discriminator_loss,
+)
+from modeling.resnet_generator import ResNetGenerator, ResNetGeneratorConfig
+from modeling.scratch_training import ScratchRecipe, ScratchTraining
+
+
+@dataclass(frozen=True)
+class Pix2PixConfig:
+    generator: ResNetGeneratorConfig = field(
+        default_factory=lambda: ResNetGeneratorConfig(dropout=0.5)
+    )
+    discriminator: DiscriminatorConfig = field(
+        default_factory=lambda: DiscriminatorConfig(norm="batch")
+    )
+
+
+class Pix2PixTraining(ScratchTraining):
+    """See ScratchTraining; Eq. (4) without text, on all weights."""
+
+    method = "pix2pix"
+
+    def __init__(
+        self,
+        config: Pix2PixConfig,
+        recipe: ScratchRecipe,
+        source: Tensor,
+        edited: Tensor,
+        seed: int,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.config = config
+        super().__init__(recipe, source, edited, seed, device)
+
+    def _build(self) -> tuple[nn.Module, nn.Module]:
+        return ResNetGenerator(self.config.generator), PatchDiscriminator(self.config.discriminator)
+
+    def _optimiser(self, network: nn.Module, lr: float) -> torch.optim.Adam:
+        return torch.optim.Adam(network.parameters(), lr=lr, betas=(0.5, 0.999))
+
+    def _step(self, source: Tensor, edited: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        recipe, critic = self.recipe, self.discriminator
+        self.generator.train()
+        fake = self.generator(source)
+        if recipe.gan_weight:
+            judged = discriminator_loss(critic(source, edited), critic(source, fake.detach()))
+            self.critic_optimiser.zero_grad(set_to_none=True)
+            judged.backward()
+            self.critic_optimiser.step()
+        l1 = (fake - edited).abs().mean()
+        loss = recipe.l1_weight * l1
+        if recipe.gan_weight:
+            critic.requires_grad_(False)
+            loss = loss + recipe.gan_weight * adversarial_loss(critic(source, fake))
+            critic.requires_grad_(True)
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimiser.step()
+        self.generator.eval()
+        return l1.detach(), loss.detach()
+
+    def _translate(self, source: Tensor) -> Tensor:
+        return self.generator(source)
