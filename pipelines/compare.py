@@ -13,7 +13,7 @@ import os
 import random
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -189,10 +189,9 @@ class CompareMethods(Contenders):
         method: str,
         repeat: int,
         made: torch.Tensor,
-        fd: bool = True,
-        **about: Any,
+        about: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
-        """The scores of pictures uint8 [n, 3, H, W]; about: further columns."""
+        """The scores of pictures uint8 [n, 3, H, W]; about: columns that are not 0."""
         judged, true = self.truth(concept)
         features = self.judge.embed(made)
         n = len(made)
@@ -207,9 +206,7 @@ class CompareMethods(Contenders):
             "l1": float((to_unit(made) - to_unit(judged.edited)).abs().mean()),
             "kid": kid(features, true, 1, n),
             "fd": (
-                frechet_distance_from_features(features, true)
-                if fd and n >= MIN_FRECHET_COUNT
-                else None
+                frechet_distance_from_features(features, true) if n >= MIN_FRECHET_COUNT else None
             ),
             "n": n,
             "judged": judged.digest,
@@ -224,7 +221,7 @@ class CompareMethods(Contenders):
             "total": 0,
             "training_flops": 0.0,
             "image_flops": 0.0,
-            **about,
+            **(about or {}),
         }
 
     def show(
@@ -323,7 +320,7 @@ class CompareMethods(Contenders):
                         "training_flops": cost * recipe.batch * step,
                         "image_flops": self.cost.forward(),
                     }
-                    rows.append(self.row(concept, method, repeat, images, **about))
+                    rows.append(self.row(concept, method, repeat, images, about))
                     if not repeat and epoch in (0, epochs):
                         pictures += self.show(concept, method, images, epoch, rows[-1]["l1"])
         self.write(job, rows, pictures if not repeat else [])
@@ -384,7 +381,7 @@ class CompareMethods(Contenders):
                 "training_flops": step_flops * steps,
                 "image_flops": image_flops,
             }
-            rows.append(self.row(concept, method, repeat, made, **about))
+            rows.append(self.row(concept, method, repeat, made, about))
             self.run_dir.write_table(partial, pa.Table.from_pylist(rows, ROWS))
             self.run_dir.write(state, training.state())
         assert made is not None  # the last epoch is always scored

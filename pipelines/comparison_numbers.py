@@ -56,13 +56,7 @@ def summarise(rows: Sequence[Row], methods: Sequence[str]) -> Numbers:
         "methods": present,
         "table": table(ends, starts, present),
         "adapting": {
-            held: table(
-                *(
-                    {m: [r for r in part[m] if r["heldout"] == held] for m in adapting}
-                    for part in (ends, starts)
-                ),
-                adapting,
-            )
+            held: table(_of_set(ends, held), _of_set(starts, held), adapting)
             for held in dict.fromkeys(r["heldout"] for r in rows)
         },
         "curves": curves,
@@ -76,6 +70,10 @@ def summarise(rows: Sequence[Row], methods: Sequence[str]) -> Numbers:
                 s: reach(rows, PREDICTION, goal, s) for s in SCORES if s in ("l1", score)
             }
     return out
+
+
+def _of_set(rows: Mapping[str, Sequence[Row]], held: str) -> dict[str, list[Row]]:
+    return {m: [r for r in mine if r["heldout"] == held] for m, mine in rows.items()}
 
 
 def table(

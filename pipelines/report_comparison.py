@@ -238,9 +238,7 @@ def _plot(summary: Mapping[str, Any], colour: Mapping[str, str], ink: str, line:
 def _drawn(summary: Mapping[str, Any]) -> list[str]:
     """Methods with a curve, from the best last score to the worst."""
     score = summary["score"]
-    ends = {
-        m: c[-1][score] for m, c in summary["curves"].items() if c and c[-1][score] is not None
-    }
+    ends = {m: c[-1][score] for m, c in summary["curves"].items() if c and c[-1][score] is not None}
     return sorted(ends, key=lambda m: ends[m])
 
 
@@ -339,7 +337,7 @@ def _grid(grid: Sequence[Numbers], methods: Sequence[str]) -> str:
         return '<p class="none">No concept has pictures of all methods.</p>'
     columns = _columns(methods)
     heads = "".join(
-        f'<th{" class=ours" if m == PREDICTION else ""}>{escape(t.lower() if t.isupper() else t)}'
+        f"<th{' class=ours' if m == PREDICTION else ''}>{escape(t.lower() if t.isupper() else t)}"
         f"<small>{escape(note)}</small></th>"
         for t, note, m, _ in columns
     )
@@ -347,7 +345,8 @@ def _grid(grid: Sequence[Numbers], methods: Sequence[str]) -> str:
     for row in grid:
         text = row["concept"].text
         body.append(
-            f'<tr class="concept"><th colspan={len(columns)}><span>“{escape(text)}”</span></th></tr>'
+            f'<tr class="concept"><th colspan={len(columns)}><span>“{escape(text)}”</span></th>'
+            "</tr>"
         )
         cells = []
         for _, _, method, when in columns:
@@ -361,8 +360,8 @@ def _grid(grid: Sequence[Numbers], methods: Sequence[str]) -> str:
         body.append(f"<tr>{''.join(cells)}</tr>")
     return (
         "<h3>Pictures</h3>"
-        '<p class="note">The first of the compared concepts, in the order drawn; the first unseen images. Under'
-        " each: its L1 over all of the concept’s unseen images.</p>"'
+        '<p class="note">The first of the compared concepts, in the order drawn; the first unseen'
+        " images. Under each: its L1 over all of the concept’s unseen images.</p>"
         f'<div class="card scroll"><table class="grid"><thead><tr>{heads}</tr></thead>'
         f"<tbody>{''.join(body)}</tbody></table></div>"
     )
