@@ -82,7 +82,7 @@ def _for_people(error: Exception) -> str:
 
 
 def _command(command: str, words: list[str]) -> int:
-    from pipelines.stages import BY_NAME, STAGES, redo, run_stage
+    from pipelines.stages import BY_NAME, STAGES, finished, redo, run_stage
 
     if command not in (*BY_NAME, "run", "serve", "submit", "plan", "config", *DATASET):
         raise ConfigError(f"unknown command {command!r}; see denoised-weights --help")
@@ -117,10 +117,15 @@ def _command(command: str, words: list[str]) -> int:
     with ray_session(config, run):
         for name in [s.name for s in STAGES] if command == "run" else [command]:
             run_stage(config, run, name)
+        if command == "compare" and finished(run, "report"):  # which then has one section more
+            redo(config, run, ["report"])
+            run_stage(config, run, "report")
     if command == "ranks":
         from pipelines.ranks import to_yaml
 
         print(to_yaml(run), end="")
+    if command == "compare":
+        log(f"comparison: {run.url('comparison/index.html')}")
     if command in ("run", "report"):
         log(f"report: {run.url('report/index.html')}")
     return 0

@@ -70,6 +70,7 @@ ROWS = pa.schema(
         ("judged", pa.string()),
         ("size", pa.int32()),
         ("features", pa.string()),
+        ("distance", pa.string()),  # what fd is called
         ("device", pa.string()),
         ("trainable", pa.int64()),
         ("total", pa.int64()),
@@ -212,6 +213,7 @@ class CompareMethods(Contenders):
             "judged": judged.digest,
             "size": made.shape[-1],
             "features": self.judge.features.description,
+            "distance": self.judge.features.name,
             "device": self.device.type,
             "epoch": 0,
             "epochs": 0,
@@ -490,10 +492,9 @@ def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
         "times": times,
         **comparison_numbers.summarise(rows, config.compare.methods),
     }
+    summary["differs"] = differences(config, summary)
     run_dir.write_json(f"{FOLDER}/summary.json", summary)
-    report_comparison.write(
-        run_dir, FOLDER, summary, pictures.to_pylist(), differences(config, summary)
-    )
+    report_comparison.write(run_dir, FOLDER, summary, pictures.to_pylist())
     for line in comparison_numbers.lines(summary):
         log(f"compare: {line}")
     return {"jobs": len(names), "concepts": len(everything), "from_scratch": len(scratch)}

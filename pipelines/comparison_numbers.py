@@ -51,6 +51,7 @@ def summarise(rows: Sequence[Row], methods: Sequence[str]) -> Numbers:
     out: Numbers = {
         "images": sorted({r["n"] for r in rows}),
         "features": next((r["features"] for r in rows if r["features"]), ""),
+        "frechet": next((r["distance"] for r in rows), ""),
         "size": next((r["size"] for r in rows), 0),
         "seeds": len({r["seed"] for r in rows}),
         "methods": present,
@@ -182,11 +183,9 @@ def crossing(points: Sequence[tuple[float, float]], target: float) -> float | No
     return None
 
 
-def name_of(features: str, score: str) -> str:
+def name_of(summary: Mapping[str, Any], score: str) -> str:
     """What a score is called: FID only where the features are Inception's."""
-    if score == "fd":
-        return "FID" if "Inception" in features else f"FD-{features.split()[0] or 'features'}"
-    return {"kid": "KID", "l1": "L1"}[score]
+    return str({"fd": summary["frechet"], "kid": "KID", "l1": "L1"}[score])
 
 
 def lines(summary: Mapping[str, Any]) -> list[str]:
@@ -196,7 +195,7 @@ def lines(summary: Mapping[str, Any]) -> list[str]:
     if ours is None:
         return ["no prediction was compared"]
     score = summary["score"]
-    name = name_of(summary["features"], score)
+    name = name_of(summary, score)
     out = []
     for method, line in rows["methods"].items():
         if method in (PREDICTION, IDENTITY) or not line[score]:
@@ -220,7 +219,7 @@ def lines(summary: Mapping[str, Any]) -> list[str]:
 
 def markdown(summary: Mapping[str, Any]) -> str:
     """Table 1 for a README, the paper's numbers beside ours."""
-    name = name_of(summary["features"], summary["score"])
+    name = name_of(summary, summary["score"])
     score = summary["score"]
     head = [
         *("method", "epochs", f"{name} at the start", f"{name} at the end", "L1 at the end"),

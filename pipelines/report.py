@@ -14,7 +14,7 @@ from typing import Any
 from modeling.concepts import Concept
 from modeling.features import EfficientNetLite0, Inception
 from pipelines import config as configuration
-from pipelines import evaluate, report_numbers, report_page, report_pictures
+from pipelines import evaluate, report_comparison, report_numbers, report_page, report_pictures
 from pipelines.adapt import FOLDER as ADAPTED
 from pipelines.adapt import load_timings
 from pipelines.artifacts import RunDir
@@ -91,7 +91,9 @@ def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
         held: panel(f"curve-{held}", numbers["methods"], methods)
         for held, numbers in summary["sets"].items()
     }
-    page = report_page.render(summary, grid, curves, configuration.to_yaml(config))
+    page = report_page.render(
+        summary, grid, curves, configuration.to_yaml(config), _further(run_dir)
+    )
     run_dir.write_json(f"{FOLDER}/summary.json", summary)
     run_dir.write(f"{FOLDER}/pictures.png", report_pictures.grid_png(grid, pictured))
     run_dir.write(f"{FOLDER}/index.html", page.encode())
@@ -99,6 +101,15 @@ def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
     for lines in sentences.values():
         log("report: " + " ".join(lines))
     return {"sentences": sentences, "lost": len(lost), "compared": compared}
+
+
+def _further(run_dir: RunDir) -> str:
+    """Sections of stages that a run need not have: the comparison."""
+    if finished(run_dir, "compare") is None:
+        return ""
+    found = run_dir.read_json("comparison/summary.json")
+    pictures = run_dir.read_table("comparison/pictures.parquet").to_pylist()
+    return report_comparison.section(found, pictures)
 
 
 def _times(config: Config, run_dir: RunDir, concepts: Sequence[Concept]) -> Numbers:

@@ -34,7 +34,6 @@ def write(
     folder: str,
     summary: Mapping[str, Any],
     pictures: Sequence[Mapping[str, Any]],
-    differs: Sequence[str],
 ) -> None:
     """index.html, table.md, curves.png and pictures.png in a folder of the run directory."""
     grid = grids(pictures, summary["methods"])
@@ -43,7 +42,7 @@ def write(
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<link rel="icon" href="data:,"><title>The comparison</title>'
         f"<style>{style_sheet()}</style></head>\n<body><main>\n"
-        f"{section(summary, pictures, differs)}\n</main></body></html>\n"
+        f"{section(summary, pictures)}\n</main></body></html>\n"
     )
     run_dir.write(f"{folder}/index.html", page.encode())
     run_dir.write(f"{folder}/table.md", markdown(summary).encode())
@@ -51,9 +50,7 @@ def write(
     run_dir.write(f"{folder}/pictures.png", grid_png(grid, summary["methods"]))
 
 
-def section(
-    summary: Mapping[str, Any], pictures: Iterable[Mapping[str, Any]], differs: Sequence[str]
-) -> str:
+def section(summary: Mapping[str, Any], pictures: Iterable[Mapping[str, Any]]) -> str:
     """HTML: Table 1, Fig. 4, Fig. 3, and what differs from the paper's."""
     n = ", ".join(str(i) for i in summary["images"])
     many = summary["table"]["concepts"]
@@ -73,7 +70,7 @@ def section(
             _grid(grids(pictures, summary["methods"]), summary["methods"]),
             *_adapting(summary),
             "<h3>What differs from the paper’s table</h3>",
-            f"<ul>{''.join(f'<li>{escape(d)}</li>' for d in differs)}</ul>",
+            f"<ul>{''.join(f'<li>{escape(d)}</li>' for d in summary['differs'])}</ul>",
         ]
     )
 
@@ -85,7 +82,7 @@ def _said(summary: Mapping[str, Any]) -> list[str]:
 
 def _table(summary: Mapping[str, Any], methods: Mapping[str, Numbers]) -> str:
     score = summary["score"]
-    name = escape(name_of(summary["features"], score))
+    name = escape(name_of(summary, score))
     heads = [
         *("", "epochs", f"{name}, start", f"{name}, end", "L1, end", "seconds"),
         *("weights trained", "TFLOP", "prediction better on", "paper: FID", "paper: seconds"),
@@ -138,7 +135,7 @@ def _reach(summary: Mapping[str, Any]) -> str:
         for score, found in by_score.items():
             if not found:
                 continue
-            name = name_of(summary["features"], score)
+            name = name_of(summary, score)
             digits = 4 if score == "l1" else 2
             how = (
                 f"after {duration(found['at'])}, {found['sooner']:.1f} times sooner"
@@ -176,7 +173,7 @@ def _plot(summary: Mapping[str, Any], colour: Mapping[str, str], ink: str, line:
 
     score = summary["score"]
     figure = Figure(figsize=(12.4, 4.2))
-    name = name_of(summary["features"], score)
+    name = name_of(summary, score)
     for index, (key, label) in enumerate((("epoch", "epochs"), ("seconds", "seconds of training"))):
         axes = figure.add_axes((0.05 + 0.405 * index, 0.14, 0.37, 0.76))
         ends: list[tuple[float, str]] = []

@@ -46,12 +46,16 @@ LISTED = 12  # rows shown before a list is folded
 
 
 def render(
-    summary: Numbers, grid: Sequence[Numbers], curves: Mapping[str, str], config_yaml: str
+    summary: Numbers,
+    grid: Sequence[Numbers],
+    curves: Mapping[str, str],
+    config_yaml: str,
+    further: str = "",
 ) -> str:
     """The whole page.
 
     summary: as written to summary.json. grid: from `report_pictures.grids`. curves: an SVG element
-    per held-out set. config_yaml: the resolved configuration.
+    per held-out set. config_yaml: the resolved configuration. further: sections of HTML.
     """
     sets = summary["sets"]
     parts = [
@@ -63,6 +67,7 @@ def render(
         _numbers_note(summary),
         *(_set(held, numbers, curves[held], summary) for held, numbers in sets.items()),
         _reach(summary),
+        further,
         _memory(summary),
         _times(summary),
         _honesty(summary),
