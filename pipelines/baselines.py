@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from modeling.comodgan import CoModGanConfig
+from modeling.comodgan_training import CoModGanRecipe, CoModGanTraining
 from modeling.discriminator import DiscriminatorConfig
 from modeling.pix2pix_training import Pix2PixConfig, Pix2PixTraining
 from modeling.resnet_generator import ResNetGeneratorConfig
 from modeling.scratch_training import ScratchRecipe, ScratchTraining
-from pipelines.config import Config, Pix2Pix, Scratch
-
-BASELINES = ("pix2pix",)
+from pipelines.config import CoModGan, Config, Pix2Pix, Scratch, check_baseline
 
 
 def make_baseline(
@@ -22,15 +22,19 @@ def make_baseline(
     seed: int,
     device: torch.device | str = "cpu",
 ) -> ScratchTraining:
-    """Untrained; source and edited are uint8 [M, 3, H, W]. ValueError for another method.
+    """Untrained; source and edited are uint8 [M, 3, H, W], of a side of config.images.size.
 
-    With tensors and device `meta` it needs no memory and gives weights and FLOPs alone.
+    With tensors and device `meta` it needs no memory and gives weights and FLOPs alone. ConfigError
+    for another method, or for an images.size that the method cannot take.
     """
+    check_baseline(config, method)
     if method == "pix2pix":
         keys = config.pix2pix
-        recipe = scratch_recipe(keys)
-        return Pix2PixTraining(pix2pix_config(keys), recipe, source, edited, seed, device)
-    raise ValueError(f"{method!r} is no from-scratch baseline; there are {', '.join(BASELINES)}")
+        shape = pix2pix_config(keys)
+        return Pix2PixTraining(shape, scratch_recipe(keys), source, edited, seed, device)
+    recipe = scratch_recipe(config.comodgan)
+    own = comodgan_recipe(config.comodgan, config.images.size)
+    return CoModGanTraining(own, recipe, source, edited, seed, device)
 
 
 def scratch_recipe(keys: Scratch) -> ScratchRecipe:
@@ -57,4 +61,23 @@ def pix2pix_config(keys: Pix2Pix) -> Pix2PixConfig:
             norm=keys.norm,
         ),
         DiscriminatorConfig(keys.discriminator_width, keys.discriminator_layers, norm="batch"),
+    )
+
+
+def comodgan_recipe(keys: CoModGan, size: int) -> CoModGanRecipe:
+    """size: of the images, in pixels."""
+    return CoModGanRecipe(
+        CoModGanConfig(
+            size=size,
+            channel_base=keys.channel_base,
+            channel_max=keys.channel_max,
+            z_dim=keys.z_dim,
+            w_dim=keys.w_dim,
+            mapping_layers=keys.mapping_layers,
+            dropout=keys.dropout,
+        ),
+        r1=keys.r1,
+        r1_interval=keys.r1_interval,
+        ema_images=keys.ema_images,
+        path_length=keys.path_length,
     )

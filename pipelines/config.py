@@ -499,6 +499,32 @@ class Pix2Pix(Scratch):
 
 
 @dataclass
+class CoModGan(Scratch):
+    """The baseline pix2pix-zero-distilled (modeling/comodgan_training.py)."""
+
+    lr: float = 2e-3
+    discriminator_lr: float = 2e-3
+    constant: float = 1.0
+    channel_base: int = 512
+    """Channels times side in pixels, of every layer."""
+    channel_max: int = 128
+    """Most channels of a layer."""
+    z_dim: int = 64
+    w_dim: int = 64
+    mapping_layers: int = 2
+    dropout: float = 0.5
+    r1: float = 10.0
+    """γ of R1 on real pairs; 0 = none."""
+    r1_interval: int = 16
+    """Steps from one R1 update to the next."""
+    ema_images: float = 10000.0
+    """Half-life of the average that is kept, in images, but at most a twentieth of those seen;
+    0 = the last weights."""
+    path_length: float = 0.0
+    """Weight of path-length regularisation; 0 = none."""
+
+
+@dataclass
 class Report:
     pictures: int = 2
     """Test images shown per concept."""
@@ -631,6 +657,7 @@ class Config:
     evaluate: Evaluate = field(default_factory=Evaluate)
     compare: Compare = field(default_factory=Compare)
     pix2pix: Pix2Pix = field(default_factory=Pix2Pix)
+    comodgan: CoModGan = field(default_factory=CoModGan)
     report: Report = field(default_factory=Report)
     serve: Serve = field(default_factory=Serve)
     cluster: Cluster = field(default_factory=Cluster)
@@ -839,6 +866,8 @@ GENERATOR_LEAST = {
     "checkpoint_every": 1,
     "workers": 1,
 }
+BASELINES = ("pix2pix", "pix2pix-zero-distilled")
+"""From-scratch methods of Table 1."""
 SCRATCH_LEAST = {
     "epochs": 1,
     "batch": 1,
@@ -926,6 +955,16 @@ LEAST = {
     "pix2pix.downs": 0,
     "pix2pix.discriminator_width": 1,
     "pix2pix.discriminator_layers": 1,
+    **{f"comodgan.{key}": least for key, least in SCRATCH_LEAST.items()},
+    "comodgan.channel_base": 1,
+    "comodgan.channel_max": 1,
+    "comodgan.z_dim": 1,
+    "comodgan.w_dim": 1,
+    "comodgan.mapping_layers": 1,
+    "comodgan.r1": 0,
+    "comodgan.r1_interval": 1,
+    "comodgan.ema_images": 0,
+    "comodgan.path_length": 0,
     "report.pictures": 0,
     "report.concepts": 0,
     "cluster.actors": 1,
@@ -947,6 +986,8 @@ RATES = (
     "adapt.lr",
     "pix2pix.lr",
     "pix2pix.discriminator_lr",
+    "comodgan.lr",
+    "comodgan.discriminator_lr",
     "plan.gpu_tflops",
     "plan.editor_tflops",
     "plan.training_utilisation",
@@ -966,6 +1007,7 @@ FRACTIONS = (
     "rival.ema",
     "adapt.ema",
     "pix2pix.dropout",
+    "comodgan.dropout",
     "plan.training_utilisation",
     "plan.finetune_utilisation",
     "plan.editor_utilisation",
@@ -1048,7 +1090,11 @@ def check(config: Config) -> None:
         raise ConfigError(
             f"adapt.keep={c.adapt.keep}: must lie between 0 and adapt.steps={c.adapt.steps}"
         )
-    _check_baselines(c)
+    _choice("pix2pix.norm", c.pix2pix.norm, ("batch", "instance"))
+    for section in ("pix2pix", "comodgan"):
+        constant = attrgetter(section)(c).constant
+        if constant > 1:
+            raise ConfigError(f"{section}.constant={constant}: is a part, at most 1")
     if c.evaluate.fd_images and c.evaluate.fd_images < 2048:
         raise ConfigError(
             "evaluate.fd_images: a Fréchet distance needs at least 2048 images, or 0 for none"
@@ -1138,22 +1184,30 @@ def _trained(llm: Llm, category: str) -> int:
     return int(count - test - val)
 
 
-def _check_baselines(c: Config) -> None:
-    _choice("pix2pix.norm", c.pix2pix.norm, ("batch", "instance"))
-    if c.pix2pix.constant > 1:
-        raise ConfigError(f"pix2pix.constant={c.pix2pix.constant}: is a part, at most 1")
-    multiple = 2**c.pix2pix.downs
-    if c.images.size % multiple or c.images.size < 4 * multiple:
+def check_baseline(c: Config, method: str) -> None:
+    """Raise ConfigError where a from-scratch baseline cannot take images of images.size."""
+    _choice("method", method, BASELINES)
+    size, k = c.images.size, c.pix2pix
+    if method == "pix2pix":
+        multiple = 2**k.downs
+        if size % multiple or size < 4 * multiple:
+            raise ConfigError(
+                f"images.size={size}: must be a multiple of {multiple}, {4 * multiple} or more,"
+                f" with pix2pix.downs={k.downs}"
+            )
+        # every layer halves the side, and two more convolutions shorten it by 1 each
+        least = 2**k.discriminator_layers * 4
+        if size < least:
+            raise ConfigError(
+                f"images.size={size}: must be at least {least} with"
+                f" pix2pix.discriminator_layers={k.discriminator_layers}"
+            )
+        return
+    if size < 16 or size & (size - 1):
+        raise ConfigError(f"images.size={size}: {method} takes a power of two, 16 or more")
+    if c.comodgan.channel_base < size:
         raise ConfigError(
-            f"images.size={c.images.size}: must be a multiple of {multiple}, {4 * multiple} or"
-            f" more, with pix2pix.downs={c.pix2pix.downs}"
-        )
-    # each layer halves the side, two more convolutions shorten it by one
-    least = 2 ** (c.pix2pix.discriminator_layers + 2)
-    if c.images.size < least:
-        raise ConfigError(
-            f"images.size={c.images.size}: must be at least {least} with"
-            f" pix2pix.discriminator_layers={c.pix2pix.discriminator_layers}"
+            f"comodgan.channel_base={c.comodgan.channel_base}: must be at least images.size={size}"
         )
 
 

@@ -119,7 +119,7 @@ SIDE_STAGES = (
         "train every method of Table 1 on held-out concepts, each at its budget (Ray Data)",
         ("generator",),
         (
-            *("adapt", "gans", "lora", "compare", "pix2pix", "repeats"),
+            *("adapt", "gans", "lora", "compare", "pix2pix", "comodgan", "repeats"),
             *("evaluate.features", "evaluate.features_path", "evaluate.features_size"),
         ),
         ("comparison",),
