@@ -495,8 +495,7 @@ def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
     summary["differs"] = differences(config, summary)
     run_dir.write_json(f"{FOLDER}/summary.json", summary)
     report_comparison.write(run_dir, FOLDER, summary, pictures.to_pylist())
-    for line in comparison_numbers.lines(summary):
-        log(f"compare: {line}")
+    log("compare: " + " ".join(comparison_numbers.lines(summary)))
     return {"jobs": len(names), "concepts": len(everything), "from_scratch": len(scratch)}
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from modeling.metrics import paired_bootstrap
 from pipelines.config import SCRATCH_METHODS
 from pipelines.contenders import IDENTITY, PREDICTION
-from pipelines.report_numbers import Numbers, duration, finite, mean
+from pipelines.report_numbers import Numbers, duration, finite, mean, verdicts
 from pipelines.report_numbers import compare as paired
 
 PAPER = {
@@ -190,31 +190,28 @@ def name_of(summary: Mapping[str, Any], score: str) -> str:
 
 def lines(summary: Mapping[str, Any]) -> list[str]:
     """The comparison in sentences, losses included."""
-    rows = summary["table"]
-    ours = rows["methods"].get(PREDICTION)
-    if ours is None:
-        return ["no prediction was compared"]
+    table = summary["table"]
+    ours = table["methods"].get(PREDICTION)
     score = summary["score"]
+    if ours is None or not ours[score]:
+        return ["No prediction was compared."]
     name = name_of(summary, score)
-    out = []
-    for method, line in rows["methods"].items():
-        if method in (PREDICTION, IDENTITY) or not line[score]:
-            continue
-        ratio = line["seconds"] / ours["seconds"] if ours["seconds"] else math.nan
-        against = line[f"{score}_against"]
-        word = {
-            "better": "the prediction is better",
-            "worse": "the prediction is worse",
-            "undecided": "no clear difference",
-            "few": "too few concepts to decide",
-        }[against["verdict"]]
-        out.append(
-            f"{method}: {name} {line[score]['mean']:.2f} in {duration(line['seconds'])}"
-            f" ({ratio:.1f} times the prediction's); {word}"
-            f" ({against['wins']} of {against['total']} concepts)"
-        )
-    mine = ours[score]["mean"] if ours[score] else math.nan
-    return [f"prediction: {name} {mine:.2f} in {duration(ours['seconds'])}", *out]
+    out = [
+        f"On {table['concepts']} held-out concepts the prediction ends at {name}"
+        f" {ours[score]['mean']:.2f} in {duration(ours['seconds'])}."
+    ]
+    others = {m: line for m, line in table["methods"].items() if m not in (PREDICTION, IDENTITY)}
+    said = verdicts({m: line[f"{score}_against"] for m, line in others.items()})
+    if said:
+        out.append(f"There it {said}.")
+    longer = [
+        f"{m} {line['seconds'] / ours['seconds']:.1f} times"
+        for m, line in others.items()
+        if ours["seconds"] and line["seconds"] > 1.5 * ours["seconds"]
+    ]
+    if longer:
+        out.append(f"Its time is taken by {', '.join(longer)}.")
+    return out
 
 
 def markdown(summary: Mapping[str, Any]) -> str:

@@ -63,7 +63,7 @@ def section(summary: Mapping[str, Any], pictures: Iterable[Mapping[str, Any]]) -
             f"{summary['size']} a concept, the same for all. In brackets 95 % intervals over"
             " concepts. Seconds: an epoch of each method timed by one actor alone, times its"
             " epochs, prediction included; loading and scoring are in none.</p>",
-            *(f"<p>{escape(s[0].upper() + s[1:])}.</p>" for s in _said(summary)),
+            f'<p class="lead">{escape(" ".join(lines(summary)))}</p>',
             _table(summary, summary["table"]["methods"]),
             f'<div class="card">{curves_svg(summary)}</div>',
             _reach(summary),
@@ -75,17 +75,12 @@ def section(summary: Mapping[str, Any], pictures: Iterable[Mapping[str, Any]]) -
     )
 
 
-def _said(summary: Mapping[str, Any]) -> list[str]:
-    first, *rest = lines(summary)
-    return [first, *([". ".join(rest)] if rest else [])]
-
-
 def _table(summary: Mapping[str, Any], methods: Mapping[str, Numbers]) -> str:
     score = summary["score"]
     name = escape(name_of(summary, score))
     heads = [
         *("", "epochs", f"{name}, start", f"{name}, end", "L1, end", "seconds"),
-        *("weights trained", "TFLOP", "prediction better on", "paper: FID", "paper: seconds"),
+        *("weights trained", "TFLOP", "prediction better on", "in the paper"),
     ]
     body = []
     for method, line in methods.items():
@@ -103,8 +98,7 @@ def _table(summary: Mapping[str, Any], methods: Mapping[str, Numbers]) -> str:
             f'<span class="{against["verdict"]}">{against["wins"]} of {against["total"]}</span>'
             if against
             else "",
-            f"{paper['fd']}" if paper else "",
-            duration(paper["seconds"]) if paper else "",
+            f"{paper['fd']}<br><small>{duration(paper['seconds'])}</small>" if paper else "",
         ]
         ours = ' class="ours"' if method == PREDICTION else ""
         body.append(
@@ -126,31 +120,40 @@ def _interval(value: Mapping[str, Any] | None, digits: int) -> str:
     text = f"<b>{value['mean']:.{digits}f}</b>"
     if value["lo"] is None:
         return text
-    return f"{text} <small>{value['lo']:.{digits}f} to {value['hi']:.{digits}f}</small>"
+    return f"{text}<br><small>{value['lo']:.{digits}f} to {value['hi']:.{digits}f}</small>"
 
 
 def _reach(summary: Mapping[str, Any]) -> str:
-    items = []
-    for goal, by_score in summary["reach"].items():
-        for score, found in by_score.items():
-            if not found:
-                continue
-            name = name_of(summary, score)
-            digits = 4 if score == "l1" else 2
-            how = (
-                f"after {duration(found['at'])}, {found['sooner']:.1f} times sooner"
-                if found["at"]
-                else "at none of its epochs"
-            )
-            items.append(
-                f"{goal} ends at {name} {found['score']:.{digits}f} after"
-                f" {duration(found['seconds'])}; the prediction’s mean curve is there {how}"
-                f" ({found['reached']} of {found['concepts']} concepts)."
-            )
-    if not items:
+    scores = [s for s in ("l1", summary["score"]) if any(f[s] for f in summary["reach"].values())]
+    if not scores:
         return ""
-    lis = "".join(f"<li>{escape(i)}</li>" for i in items)
-    return f"<h3>How soon the prediction is where others end</h3><ul>{lis}</ul>"
+    top = "".join(f"<th colspan=4>{escape(name_of(summary, s))}</th>" for s in scores)
+    heads = "<th>it ends at</th><th>after</th><th>prediction there</th><th>concepts</th>"
+    body = []
+    for goal, by_score in summary["reach"].items():
+        cells = []
+        for score in scores:
+            found = by_score[score]
+            if not found:
+                cells.append("<td></td>" * 4)
+                continue
+            at = found["at"]
+            sooner = f"<br><small>{found['sooner']:.1f} times sooner</small>" if at else ""
+            cells.append(
+                f"<td>{found['score']:.{4 if score == 'l1' else 2}f}</td>"
+                f"<td>{duration(found['seconds'])}</td>"
+                f"<td>{duration(at) if at is not None else 'never'}{sooner}</td>"
+                f"<td>{found['reached']} of {found['concepts']}</td>"
+            )
+        body.append(f"<tr><th>{escape(goal)}</th>{''.join(cells)}</tr>")
+    return (
+        "<h3>How soon the prediction is where others end</h3>"
+        '<p class="note">When the mean curve of its fine-tune falls to where the other method’s'
+        " ends, and on how many concepts it does at a scored epoch.</p>"
+        '<div class="card scroll"><table class="nums"><thead>'
+        f"<tr><th></th>{top}</tr><tr><th></th>{heads * len(scores)}</tr></thead>"
+        f"<tbody>{''.join(body)}</tbody></table></div>"
+    )
 
 
 def _adapting(summary: Mapping[str, Any]) -> list[str]:
@@ -204,6 +207,7 @@ def _plot(summary: Mapping[str, Any], colour: Mapping[str, str], ink: str, line:
                 default=1,
             )
             axes.set_xscale("symlog", linthresh=least)
+            axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_ylim(bottom=0)
         axes.set_xlabel(label, color=ink)

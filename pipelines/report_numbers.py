@@ -219,14 +219,14 @@ def sentences(heldout: str, numbers: Numbers) -> list[str]:
     start += f" {duration(ours['seconds'])}, starts at L1 {ours['l1']:.3f}"
     start += f" ({', '.join(others)})." if others else "."
     out = [start]
-    verdict = _verdicts({name: a["before"] for name, a in against.items()})
+    verdict = verdicts({name: a["before"] for name, a in against.items()})
     if verdict:
         out.append(f"Before any fine-tuning it {verdict}.")
     tuned = methods[PREDICTION]["after"]
     if last > 0 and tuned is not None:
         steps = f"After {last} fine-tuning step{'s' if last > 1 else ''}"
         end = f"{steps} ({duration(tuned['seconds'])}) it stands at L1 {tuned['l1']:.3f}"
-        verdict = _verdicts({name: a["after"] for name, a in against.items()})
+        verdict = verdicts({name: a["after"] for name, a in against.items()})
         out.append(end + (f" and {verdict}" if verdict else "") + ".")
     ceiling = methods.get(CEILING, {}).get("after")
     if ceiling is not None:
@@ -237,7 +237,7 @@ def sentences(heldout: str, numbers: Numbers) -> list[str]:
     return out
 
 
-def _verdicts(comparisons: Mapping[str, Numbers | None]) -> str:
+def verdicts(comparisons: Mapping[str, Numbers | None]) -> str:
     """'beats A and B (12 of 12 concepts each); it loses to C (2 of 12)'."""
     groups: dict[str, list[tuple[str, str]]] = {key: [] for key in WORDS}
     for method, c in comparisons.items():

@@ -84,8 +84,10 @@ def test_how_soon_and_how_often_it_is_where_others_end() -> None:
 def test_sentences_and_table_say_losses_too() -> None:
     found = summarise(rows(), ["pix2pix", "E²GAN", "prediction", "zero LoRA"])
     said = lines(found)
-    assert said[0].startswith("prediction: FD-EfficientNet 11.00 in 10 s")
-    assert "40.0 times the prediction's" in said[1] and "0 of 3" in said[1]
+    assert said[0] == "On 3 held-out concepts the prediction ends at FD-EfficientNet 11.00 in 10 s."
+    assert "is behind pix2pix (0 of 3 concepts)" in said[1]
+    assert "ahead of E²GAN and zero LoRA (3 of 3 concepts each)" in said[1]
+    assert said[2] == "Its time is taken by pix2pix 40.0 times, E²GAN 5.0 times."
     text = markdown(found)
     assert "| pix2pix | 200 |" in text and "99.2, 659.8" in text and "0 of 3" in text
     assert "**prediction**" in text
