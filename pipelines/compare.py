@@ -35,6 +35,7 @@ from pipelines.adapt import recipe as finetune_recipe
 from pipelines.artifacts import RunDir
 from pipelines.base import discriminator_config, translator_config
 from pipelines.baselines import make_baseline
+from pipelines.comparison_numbers import AS_LONG
 from pipelines.concepts import load_concepts
 from pipelines.config import SCRATCH_METHODS, Config
 from pipelines.contenders import IDENTITY, PREDICTION, SHUFFLED, Contenders
@@ -48,8 +49,6 @@ from pipelines.stages import StageError, record_errors
 
 FOLDER = "comparison"
 E2GAN = "E²GAN"
-AS_LONG = "prediction, E²GAN’s budget"
-"""From the prediction, but trained as E²GAN is: does the head start last?"""
 ADAPTING = "adapting"
 """Kind of the jobs that run all methods which adapt the base."""
 ROWS = pa.schema(

@@ -87,7 +87,7 @@ def test_sentences_and_table_say_losses_too() -> None:
     assert said[0] == "On 3 held-out concepts the prediction ends at FD-EfficientNet 11.00 in 10 s."
     assert "is behind pix2pix (0 of 3 concepts)" in said[1]
     assert "ahead of E²GAN and zero LoRA (3 of 3 concepts each)" in said[1]
-    assert said[2] == "Its time is taken by pix2pix 40.0 times, E²GAN 5.0 times."
+    assert said[2] == "pix2pix takes 40.0 times as long, E²GAN takes 5.0 times as long."
     text = markdown(found)
     assert "| pix2pix | 200 |" in text and "99.2, 659.8" in text and "0 of 3" in text
     assert "**prediction**" in text
