@@ -94,10 +94,14 @@ class Pix2PixTraining(ScratchTraining):
 
 
 def _use_instance_norm(network: nn.Module) -> None:
-    """Replace every BatchNorm by an InstanceNorm with the same weights."""
+    """Replace every BatchNorm by an instance norm with the same weights.
+
+    As a group norm of one channel a group, which is the same: PyTorch 2.15's instance_norm has a
+    wrong gradient for one image whose gradient comes in the channels-last layout.
+    """
     for name, child in network.named_children():
         if isinstance(child, nn.BatchNorm2d):
-            norm = nn.InstanceNorm2d(child.num_features, affine=True)
+            norm = nn.GroupNorm(child.num_features, child.num_features, eps=child.eps)
             norm.weight, norm.bias = child.weight, child.bias
             setattr(network, name, norm)
         else:

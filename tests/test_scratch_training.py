@@ -33,7 +33,7 @@ COMODGAN = CoModGanRecipe(
     CoModGanConfig(16, channel_base=128, channel_max=16, z_dim=8, w_dim=8, mapping_layers=2),
     r1_interval=2,
     path_length=2.0,
-    path_interval=3,
+    path_interval=2,
 )
 RECIPE = ScratchRecipe(epochs=4, batch=2, lr=2e-3, discriminator_lr=2e-3)
 METHODS = ("pix2pix", "pix2pix-zero-distilled")
@@ -48,12 +48,10 @@ def pairs(count: int = 5, size: int = 16) -> tuple[Tensor, Tensor]:
     return source, 255 - source
 
 
-def make(
-    method: str, recipe: ScratchRecipe = RECIPE, seed: int = 0, count: int = 5
-) -> ScratchTraining:
+def make(method: str, recipe: ScratchRecipe = RECIPE, seed: int = 0) -> ScratchTraining:
     if method == "pix2pix":
-        return Pix2PixTraining(PIX2PIX, recipe, *pairs(count), seed)
-    return CoModGanTraining(COMODGAN, recipe, *pairs(count), seed)
+        return Pix2PixTraining(PIX2PIX, recipe, *pairs(), seed)
+    return CoModGanTraining(COMODGAN, recipe, *pairs(), seed)
 
 
 def comodgan(config: CoModGanRecipe, recipe: ScratchRecipe = RECIPE) -> CoModGanTraining:
@@ -86,9 +84,14 @@ def test_every_weight_of_both_networks_moves(method: str) -> None:
 
 @each_method
 def test_four_pairs_can_be_learnt_by_heart(method: str) -> None:
-    recipe = replace(RECIPE, epochs=80, batch=4, lr=5e-3)
-    training = make(method, recipe, count=4)
+    recipe = replace(RECIPE, epochs=80, batch=4, lr=1e-2)
     source, edited = pairs(4)
+    training: ScratchTraining
+    if method == "pix2pix":
+        training = Pix2PixTraining(PIX2PIX, recipe, source, edited, 0)
+    else:
+        config = replace(COMODGAN, network=replace(COMODGAN.network, dropout=0.0), path_length=0.0)
+        training = CoModGanTraining(config, recipe, source, edited, 0)
 
     def error() -> float:
         return (training.translate(source).float() - edited.float()).abs().mean().item() / 255
@@ -167,11 +170,13 @@ def test_flops_are_those_of_the_step_that_is_done(method: str) -> None:
     counted, image = training.step_flops, training.image_flops
     assert training.state() == state
     one = torch.randn(4, 3, 16, 16)
-    done = [count_flops(lambda i=i: training._step(one, one, i)) for i in range(6)]  # type: ignore[misc]
-    assert counted == pytest.approx(sum(done) / 6)
+    # updates for R1 and paths are in every second one
+    done = count_flops(lambda: training._step(one, one, 0))
+    done += count_flops(lambda: training._step(one, one, 1))
+    assert counted == pytest.approx(done / 2)
     assert image == count_flops(lambda: training.translate(pairs()[0][:1]))
     assert counted > 3 * 4 * image  # forward and backward, and the discriminator's
-    # two methods, one meaning: of a batch, so more images are more work
+    # of a batch: more images are more work
     assert make(method, replace(recipe, batch=8)).step_flops == pytest.approx(2 * counted, rel=0.05)
 
 
@@ -218,7 +223,7 @@ def test_epochs_drop_no_image_and_rates_fall(
     assert epochs * images <= steps[-1] * batch < epochs * images + batch
     rates = [recipe.rate(i) for i in range(epochs)]
     assert rates == sorted(rates, reverse=True)
-    assert 0 < rates[-1] and rates[0] <= 1
+    assert rates[-1] > 0 and rates[0] <= 1
     full = round(constant * epochs)
     assert rates[:full] == [1.0] * full
 
@@ -294,22 +299,24 @@ def test_flips_mirror_both_images_half_of_the_time() -> None:
     assert 30 <= mirrored <= 70
 
 
-def test_pix2pix_by_batch_norm_at_batch_1_is_by_instance_norm() -> None:
-    """As published: the same training, but only one translates by the image's own statistics."""
-    one = replace(RECIPE, batch=1, epochs=1)
-    batch = Pix2PixTraining(PIX2PIX, one, *pairs(), seed=0)
-    instance = Pix2PixTraining(replace(PIX2PIX, norm="instance"), one, *pairs(), seed=0)
-    assert batch.total == instance.total
-    batch.train(1)
-    instance.train(1)
-    assert batch.losses == pytest.approx(instance.losses, rel=1e-3)
-    source, _ = pairs()
-    batch.generator.train()
-    nn.Module.apply(batch.generator, lambda m: m.eval() if isinstance(m, nn.Dropout) else m)
-    own = torch.cat([batch.translate(x[None]) for x in source])
-    # Adam enlarges differences of rounding
-    off = (own.float() - instance.translate(source).float()).abs()
-    assert off.mean() < 2
+def test_at_batch_1_batch_norm_trains_as_instance_norm() -> None:
+    """As published; but only the second translates by the image's own statistics."""
+    source, edited = (x[:1].float() / 127.5 - 1 for x in pairs())
+    images, gradients = [], []
+    for norm in ("batch", "instance"):
+        config = replace(PIX2PIX, norm=norm, generator=replace(PIX2PIX.generator, dropout=0.0))
+        training = Pix2PixTraining(config, RECIPE, *pairs(), seed=0)
+        network = training.generator.train()
+        images.append(network(source))
+        (images[-1] - edited).abs().mean().backward()
+        gradients.append([p.grad for p in network.parameters() if p.grad is not None])
+        network.eval()
+        as_trained = torch.allclose(training._translate(source), images[-1], atol=1e-5)
+        assert as_trained is (norm == "instance")
+    assert torch.allclose(*images, atol=1e-5)
+    assert len(gradients[0]) == len(gradients[1]) == len(list(network.parameters()))
+    for ours, theirs in zip(*gradients, strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-6)
 
 
 def test_an_unknown_norm_is_refused() -> None:
@@ -428,7 +435,7 @@ def test_path_lengths_by_the_whole_jacobian() -> None:
     torch.manual_seed(5)
     length = path_lengths(network, source, w)
     torch.manual_seed(5)
-    y = torch.randn(1, 3, 16, 16) / 16
+    y = torch.randn_like(network.synthesise(source, w)) / 16  # of its layout in memory
     jacobian = torch.autograd.functional.jacobian(lambda x: network.synthesise(source, x), w)
     assert isinstance(jacobian, Tensor)
     expected = (jacobian.view(768, 8).T @ y.flatten()).norm()
