@@ -122,6 +122,15 @@ def test_resuming_is_not_stopping(method: str) -> None:
 
 
 @each_method
+def test_a_state_of_another_configuration_is_refused(method: str) -> None:
+    longer = make(method, replace(RECIPE, epochs=5))
+    other = make(METHODS[method == METHODS[0]])
+    for state in (longer.state(), other.state()):
+        with pytest.raises(ValueError, match=f"^{method}: the saved state is of another config"):
+            make(method).load_state(state)
+
+
+@each_method
 def test_the_seed_decides(method: str) -> None:
     torch.manual_seed(11)
     first, again, other = make(method), make(method), make(method, seed=1)
