@@ -42,7 +42,7 @@ class PatchDiscriminator(nn.Module):
         self.norms = nn.ModuleList()
         if batch:
             self.norms.extend(nn.BatchNorm2d(c, track_running_stats=False) for c in channels[2:])
-            self.apply(published_start)
+            self.apply(_published_start)
 
     def forward(self, source: Tensor, edited: Tensor) -> Tensor:
         y = torch.cat([source, edited], dim=1)
@@ -54,15 +54,13 @@ class PatchDiscriminator(nn.Module):
         return self.head(y)
 
 
-def published_start(module: nn.Module) -> None:
-    """pix2pix's start of a layer: weights N(0, 0.02²), those of a norm N(1, 0.02²), biases 0."""
-    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+def _published_start(module: nn.Module) -> None:
+    if isinstance(module, nn.Conv2d):
         nn.init.normal_(module.weight, 0.0, 0.02)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
-    elif isinstance(module, nn.BatchNorm2d | nn.InstanceNorm2d):
+    elif isinstance(module, nn.BatchNorm2d):
         nn.init.normal_(module.weight, 1.0, 0.02)
-        nn.init.zeros_(module.bias)
 
 
 def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:

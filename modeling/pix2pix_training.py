@@ -25,12 +25,21 @@ from modeling.scratch_training import ScratchRecipe, ScratchTraining
 
 @dataclass(frozen=True)
 class Pix2PixConfig:
+    """The two networks, and the norm of the generator."""
+
     generator: ResNetGeneratorConfig = field(
         default_factory=lambda: ResNetGeneratorConfig(dropout=0.5)
     )
     discriminator: DiscriminatorConfig = field(
         default_factory=lambda: DiscriminatorConfig(norm="batch")
     )
+    norm: str = "batch"
+    """batch | instance: of the generator. At pix2pix's own batch of 1 both train alike, and it
+    translates by the image's own statistics, as instance does, not by running ones."""
+
+    def __post_init__(self) -> None:
+        if self.norm not in ("batch", "instance"):
+            raise ValueError(f"norm={self.norm!r}: must be batch or instance")
 
 
 class Pix2PixTraining(ScratchTraining):
@@ -51,7 +60,10 @@ class Pix2PixTraining(ScratchTraining):
         super().__init__(recipe, source, edited, seed, device)
 
     def _build(self) -> tuple[nn.Module, nn.Module]:
-        return ResNetGenerator(self.config.generator), PatchDiscriminator(self.config.discriminator)
+        generator = ResNetGenerator(self.config.generator)
+        if self.config.norm == "instance":
+            _use_instance_norm(generator)
+        return generator, PatchDiscriminator(self.config.discriminator)
 
     def _optimiser(self, network: nn.Module, lr: float) -> torch.optim.Adam:
         return torch.optim.Adam(network.parameters(), lr=lr, betas=(0.5, 0.999))
@@ -79,3 +91,18 @@ class Pix2PixTraining(ScratchTraining):
 
     def _translate(self, source: Tensor) -> Tensor:
         return self.generator(source)
+
+
+def _use_instance_norm(network: nn.Module) -> None:
+    """Replace every BatchNorm by an instance norm with the same weights.
+
+    As a group norm of one channel a group, which is the same: PyTorch 2.15's instance_norm has a
+    wrong gradient for one image whose gradient comes in the channels-last layout.
+    """
+    for name, child in network.named_children():
+        if isinstance(child, nn.BatchNorm2d):
+            norm = nn.GroupNorm(child.num_features, child.num_features, eps=child.eps)
+            norm.weight, norm.bias = child.weight, child.bias
+            setattr(network, name, norm)
+        else:
+            _use_instance_norm(child)

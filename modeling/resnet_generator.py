@@ -14,8 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modeling.discriminator import published_start
-
 
 class ResNetGeneratorError(ValueError):
     """A shape, or an image, that does not fit."""
@@ -31,39 +29,27 @@ class ResNetGeneratorConfig:
     dropout: float = 0.0
     """Within the blocks; pix2pix's z (Eq. 4)."""
     transposed: bool = True
-    norm: str = "batch"
-    """batch | instance, with weights too: what BatchNorm is at pix2pix's own batch of 1, where its
-    running statistics would not be those that it trained with."""
 
     def __post_init__(self) -> None:
         if min(self.width, self.blocks) < 1 or self.downs < 0 or not 0 <= self.dropout < 1:
             raise ResNetGeneratorError(
                 f"width and blocks start at 1, downs at 0, dropout is in [0, 1): {self}"
             )
-        if self.norm not in ("batch", "instance"):
-            raise ResNetGeneratorError(f"norm={self.norm!r}: must be batch or instance")
 
     def to_dict(self) -> dict[str, object]:
         """The fields, as JSON can hold them; PEFT asks a model's config for it, too."""
         return asdict(self)
 
 
-def make_norm(kind: str, channels: int) -> nn.Module:
-    """The norm that `kind` names, with a weight and a bias per channel."""
-    if kind == "batch":
-        return nn.BatchNorm2d(channels)
-    return nn.InstanceNorm2d(channels, affine=True)
-
-
 class ReflectConv(nn.Module):
-    """Reflection padding, convolution, norm, optional ReLU."""
+    """Reflection padding, convolution, BatchNorm, optional ReLU."""
 
     def __init__(
-        self, c_in: int, c_out: int, kernel: int, norm: str, stride: int = 1, relu: bool = True
+        self, c_in: int, c_out: int, kernel: int, stride: int = 1, relu: bool = True
     ) -> None:
         super().__init__()
         self.conv = nn.Conv2d(c_in, c_out, kernel, stride, bias=False)
-        self.norm = make_norm(norm, c_out)
+        self.norm: nn.Module = nn.BatchNorm2d(c_out)
         self.relu, self.padding = relu, kernel // 2
 
     def forward(self, x: Tensor) -> Tensor:
@@ -74,11 +60,11 @@ class ReflectConv(nn.Module):
 class Block(nn.Module):
     """x + conv(dropout(conv(x)))."""
 
-    def __init__(self, channels: int, dropout: float, norm: str) -> None:
+    def __init__(self, channels: int, dropout: float) -> None:
         super().__init__()
-        self.first = ReflectConv(channels, channels, 3, norm)
+        self.first = ReflectConv(channels, channels, 3)
         self.dropout = nn.Dropout(dropout)
-        self.second = ReflectConv(channels, channels, 3, norm, relu=False)
+        self.second = ReflectConv(channels, channels, 3, relu=False)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.second(self.dropout(self.first(x)))
@@ -87,14 +73,14 @@ class Block(nn.Module):
 class Enlarge(nn.Module):
     """Twice the resolution, `c_out` channels: transposed convolution, or resize + convolution."""
 
-    def __init__(self, c_in: int, c_out: int, transposed: bool, norm: str) -> None:
+    def __init__(self, c_in: int, c_out: int, transposed: bool) -> None:
         super().__init__()
         self.transposed: nn.Module | None = None
         if transposed:
             self.transposed = nn.ConvTranspose2d(c_in, c_out, 3, 2, 1, output_padding=1, bias=False)
-            self.norm = make_norm(norm, c_out)
+            self.norm = nn.BatchNorm2d(c_out)
         else:
-            self.layer = ReflectConv(c_in, c_out, 3, norm)
+            self.layer = ReflectConv(c_in, c_out, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.transposed is not None:
@@ -113,20 +99,16 @@ class ResNetGenerator(nn.Module):
         super().__init__()
         self.config = config
         widths = [config.width * 2**i for i in range(config.downs + 1)]
-        norm = config.norm
-        self.stem = ReflectConv(3, widths[0], 7, norm)
+        self.stem = ReflectConv(3, widths[0], 7)
         self.encoder = nn.ModuleList(
-            ReflectConv(a, b, 3, norm, stride=2) for a, b in itertools.pairwise(widths)
+            ReflectConv(a, b, 3, stride=2) for a, b in itertools.pairwise(widths)
         )
-        self.blocks = nn.ModuleList(
-            Block(widths[-1], config.dropout, norm) for _ in range(config.blocks)
-        )
+        self.blocks = nn.ModuleList(Block(widths[-1], config.dropout) for _ in range(config.blocks))
         self.decoder = nn.ModuleList(
-            Enlarge(b, a, config.transposed, norm)
-            for a, b in reversed(list(itertools.pairwise(widths)))
+            Enlarge(b, a, config.transposed) for a, b in reversed(list(itertools.pairwise(widths)))
         )
         self.head = nn.Conv2d(widths[0], 3, 7)
-        self.apply(published_start)
+        self.apply(_published_start)
 
     @property
     def multiple(self) -> int:
@@ -145,3 +127,13 @@ class ResNetGenerator(nn.Module):
         for layer in (*self.encoder, *self.blocks, *self.decoder):
             y = layer(y)
         return torch.tanh(self.head(F.pad(y, (3,) * 4, mode="reflect")))
+
+
+def _published_start(module: nn.Module) -> None:
+    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+        nn.init.normal_(module.weight, 0.0, 0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.BatchNorm2d):
+        nn.init.normal_(module.weight, 1.0, 0.02)
+        nn.init.zeros_(module.bias)

@@ -200,9 +200,17 @@ class ScratchTraining(ABC):
         return training_state.pack(self._modules(), self._optimisers(), self.epoch)
 
     def load_state(self, data: bytes) -> None:
-        """Go on from where `state` was called, bit for bit, with the same recipe, data and seed."""
+        """Go on from where `state` was called, bit for bit, with the same recipe, data and seed.
+
+        ValueError for a state of other networks or epochs; what was trained before is then lost.
+        """
         modules = self._modules()
-        self.epoch = training_state.unpack(data, modules, self._optimisers())
+        try:
+            self.epoch = training_state.unpack(data, modules, self._optimisers())
+        except (RuntimeError, ValueError) as error:  # shapes, keys
+            raise ValueError(
+                f"{self.method}: the saved state is of another configuration; train anew"
+            ) from error
         progress = modules["progress"]
         assert isinstance(progress, dict)
         self.seconds = float(progress["seconds"])

@@ -58,9 +58,9 @@ def pix2pix_config(keys: Pix2Pix) -> Pix2PixConfig:
             blocks=keys.blocks,
             downs=keys.downs,
             dropout=keys.dropout,
-            norm=keys.norm,
         ),
         DiscriminatorConfig(keys.discriminator_width, keys.discriminator_layers, norm="batch"),
+        keys.norm,
     )
 
 
