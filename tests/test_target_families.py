@@ -7,6 +7,7 @@ import copy
 import json
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -340,9 +341,14 @@ def modules() -> list[Path]:
     return found
 
 
+@cache
+def parts_of(path: Path) -> list[ast.AST]:
+    return list(ast.walk(ast.parse(path.read_text())))
+
+
 def imports_of(path: Path) -> set[str]:
     out = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in parts_of(path):
         if isinstance(node, ast.ImportFrom):
             out |= {str(node.module), *(f"{node.module}.{a.name}" for a in node.names)}
         elif isinstance(node, ast.Import):
@@ -365,6 +371,6 @@ def test_only_the_registry_imports_a_family() -> None:
 def test_only_the_registry_and_the_default_name_a_family() -> None:
     allowed = {REGISTRY, ROOT / "pipelines" / "config.py"}
     for path in modules():
-        texts = {n.value for n in ast.walk(ast.parse(path.read_text())) if type(n) is ast.Constant}
+        texts = {n.value for n in parts_of(path) if type(n) is ast.Constant}
         named = texts & set(FAMILIES)
         assert path in allowed or not named, f"{path.name} names {named}"
