@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from modeling import training_state
 from modeling.discriminator import PatchDiscriminator, adversarial_loss, discriminator_loss
+from modeling.target_network import TargetNetwork
 from modeling.training import Recipe
-from modeling.translator import Translator
 
 
 class BaseTraining:
@@ -21,7 +21,7 @@ class BaseTraining:
 
     def __init__(
         self,
-        translator: Translator,
+        translator: TargetNetwork,
         discriminator: PatchDiscriminator,
         recipe: Recipe,
         wrapped_translator: nn.Module | None = None,

@@ -18,7 +18,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from modeling.discriminator import DiscriminatorConfig, PatchDiscriminator
 from modeling.lora import AdaptedTranslator
-from modeling.translator import Translator, TranslatorConfig, frozen_translator
+from modeling.target_families import frozen_target, make_target
+from modeling.target_network import TargetConfig
 from modeling.weight_generator import GeneratorConfig, build
 
 META = torch.device("meta")
@@ -69,14 +70,14 @@ class TranslatorCost:
 
     def __init__(
         self,
-        translator: TranslatorConfig,
+        translator: TargetConfig,
         discriminator: DiscriminatorConfig,
         size: int,
         rank: int,
         ranks: Mapping[str, int] | None = None,
     ) -> None:
         self.config, self.size = translator, size
-        self.adapted = AdaptedTranslator(frozen_translator(translator), rank, ranks)
+        self.adapted = AdaptedTranslator(frozen_target(translator), rank, ranks)
         self.weights = weights_of(self.adapted.network)
         self.adapted.to(META)
         self.critic = PatchDiscriminator(discriminator).to(META)
@@ -98,7 +99,7 @@ class TranslatorCost:
     def base_step(self, batch: int, *, gan: bool) -> float:
         """A step of training the whole translator."""
         with META:
-            network = Translator(self.config)
+            network = make_target(self.config)
         x, tokens, mask = self._inputs(batch)
         shape = (tokens.expand(batch, -1, -1), mask.expand(batch, -1))
         return self._step(lambda: network(x, *shape), batch, gan)

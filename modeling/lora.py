@@ -1,4 +1,4 @@
-"""LoRA adapters of a translator, in PEFT's form and file format.
+"""LoRA adapters of a target network, in PEFT's form and file format.
 
 LoRA on every convolution and linear layer (A = convolution with the base kernel to rank r,
 B = 1×1) and, as `modules_to_save`, the norms' affines. The files load with plain
@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from modeling.codec import LayerGroup
-from modeling.translator import ChannelAffine, Translator
+from modeling.conv_norm import ChannelAffine
+from modeling.target_network import TargetNetwork
 
 Adapter = dict[str, Tensor]
 PREFIX = "base_model.model."
@@ -28,38 +29,45 @@ WEIGHTS_FILE, CONFIG_FILE = "adapter_model.safetensors", "adapter_config.json"
 
 
 class AdapterError(ValueError):
-    """An adapter that does not fit the translator it is meant for."""
+    """An adapter that does not fit the network it is meant for."""
 
 
-def _lora_layers(translator: nn.Module) -> list[str]:
-    return [n for n, m in translator.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+def _lora_layers(network: nn.Module) -> list[str]:
+    return [n for n, m in network.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]
 
 
-def _norm_layers(translator: nn.Module) -> list[str]:
-    return [n for n, m in translator.named_modules() if isinstance(m, ChannelAffine | nn.LayerNorm)]
+def _norm_layers(network: nn.Module) -> list[str]:
+    return [n for n, m in network.named_modules() if isinstance(m, ChannelAffine | nn.LayerNorm)]
 
 
 def lora_config(
-    translator: Translator, rank: int, ranks: Mapping[str, int] | None = None
+    network: TargetNetwork, rank: int, ranks: Mapping[str, int] | None = None
 ) -> LoraConfig:
-    """PEFT's config for this translator: LoRA everywhere, norm affines saved whole.
+    """PEFT's config for this network: LoRA everywhere, norm affines saved whole.
 
     `ranks` overrides the rank of single layers by full name. alpha = rank, so that the scale of
     B·A is 1 whatever the rank.
     """
     ranks = dict(ranks or {})
-    if any(isinstance(m, nn.BatchNorm2d) for m in translator.modules()):
+    if any(isinstance(m, nn.BatchNorm2d) for m in network.modules()):
         raise AdapterError(
             "the base still has running statistics: call freeze_statistics() before attaching LoRA"
         )
-    unknown = sorted(set(ranks) - set(_lora_layers(translator)))
+    adapted = {*_lora_layers(network), *_norm_layers(network)}
+    for name, module in network.named_modules():
+        if name not in adapted and list(module.parameters(recurse=False)):
+            raise AdapterError(
+                f"{name}: a {type(module).__name__} can take no LoRA: build the base of"
+                " convolutions, linear layers, ChannelAffine and LayerNorm"
+            )
+    unknown = sorted(set(ranks) - set(_lora_layers(network)))
     if unknown:
         raise AdapterError(f"no layer named {unknown[0]!r} to set a rank for")
     return LoraConfig(
         r=rank,
         lora_alpha=rank,
-        target_modules=_lora_layers(translator),
-        modules_to_save=_norm_layers(translator),
+        target_modules=_lora_layers(network),
+        modules_to_save=_norm_layers(network),
         # PEFT reads the patterns' keys as regular expressions matched at a name's end
         rank_pattern={f"^{name}$": r for name, r in ranks.items()},
         alpha_pattern={f"^{name}$": r for name, r in ranks.items()},
@@ -76,7 +84,7 @@ class AdaptedTranslator:
     """
 
     def __init__(
-        self, base: Translator, rank: int, ranks: Mapping[str, int] | None = None, seed: int = 0
+        self, base: TargetNetwork, rank: int, ranks: Mapping[str, int] | None = None, seed: int = 0
     ):
         self.lora_config = lora_config(base, rank, ranks)
         self.base_config = base.config
@@ -176,11 +184,11 @@ class AdaptedTranslator:
         return torch.stack(outputs)
 
 
-def _layer_groups(translator: Translator) -> list[LayerGroup]:
+def _layer_groups(network: TargetNetwork) -> list[LayerGroup]:
     """Layers in order, each with the norms after it and before the next layer (paper Sec. 4.2)."""
-    layers, norms = set(_lora_layers(translator)), set(_norm_layers(translator))
+    layers, norms = set(_lora_layers(network)), set(_norm_layers(network))
     groups: list[LayerGroup] = []
-    for name, _ in translator.named_modules():
+    for name, _ in network.named_modules():
         key = PREFIX + name
         if name in layers:
             groups.append(LayerGroup(name, f"{key}.lora_A.weight", f"{key}.lora_B.weight", ()))

@@ -2,7 +2,8 @@
 
 c7s1-64, d128, d256, nine ResNet blocks, u128, u64, c7s1-3, with reflection padding: 11.4 M weights
 at width 64. The published one enlarges by transposed convolutions; with `transposed=False` it
-resizes and convolves, since PEFT has no LoRA for transposed convolutions.
+resizes and convolves, since PEFT has no LoRA for transposed convolutions. So it is the target
+family `resnet`: unconditional, what it draws is decided by its weights alone.
 """
 
 from __future__ import annotations
@@ -14,9 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-
-class ResNetGeneratorError(ValueError):
-    """A shape, or an image, that does not fit."""
+from modeling.conv_norm import ConvNorm
+from modeling.target_network import TargetError, TargetNetwork
 
 
 @dataclass(frozen=True)
@@ -29,32 +29,37 @@ class ResNetGeneratorConfig:
     dropout: float = 0.0
     """Within the blocks; pix2pix's z (Eq. 4)."""
     transposed: bool = True
+    edge_kernel: int = 7
+    """Kernel of the first and the last convolution."""
+    global_skip: bool = False
+    """Predict a change to the input instead of the output itself."""
 
     def __post_init__(self) -> None:
         if min(self.width, self.blocks) < 1 or self.downs < 0 or not 0 <= self.dropout < 1:
-            raise ResNetGeneratorError(
+            raise TargetError(
                 f"width and blocks start at 1, downs at 0, dropout is in [0, 1): {self}"
             )
+        if self.edge_kernel % 2 == 0:
+            raise TargetError(f"edge_kernel must be odd, not {self.edge_kernel}")
+
+    @property
+    def text_dim(self) -> int:
+        """0: it reads no prompt."""
+        return 0
+
+    @property
+    def multiple(self) -> int:
+        """Image sides must be multiples of this."""
+        return 2**self.downs
+
+    @property
+    def least_side(self) -> int:
+        """Reflection needs sides longer than its border."""
+        return max(4 * self.multiple, self.edge_kernel // 2 + 1)
 
     def to_dict(self) -> dict[str, object]:
         """The fields, as JSON can hold them; PEFT asks a model's config for it, too."""
         return asdict(self)
-
-
-class ReflectConv(nn.Module):
-    """Reflection padding, convolution, BatchNorm, optional ReLU."""
-
-    def __init__(
-        self, c_in: int, c_out: int, kernel: int, stride: int = 1, relu: bool = True
-    ) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(c_in, c_out, kernel, stride, bias=False)
-        self.norm: nn.Module = nn.BatchNorm2d(c_out)
-        self.relu, self.padding = relu, kernel // 2
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.norm(self.conv(F.pad(x, (self.padding,) * 4, mode="reflect")))
-        return F.relu(x) if self.relu else x
 
 
 class Block(nn.Module):
@@ -62,9 +67,9 @@ class Block(nn.Module):
 
     def __init__(self, channels: int, dropout: float) -> None:
         super().__init__()
-        self.first = ReflectConv(channels, channels, 3)
+        self.first = ConvNorm(channels, channels, 3, reflect=True)
         self.dropout = nn.Dropout(dropout)
-        self.second = ReflectConv(channels, channels, 3, relu=False)
+        self.second = ConvNorm(channels, channels, 3, relu=False, reflect=True)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.second(self.dropout(self.first(x)))
@@ -80,7 +85,7 @@ class Enlarge(nn.Module):
             self.transposed = nn.ConvTranspose2d(c_in, c_out, 3, 2, 1, output_padding=1, bias=False)
             self.norm = nn.BatchNorm2d(c_out)
         else:
-            self.layer = ReflectConv(c_in, c_out, 3)
+            self.layer = ConvNorm(c_in, c_out, 3, reflect=True)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.transposed is not None:
@@ -88,45 +93,44 @@ class Enlarge(nn.Module):
         return self.layer(F.interpolate(x, scale_factor=2.0, mode="nearest"))
 
 
-class ResNetGenerator(nn.Module):
-    """Images [B, 3, H, W] in [-1, 1] → [B, 3, H, W] in (-1, 1).
+class ResNetGenerator(TargetNetwork):
+    """Images [B, 3, H, W] in [-1, 1] → [B, 3, H, W], in (-1, 1) without the global skip.
 
-    H and W must be multiples of 2^downs, and at least 4 · 2^downs (reflection needs room), or
-    ResNetGeneratorError is raised. Weights start at N(0, 0.02²), as published.
+    Tokens and mask are taken, as every target does, and ignored: it reads no prompt. H and W must
+    be multiples of 2^downs, and long enough for reflection, or TargetError is raised. Weights
+    start at N(0, 0.02²), as published; with the global skip, whose change starts at zero, it starts
+    as the identity.
     """
+
+    config: ResNetGeneratorConfig
 
     def __init__(self, config: ResNetGeneratorConfig) -> None:
         super().__init__()
         self.config = config
         widths = [config.width * 2**i for i in range(config.downs + 1)]
-        self.stem = ReflectConv(3, widths[0], 7)
+        self.stem = ConvNorm(3, widths[0], config.edge_kernel, reflect=True)
         self.encoder = nn.ModuleList(
-            ReflectConv(a, b, 3, stride=2) for a, b in itertools.pairwise(widths)
+            ConvNorm(a, b, 3, stride=2, reflect=True) for a, b in itertools.pairwise(widths)
         )
         self.blocks = nn.ModuleList(Block(widths[-1], config.dropout) for _ in range(config.blocks))
         self.decoder = nn.ModuleList(
             Enlarge(b, a, config.transposed) for a, b in reversed(list(itertools.pairwise(widths)))
         )
-        self.head = nn.Conv2d(widths[0], 3, 7)
+        self.head = nn.Conv2d(widths[0], 3, config.edge_kernel)
         self.apply(_published_start)
+        if config.global_skip:
+            nn.init.zeros_(self.head.weight)
 
-    @property
-    def multiple(self) -> int:
-        """Image sides must be multiples of this."""
-        return 2**self.config.downs
-
-    def forward(self, x: Tensor) -> Tensor:
-        height, width = x.shape[-2:]
-        m = self.multiple
-        if height % m or width % m or min(height, width) < 4 * m:
-            raise ResNetGeneratorError(
-                f"images are {height}×{width}: their sides must be multiples of {m},"
-                f" {4 * m} or more"
-            )
+    def forward(
+        self, x: Tensor, tokens: Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
+        self.check_sides(x)
         y = self.stem(x)
         for layer in (*self.encoder, *self.blocks, *self.decoder):
             y = layer(y)
-        return torch.tanh(self.head(F.pad(y, (3,) * 4, mode="reflect")))
+        border = self.config.edge_kernel // 2
+        y = self.head(F.pad(y, (border,) * 4, mode="reflect"))
+        return x + y if self.config.global_skip else torch.tanh(y)
 
 
 def _published_start(module: nn.Module) -> None:

@@ -1,4 +1,4 @@
-"""The translator: the small image-to-image network that every concept adapts (E²GAN's generator).
+"""The translator: E²GAN's generator, the target family `e2gan`.
 
 Layout (PAPER_NOTES, E²GAN Sec. 3): down-sampling convolutions, two ResNet blocks, a transformer
 block one resolution lower with self-attention and cross-attention to the prompt's tokens, one
@@ -15,9 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-
-class TranslatorError(ValueError):
-    """A translator config, or an image, that does not fit."""
+from modeling.conv_norm import ConvNorm
+from modeling.target_network import TargetError, TargetNetwork
 
 
 @dataclass(frozen=True)
@@ -46,63 +45,27 @@ class TranslatorConfig:
     def __post_init__(self) -> None:
         inner = self.width * 2**self.downs
         if min(self.width, self.heads, self.text_dim, self.feed_forward) < 1 or self.downs < 0:
-            raise TranslatorError(f"sizes start at 1, downs at 0: {self}")
+            raise TargetError(f"sizes start at 1, downs at 0: {self}")
         if inner % self.heads:
-            raise TranslatorError(f"heads ({self.heads}) must divide width · 2^downs ({inner})")
+            raise TargetError(f"heads ({self.heads}) must divide width · 2^downs ({inner})")
         if self.edge_kernel % 2 == 0:
-            raise TranslatorError(f"edge_kernel must be odd, not {self.edge_kernel}")
+            raise TargetError(f"edge_kernel must be odd, not {self.edge_kernel}")
         if not 0 <= self.dropout < 1:
-            raise TranslatorError(f"dropout must lie in [0, 1), not {self.dropout}")
+            raise TargetError(f"dropout must lie in [0, 1), not {self.dropout}")
+
+    @property
+    def multiple(self) -> int:
+        """Image sides must be multiples of this."""
+        return 2 ** (self.downs + 1)
+
+    @property
+    def least_side(self) -> int:
+        """Image sides must be at least this."""
+        return self.multiple
 
     def to_dict(self) -> dict[str, object]:
         """The fields, as JSON can hold them; PEFT asks a model's config for it, too."""
         return asdict(self)
-
-
-class ChannelAffine(nn.Module):
-    """Per-channel scale and shift of [B, C, H, W]: a BatchNorm once its statistics are frozen."""
-
-    def __init__(self, weight: Tensor, bias: Tensor) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(weight.detach().clone())
-        self.bias = nn.Parameter(bias.detach().clone())
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.weight[:, None, None] + self.bias[:, None, None]
-
-
-class ConvNorm(nn.Module):
-    """Convolution, normalisation, optional ReLU."""
-
-    def __init__(
-        self, c_in: int, c_out: int, kernel: int, stride: int = 1, relu: bool = True
-    ) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, bias=False)
-        self.norm: nn.Module = nn.BatchNorm2d(c_out)
-        self.relu = relu
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.norm(self.conv(x))
-        return F.relu(x) if self.relu else x
-
-    def freeze_statistics(self) -> None:
-        """Replace BatchNorm by an affine with the same function at evaluation.
-
-        1/σ goes into the convolution, so that the affine keeps the scale it was trained at and
-        the layer in front of it has unit-variance outputs; nothing is left that could move
-        without being part of an adapter.
-        """
-        norm = self.norm
-        if not isinstance(norm, nn.BatchNorm2d):
-            return
-        assert norm.running_mean is not None and norm.running_var is not None
-        inverse_std = torch.rsqrt(norm.running_var + norm.eps)
-        with torch.no_grad():
-            self.conv.weight.mul_(inverse_std[:, None, None, None])
-        self.norm = ChannelAffine(
-            norm.weight, norm.bias - norm.weight * norm.running_mean * inverse_std
-        )
 
 
 class ResNetBlock(nn.Module):
@@ -174,13 +137,15 @@ class TransformerBlock(nn.Module):
         return y.transpose(-2, -1).unflatten(-1, (height, width))
 
 
-class Translator(nn.Module):
+class Translator(TargetNetwork):
     """Images [B, 3, H, W] in [-1, 1], tokens [B or 1, L, D], mask [B or 1, L] → [B, 3, H, W].
 
     The mask is True where a token is, False where padding is. H and W must be multiples of
-    2^(downs + 1), or TranslatorError is raised. The output is not clamped: clamp when a picture is
+    2^(downs + 1), or TargetError is raised. The output is not clamped: clamp when a picture is
     made, so that the training loss keeps its gradient.
     """
+
+    config: TranslatorConfig
 
     def __init__(self, config: TranslatorConfig) -> None:
         super().__init__()
@@ -209,20 +174,11 @@ class Translator(nn.Module):
             for parameter in self.head.parameters():
                 nn.init.zeros_(parameter)
 
-    @property
-    def multiple(self) -> int:
-        """Image sides must be multiples of this."""
-        return 2 ** (self.config.downs + 1)
-
     def forward(self, x: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
         def larger(y: Tensor) -> Tensor:
             return F.interpolate(y, scale_factor=2.0, mode="nearest")
 
-        height, width = x.shape[-2:]
-        if height % self.multiple or width % self.multiple:
-            raise TranslatorError(
-                f"images are {height}×{width}: their sides must be multiples of {self.multiple}"
-            )
+        self.check_sides(x)
         y = self.stem(x)
         skips = [y]
         for layer in self.encoder:
@@ -238,15 +194,3 @@ class Translator(nn.Module):
             y = y + skip if long else y
         change = self.head(y)
         return x + change if self.config.global_skip else torch.tanh(change)
-
-    def freeze_statistics(self) -> Translator:
-        """Turn every BatchNorm into a ChannelAffine, in place; eval() keeps the same function."""
-        for module in self.modules():
-            if isinstance(module, ConvNorm):
-                module.freeze_statistics()
-        return self
-
-
-def frozen_translator(config: TranslatorConfig) -> Translator:
-    """A translator in its frozen-statistics form, ready for `load_state_dict` of a trained base."""
-    return Translator(config).freeze_statistics().eval()

@@ -19,8 +19,15 @@ from modeling.base_training import BaseTraining
 from modeling.coreset import kmeans
 from modeling.discriminator import DiscriminatorConfig, PatchDiscriminator
 from modeling.lora import AdaptedTranslator
+from modeling.target_families import (
+    describe,
+    from_description,
+    frozen_target,
+    make_target,
+    target_config,
+)
+from modeling.target_network import TargetConfig, TargetNetwork
 from modeling.training import Recipe, batch_order, pad_tokens, to_unit
-from modeling.translator import Translator, TranslatorConfig, frozen_translator
 from pipelines import config as configuration
 from pipelines.artifacts import ArtifactError, RunDir
 from pipelines.concepts import load_text, with_adapter
@@ -74,7 +81,7 @@ def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
             ),
             "base.json": json.dumps(
                 {
-                    "translator": network.config.to_dict(),
+                    "translator": describe(network.config),
                     "discriminator": vars(discriminator_config(config)),
                     "size": config.images.size,
                     "concepts": chosen,
@@ -88,8 +95,9 @@ def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
     return {"l1": metrics.get("l1"), "weights": sum(p.numel() for p in network.parameters())}
 
 
-def translator_config(config: Config, text_dim: int) -> TranslatorConfig:
-    return TranslatorConfig(**vars(config.translator), text_dim=text_dim)
+def translator_config(config: Config, text_dim: int) -> TargetConfig:
+    """The shape of the network that the run adapts; text_dim: dimension of the prompt's tokens."""
+    return target_config(config.translator.family, vars(config.translator), text_dim)
 
 
 def discriminator_config(config: Config) -> DiscriminatorConfig:
@@ -132,7 +140,7 @@ def train_loop(settings: dict[str, Any]) -> None:
         get_context().get_world_rank(),
     )
     torch.manual_seed(config.seed)
-    translator = Translator(translator_config(config, tokens.shape[-1])).to(device)
+    translator = make_target(translator_config(config, tokens.shape[-1])).to(device)
     discriminator = PatchDiscriminator(discriminator_config(config)).to(device)
     # as BaseTraining wants it, but before it is wrapped, whose buckets keep the layout they find
     channels_last = translator.to(memory_format=torch.channels_last)
@@ -185,13 +193,13 @@ def _gather(shard: Any, ids: list[str]) -> dict[str, np.ndarray]:
     }
 
 
-def frozen_from_state(config: Config, run_dir: RunDir, state: bytes) -> Translator:
+def frozen_from_state(config: Config, run_dir: RunDir, state: bytes) -> TargetNetwork:
     """The translator of a training state, its BatchNorms turned into affines."""
     from safetensors.torch import load
 
     weights = _under(load(state), "module.translator.")
     text_dim = next(iter(load_text(run_dir).values())).pooled.shape[0]
-    network = Translator(translator_config(config, text_dim))
+    network = make_target(translator_config(config, text_dim))
     network.load_state_dict(weights)
     return network.eval().freeze_statistics()
 
@@ -211,7 +219,7 @@ def load_base(config: Config, run_dir: RunDir) -> tuple[AdaptedTranslator, Patch
     from safetensors.torch import load
 
     about = run_dir.read_json(f"{FOLDER}/base.json")
-    network = frozen_translator(TranslatorConfig(**about["translator"]))
+    network = frozen_target(from_description(about["translator"]))
     discriminator = PatchDiscriminator(DiscriminatorConfig(**about["discriminator"]))
     for name, module in (("translator", network), ("discriminator", discriminator)):
         path = f"{FOLDER}/{name}.safetensors"

@@ -29,9 +29,9 @@ from modeling.features import FeatureError
 from modeling.generator_training import GeneratorTraining, ImageBatch
 from modeling.images import encode_png
 from modeling.lora import AdaptedTranslator, from_bytes, stack, to_files
+from modeling.target_families import frozen_target, make_target
 from modeling.text import TextColumns, TextEncoder, TextEncoderError
 from modeling.training import ConceptData, Recipe, pad_tokens, train_adapters, translate_all
-from modeling.translator import Translator, frozen_translator
 from modeling.weight_generator import TextBatch, build, predict_blocks
 from pipelines import adapt, gans
 from pipelines.artifacts import RunDir
@@ -138,7 +138,7 @@ class Bench:
 
     def adapted(self, device: torch.device) -> tuple[AdaptedTranslator, PatchDiscriminator]:
         c = self.config
-        base = frozen_translator(translator_config(c, self.shapes.text_dim))
+        base = frozen_target(translator_config(c, self.shapes.text_dim))
         adapted = AdaptedTranslator(base, c.lora.rank, c.lora.ranks, c.lora.seed).to(device)
         return adapted, PatchDiscriminator(discriminator_config(c)).to(device)
 
@@ -170,7 +170,7 @@ class Bench:
     def whole(self, device: torch.device, recipe: Recipe) -> tuple[float, str]:
         """Images a second of training a whole translator, without other workers."""
         c, batch = self.config, recipe.batch
-        network = Translator(translator_config(c, self.shapes.text_dim)).to(device)
+        network = make_target(translator_config(c, self.shapes.text_dim)).to(device)
         critic = PatchDiscriminator(discriminator_config(c)).to(device)
         training = BaseTraining(network, critic, recipe)
         size = c.images.size

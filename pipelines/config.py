@@ -216,17 +216,24 @@ DECIDE_WRITING = tuple(f.name for f in fields(Llm) if f.name not in ("writer", "
 
 @dataclass
 class TranslatorShape:
-    """The image-to-image network (modeling/translator.py)."""
+    """The network that is adapted; each family (modeling/target_families.py) reads its own keys."""
 
+    family: str = "e2gan"
+    """e2gan (modeling/translator.py) | resnet (modeling/resnet_generator.py), which reads no
+    prompt."""
     width: int = 16
     downs: int = 1
     edge_kernel: int = 7
+    blocks: int = 9
+    """ResNet blocks; resnet only."""
     heads: int = 4
+    """This and the next two: e2gan's transformer block."""
     feed_forward: int = 2
     gated: bool = False
     dropout: float = 0.0
     global_skip: bool = True
     long_skips: bool = True
+    """e2gan only."""
 
 
 @dataclass
@@ -914,6 +921,7 @@ LEAST = {
     "translator.width": 4,
     "translator.downs": 1,
     "translator.edge_kernel": 1,
+    "translator.blocks": 1,
     "translator.heads": 1,
     "translator.feed_forward": 1,
     "discriminator.width": 1,
@@ -1073,17 +1081,7 @@ def check(config: Config) -> None:
     for key in ("run_dir", "text_encoder"):
         if not attrgetter(key)(c):
             raise ConfigError(f"{key}: must not be empty")
-    if c.translator.edge_kernel % 2 == 0:
-        raise ConfigError(f"translator.edge_kernel={c.translator.edge_kernel}: must be odd")
-    multiple = 2 ** (c.translator.downs + 1)
-    if c.images.size % multiple:
-        raise ConfigError(
-            f"images.size={c.images.size}: must be a multiple of {multiple} with"
-            f" translator.downs={c.translator.downs}"
-        )
-    inner = c.translator.width * 2**c.translator.downs
-    if inner % c.translator.heads:
-        raise ConfigError(f"translator.heads={c.translator.heads}: must divide {inner} channels")
+    _check_translator(c)
     for name in ("generator", "rival"):
         _check_generator(c, name)
     if any(not 0 < k < max(c.adapt.steps, 1) for k in c.adapt.keep):
@@ -1102,6 +1100,22 @@ def check(config: Config) -> None:
     if c.evaluate.fd_images and not (c.images.source == "avatars" and exact_editor(c)):
         raise ConfigError(
             "evaluate.fd_images: fresh pairs exist for images.source=avatars with an exact editor"
+        )
+
+
+def _check_translator(c: Config) -> None:
+    from modeling.target_families import target_config
+    from modeling.target_network import TargetError
+
+    try:
+        # a shape is possible or not whatever the text encoder, which is not loaded here
+        shape = target_config(c.translator.family, vars(c.translator), text_dim=1)
+    except TargetError as error:
+        raise ConfigError(f"translator.{error}") from error
+    if c.images.size % shape.multiple or c.images.size < shape.least_side:
+        raise ConfigError(
+            f"images.size={c.images.size}: must be a multiple of {shape.multiple}, at least"
+            f" {shape.least_side}, with this translator"
         )
 
 

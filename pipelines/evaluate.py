@@ -23,6 +23,7 @@ from modeling.discriminator import PatchDiscriminator
 from modeling.images import encode_png
 from modeling.lora import Adapter, stack
 from modeling.metrics import frechet_distance_from_features, kid
+from modeling.target_families import make_target
 from modeling.training import (
     ConceptData,
     Trained,
@@ -33,7 +34,6 @@ from modeling.training import (
     train_adapters,
     translate_all,
 )
-from modeling.translator import Translator
 from pipelines import config as configuration
 from pipelines.actors import map_actors
 from pipelines.adapt import cut, load_timings, recipe, scored_steps, step_folder
@@ -213,7 +213,7 @@ class EvaluateConcept(Contenders):
         data = self.data(concept.concept_id)
         tokens, mask = (t.to(self.device) for t in pad_tokens([data.tokens]))
         torch.manual_seed(seed)
-        network = Translator(translator_config(c, tokens.shape[-1])).to(self.device)
+        network = make_target(translator_config(c, tokens.shape[-1])).to(self.device)
         critic = PatchDiscriminator(discriminator_config(c)).to(self.device)
         training = BaseTraining(network, critic, plan)
         truth, rows, seconds = to_unit(judged.edited), [], 0.0

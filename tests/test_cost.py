@@ -10,7 +10,8 @@ from torch import nn
 
 from modeling.cost import ANCHORS, GeneratorCost, TranslatorCost, count_flops, stable_diffusion
 from modeling.discriminator import DiscriminatorConfig, PatchDiscriminator
-from modeling.translator import TranslatorConfig, frozen_translator
+from modeling.target_families import frozen_target
+from modeling.translator import TranslatorConfig
 from modeling.weight_generator import GeneratorConfig
 from pipelines.base import discriminator_config, translator_config
 from pipelines.config import Config, load_config
@@ -38,7 +39,7 @@ def test_a_convolution_costs_two_flops_a_multiplication(
 
 
 def test_a_translator_costs_on_the_meta_device_what_it_costs_on_a_cpu() -> None:
-    network = frozen_translator(SHAPE)
+    network = frozen_target(SHAPE)
     x, tokens = torch.zeros(2, 3, 32, 32), torch.zeros(1, 12, 16)
     mask = torch.ones(1, 12, dtype=torch.bool)
     real = count_flops(lambda: network(x, tokens, mask)) / 2

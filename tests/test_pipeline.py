@@ -173,7 +173,7 @@ def test_the_image_loss_draws_from_concepts_with_and_without_an_adapter(
 def test_adapters_load_in_peft_and_edit_as_ours_do(run: RunDir, config: Config) -> None:
     from peft import PeftModel
 
-    from modeling.translator import TranslatorConfig, frozen_translator
+    from modeling.target_families import from_description, frozen_target
     from pipelines.base import load_base
     from pipelines.gans import load_adapter
 
@@ -182,9 +182,7 @@ def test_adapters_load_in_peft_and_edit_as_ours_do(run: RunDir, config: Config) 
     x = torch.rand(2, 3, 32, 32) * 2 - 1
     ids = sorted({f.split("/")[1] for f in run.files("adapters")})
     for folder in [f"adapters/{ids[0]}", f"adapters/{ids[-1]}"]:
-        network = frozen_translator(
-            TranslatorConfig(**run.read_json("base/base.json")["translator"])
-        )
+        network = frozen_target(from_description(run.read_json("base/base.json")["translator"]))
         network.load_state_dict(load_file(f"{run.uri}/base/translator.safetensors"))
         tokens = texts[folder.split("/")[1]].tokens
         mask = torch.ones(len(tokens), dtype=torch.bool)

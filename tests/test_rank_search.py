@@ -25,7 +25,8 @@ from modeling.rank_search import (
     spectra,
     truncated,
 )
-from modeling.translator import TranslatorConfig, frozen_translator
+from modeling.target_families import frozen_target
+from modeling.translator import TranslatorConfig
 
 TINY: dict[str, Any] = {"width": 8, "text_dim": 6, "heads": 2, "edge_kernel": 3}
 
@@ -40,7 +41,7 @@ def one_thread() -> Iterator[None]:
 
 def translator(rank: int = 4, ranks: dict[str, int] | None = None) -> AdaptedTranslator:
     torch.manual_seed(0)
-    return AdaptedTranslator(frozen_translator(TranslatorConfig(**TINY)), rank, ranks)
+    return AdaptedTranslator(frozen_target(TranslatorConfig(**TINY)), rank, ranks)
 
 
 def trained(adapted: AdaptedTranslator, seed: int = 0) -> Adapter:

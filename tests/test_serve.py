@@ -25,9 +25,10 @@ from modeling import weight_generator
 from modeling.codec import BlockLayout, NormalisationSums
 from modeling.images import decode_image, encode_png
 from modeling.lora import from_bytes
+from modeling.target_families import from_description, frozen_target
 from modeling.text import TextEncoder
 from modeling.training import to_uint8, to_unit
-from modeling.translator import Translator, TranslatorConfig, frozen_translator
+from modeling.translator import Translator
 from pipelines import base, serve, stages
 from pipelines import config as configuration
 from pipelines.artifacts import ArtifactError, RunDir
@@ -170,7 +171,7 @@ def test_served_adapter_in_peft_edits_as_translate_does(
     assert reply.status_code == 200 and reply.headers["content-type"] == "application/zip"
     with zipfile.ZipFile(io.BytesIO(reply.content)) as archive:
         archive.extractall(tmp_path)
-    network = frozen_translator(TranslatorConfig(**run.read_json("base/base.json")["translator"]))
+    network = frozen_target(from_description(run.read_json("base/base.json")["translator"]))
     network.load_state_dict(load(run.read("base/translator.safetensors")))
     x = to_unit(torch.from_numpy(decode_image(encode_png(picture), 32))).permute(2, 0, 1)[None]
     (text,) = TextEncoder().encode([concept])

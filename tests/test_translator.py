@@ -9,13 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from modeling.translator import (
-    ChannelAffine,
-    Translator,
-    TranslatorConfig,
-    TranslatorError,
-    frozen_translator,
-)
+from modeling.conv_norm import ChannelAffine
+from modeling.target_families import frozen_target
+from modeling.target_network import TargetError
+from modeling.translator import Translator, TranslatorConfig
 
 TINY: dict[str, Any] = {"width": 8, "text_dim": 6, "heads": 2, "edge_kernel": 3}
 
@@ -77,7 +74,7 @@ def test_freezing_the_statistics_keeps_the_function(downs: int) -> None:
     alone = network(x[:1], tokens[:1], mask[:1])
     assert torch.allclose(alone, network(x, tokens, mask)[:1], atol=1e-4)
 
-    again = frozen_translator(network.config)
+    again = frozen_target(network.config)
     again.load_state_dict(network.state_dict())
     assert torch.equal(again(x, tokens, mask), network(x, tokens, mask))
 
@@ -123,7 +120,7 @@ def test_one_prompt_for_all_equals_the_same_prompt_for_each() -> None:
 @pytest.mark.parametrize("frozen", [False, True])
 def test_global_skip_starts_as_the_identity(frozen: bool) -> None:
     config = TranslatorConfig(**TINY)
-    network = frozen_translator(config) if frozen else Translator(config)
+    network = frozen_target(config) if frozen else Translator(config)
     x, tokens, mask = inputs()
     assert torch.equal(network(x, tokens, mask), x)
     assert (network(3 * x, tokens, mask)).abs().max() > 1  # not clamped
@@ -181,7 +178,7 @@ def test_sides_must_be_multiples(downs: int, multiple: int, long_skips: bool) ->
         x = torch.zeros(3, 3, *size)
         assert network(x, tokens, mask).shape == x.shape
     for size in ((16, 16 + multiple // 2), (16 + multiple // 2, 16), (15, 16)):
-        with pytest.raises(TranslatorError, match=f"multiples of {multiple}"):
+        with pytest.raises(TargetError, match=f"multiples of {multiple}"):
             network(torch.zeros(3, 3, *size), tokens, mask)
 
 
@@ -196,7 +193,7 @@ def test_sides_must_be_multiples(downs: int, multiple: int, long_skips: bool) ->
     ],
 )
 def test_a_config_that_cannot_work_is_refused(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(TranslatorError, match=message):
+    with pytest.raises(TargetError, match=message):
         TranslatorConfig(**(TINY | changes))
 
 

@@ -25,9 +25,10 @@ import torch
 from modeling.codec import BlockLayout
 from modeling.discriminator import DiscriminatorConfig, PatchDiscriminator
 from modeling.lora import AdaptedTranslator
+from modeling.target_families import frozen_target
 from modeling.training import ConceptData, Recipe, train_adapters
-from modeling.translator import TranslatorConfig, frozen_translator
 from modeling.weight_generator import GeneratorConfig, TextBatch, build, predict_blocks
+from pipelines.base import translator_config
 from pipelines.config import Config, load_config
 from pipelines.machine import machine
 
@@ -50,7 +51,7 @@ def precision(name: str, device: str) -> Any:
 
 def translator(config: Config) -> AdaptedTranslator:
     torch.manual_seed(0)
-    network = frozen_translator(TranslatorConfig(**vars(config.translator), text_dim=CLIP))
+    network = frozen_target(translator_config(config, CLIP))
     return AdaptedTranslator(network, config.lora.rank, config.lora.ranks)
 
 

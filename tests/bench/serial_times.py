@@ -19,8 +19,8 @@ from pathlib import Path
 from modeling.base_training import BaseTraining
 from modeling.coreset import image_coreset
 from modeling.discriminator import PatchDiscriminator
+from modeling.target_families import make_target
 from modeling.training import batch_order, pad_tokens, to_unit, train_adapters
-from modeling.translator import Translator
 from pipelines import config as configuration
 from pipelines.adapt import Predictor, cut, heldout, recipe
 from pipelines.artifacts import RunDir
@@ -56,7 +56,7 @@ def main(words: list[str]) -> int:
         times["adapter_step"].append(trained.seconds / plan.steps)
 
         tokens, mask = pad_tokens([data.tokens])
-        network = Translator(translator_config(config, tokens.shape[-1]))
+        network = make_target(translator_config(config, tokens.shape[-1]))
         critic = PatchDiscriminator(discriminator_config(config))
         gan = config.adapt.gan_weight
         scratch = replace(base_recipe(config), batch=plan.batch, gan_weight=gan)
