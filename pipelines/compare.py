@@ -41,7 +41,7 @@ from pipelines.config import SCRATCH_METHODS, Config
 from pipelines.contenders import IDENTITY, PREDICTION, SHUFFLED, Contenders
 from pipelines.fairness import check_alike, check_unseen
 from pipelines.gans import recipe as collection_recipe
-from pipelines.judging import Judge, Judged, digests
+from pipelines.judging import FAR, Judge, Judged, digests
 from pipelines.log import Progress, log
 from pipelines.machine import machine
 from pipelines.report_pictures import SOURCE, TRUTH
@@ -166,13 +166,9 @@ class CompareMethods(Contenders):
     def truth(self, concept: Concept) -> tuple[Judged, Any]:
         """Unseen images of a concept and the features of their true edits."""
         if concept.concept_id not in self._truth:
-            judged = self.judge.judged(concept, self.first(), self.config.compare.images)
+            judged = self.judge.judged(concept, FAR, self.config.compare.images)
             self._truth = {concept.concept_id: (judged, self.judge.embed(judged.edited))}
         return self._truth[concept.concept_id]
-
-    def first(self) -> int:
-        """Behind the fresh avatars of stage `evaluate`."""
-        return 10**6
 
     def training(self, concept: Concept, coreset: int = 0) -> ConceptData:
         """Training pairs, or a coreset of them; UnfairError if one of them is judged on."""

@@ -52,7 +52,7 @@ from pipelines.contenders import (
 )
 from pipelines.gans import load_adapter
 from pipelines.gans import recipe as collection_recipe
-from pipelines.judging import Judge, Judged, features_of
+from pipelines.judging import FAR, Judge, Judged, features_of
 from pipelines.log import Progress, log
 from pipelines.stages import record_errors
 from pipelines.weights import load_blocks, load_layout
@@ -293,7 +293,7 @@ class EvaluateConcept(Contenders):
         wide = (
             judged
             if not c.evaluate.fd_images
-            else self.judge.judged(concept, 10**6, c.evaluate.fd_images)
+            else self.judge.judged(concept, FAR, c.evaluate.fd_images)
         )
         true_kid = self.judge.embed(truth) if c.evaluate.kid and not repeat else None
         true_fd = self.judge.embed(wide.edited) if c.evaluate.fd_images else None

@@ -19,6 +19,9 @@ from pipelines.artifacts import RunDir
 from pipelines.config import Config, exact_editor, resolve_editor
 from pipelines.pairs import load_pairs
 
+FAR = 10**6
+"""First of the avatars for distances: none is among the pairs or among the others."""
+
 
 def features_of(config: Config) -> FeatureExtractor:
     """The feature extractor of evaluate.features; FeatureError if it cannot be built."""
