@@ -37,7 +37,7 @@ from pipelines.base import discriminator_config, translator_config
 from pipelines.baselines import make_baseline
 from pipelines.comparison_numbers import AS_LONG
 from pipelines.concepts import load_concepts
-from pipelines.config import SCRATCH_METHODS, Config
+from pipelines.config import BASELINES, Config, check_baseline
 from pipelines.contenders import IDENTITY, PREDICTION, SHUFFLED, Contenders
 from pipelines.fairness import check_alike, check_unseen
 from pipelines.gans import recipe as collection_recipe
@@ -406,7 +406,7 @@ class TimeMethods(CompareMethods):
         repeats = self.config.compare.timed_repeats
         if method == "predict":
             return statistics.median(self._predict(concept) for _ in range(repeats + 1))
-        if method in SCRATCH_METHODS:
+        if method in BASELINES:
             training = self.scratch(concept, method, 0)
             marks = []
             for epoch in range(min(repeats + 1, training.recipe.epochs)):
@@ -439,10 +439,15 @@ class TimeMethods(CompareMethods):
         return self.wait() - begun
 
 
+def _scratch_methods(config: Config) -> list[str]:
+    methods = [m for m in BASELINES if m in config.compare.methods]
+    return methods if config.compare.scratch_concepts else []
+
+
 def jobs(config: Config, run_dir: RunDir) -> list[str]:
     """kind/concept_id/repeat of everything to train, the longest first."""
     everything, scratch = chosen(config, run_dir)
-    methods = [m for m in SCRATCH_METHODS if m in config.compare.methods]
+    methods = _scratch_methods(config)
     long = [
         f"{m}/{i}/{r}"
         for i in scratch
@@ -457,6 +462,8 @@ def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
     if not everything:
         raise StageError("compare: there is no held-out concept: give concepts.test_*")
     _check_concepts(run_dir, everything)
+    for method in _scratch_methods(config):
+        check_baseline(config, method)
     run_dir.write_json(f"{FOLDER}/concepts.json", {"compared": everything, "from_scratch": scratch})
     names = jobs(config, run_dir)
     there = set(run_dir.files(f"{FOLDER}/jobs"))
@@ -515,8 +522,7 @@ def _times(
     path = f"{FOLDER}/times.json"
     if run_dir.exists(path):
         return dict(run_dir.read_json(path))
-    scratch = [m for m in SCRATCH_METHODS if m in config.compare.methods]
-    names = ["predict", "finetune", E2GAN, *(scratch if config.compare.scratch_concepts else ())]
+    names = ["predict", "finetune", E2GAN, *_scratch_methods(config)]
     log("compare: timing every method alone")
     time.sleep(1)  # until the actors before have gone
     seconds: dict[str, float] = {}
@@ -542,7 +548,7 @@ def spent(row: dict[str, Any], seconds: dict[str, float]) -> float:
     if method == IDENTITY:
         return 0.0
     predicted = seconds["predict"] if method in (PREDICTION, SHUFFLED, AS_LONG) else 0.0
-    if method in SCRATCH_METHODS:
+    if method in BASELINES:
         return row["epoch"] * seconds[method]
     each = seconds[E2GAN] if method in (E2GAN, AS_LONG) else seconds["finetune"]
     return predicted + row["epoch"] * each

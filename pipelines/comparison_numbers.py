@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from modeling.metrics import paired_bootstrap
-from pipelines.config import SCRATCH_METHODS
+from pipelines.config import BASELINES
 from pipelines.contenders import IDENTITY, PREDICTION
 from pipelines.report_numbers import Numbers, duration, finite, mean, verdicts
 from pipelines.report_numbers import compare as paired
@@ -48,7 +48,7 @@ def summarise(rows: Sequence[Row], methods: Sequence[str]) -> Numbers:
     last = {m: max(r["epoch"] for r in rows if r["method"] == m) for m in present}
     ends = {m: [r for r in rows if r["method"] == m and r["epoch"] == last[m]] for m in present}
     starts = {m: [r for r in rows if r["method"] == m and r["epoch"] == 0] for m in present}
-    adapting = [m for m in present if m not in SCRATCH_METHODS]
+    adapting = [m for m in present if m not in BASELINES]
     curves = {m: curve([r for r in rows if r["method"] == m]) for m in present}
     out: Numbers = {
         "images": sorted({r["n"] for r in rows}),

@@ -845,10 +845,10 @@ CONTROLS = (
     "shuffled prompt",
     "noised nearest",
 )
-SCRATCH_METHODS = ("pix2pix-zero-distilled", "pix2pix")
+BASELINES = ("pix2pix-zero-distilled", "pix2pix")
 """Methods of the comparison that train a whole network on each concept."""
 COMPARED = (
-    *SCRATCH_METHODS,
+    *BASELINES,
     "E²GAN",
     "prediction",
     "prediction, E²GAN’s budget",
@@ -873,8 +873,6 @@ GENERATOR_LEAST = {
     "checkpoint_every": 1,
     "workers": 1,
 }
-BASELINES = ("pix2pix", "pix2pix-zero-distilled")
-"""From-scratch methods of Table 1."""
 SCRATCH_LEAST = {
     "epochs": 1,
     "batch": 1,

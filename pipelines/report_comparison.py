@@ -11,7 +11,7 @@ from typing import Any
 
 from pipelines.artifacts import RunDir
 from pipelines.comparison_numbers import PAPER, lines, markdown, name_of
-from pipelines.config import SCRATCH_METHODS
+from pipelines.config import BASELINES
 from pipelines.contenders import IDENTITY, PREDICTION
 from pipelines.report_curves import COLOURS, INK, LINE, apart, for_page, stand_in, variable
 from pipelines.report_numbers import Numbers, duration, plural
@@ -322,7 +322,7 @@ def _columns(methods: Sequence[str]) -> list[tuple[str, str, str, When]]:
     named = {"pix2pix-zero-distilled": "p2p-zero-dist."}
     columns += [
         (named.get(m, m), "fully trained", m, "after")
-        for m in ("E²GAN", *SCRATCH_METHODS)
+        for m in ("E²GAN", *BASELINES)
         if m in methods
     ]
     return columns

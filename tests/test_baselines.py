@@ -76,7 +76,7 @@ def test_values_that_are_not_allowed(words: list[str], expected: str) -> None:
 @pytest.mark.parametrize(
     ("method", "words", "expected"),
     [
-        ("cyclegan", [], "method=cyclegan: must be one of pix2pix, pix2pix-zero-distilled"),
+        ("cyclegan", [], "method=cyclegan: must be one of pix2pix-zero-distilled, pix2pix"),
         (
             "pix2pix",
             ["images.size=20", "pix2pix.downs=3"],

@@ -16,7 +16,7 @@ from pipelines.__main__ import main
 from pipelines.artifacts import RunDir
 from pipelines.compare import ADAPTING, CompareMethods, chosen, jobs, spent
 from pipelines.concepts import load_concepts
-from pipelines.config import SCRATCH_METHODS, Config, load_config, to_dict
+from pipelines.config import BASELINES, Config, load_config, to_dict
 from pipelines.contenders import IDENTITY
 from pipelines.fairness import UnfairError
 from pipelines.judging import digests
@@ -24,7 +24,7 @@ from pipelines.session import ray_session
 from tests.conftest import Finished
 
 METHODS = {
-    *SCRATCH_METHODS,
+    *BASELINES,
     *("E²GAN", "prediction", "prediction, E²GAN’s budget", "zero LoRA", "mean adapter"),
     *("nearest text", "ridge", "shuffled prompt", IDENTITY),
 }
@@ -69,9 +69,9 @@ def test_every_method_concept_seed_and_epoch_has_a_row_at_equal_n(
     assert {r["n"] for r in rows} == {8}
     for method in METHODS:
         mine = [r for r in rows if r["method"] == method]
-        where = scratch if method in SCRATCH_METHODS else everything
+        where = scratch if method in BASELINES else everything
         assert {r["concept_id"] for r in mine} == set(where)
-        seeds = {0} if method in SCRATCH_METHODS else {0, 1}
+        seeds = {0} if method in BASELINES else {0, 1}
         assert {r["seed"] for r in mine} == seeds
     assert {r["epoch"] for r in rows if r["method"] == "prediction"} == {0, 1, 2}
     assert {r["epoch"] for r in rows if r["method"] == "pix2pix"} == {1, 3}
@@ -108,7 +108,7 @@ def test_what_was_trained_is_counted(run: RunDir) -> None:
     ends = {r["method"]: r for r in rows_of(run) if r["epoch"] == r["epochs"]}
     adapter = ends["prediction"]
     assert adapter["trainable"] < adapter["total"] < ends["E²GAN"]["training_flops"]
-    for method in SCRATCH_METHODS:
+    for method in BASELINES:
         assert ends[method]["trainable"] == ends[method]["total"] > 0
         assert ends[method]["training_flops"] > ends[method]["image_flops"] > 0
     assert ends["E²GAN"]["training_flops"] > adapter["training_flops"]
@@ -117,7 +117,7 @@ def test_what_was_trained_is_counted(run: RunDir) -> None:
 
 def test_seconds_are_those_of_the_serial_pass(run: RunDir) -> None:
     times = run.read_json("comparison/times.json")["seconds"]
-    assert set(times) == {"predict", "finetune", "E²GAN", *SCRATCH_METHODS}
+    assert set(times) == {"predict", "finetune", "E²GAN", *BASELINES}
     assert all(v > 0 for v in times.values())
     for row in rows_of(run):
         assert row["seconds"] == pytest.approx(spent(row, times))
@@ -210,8 +210,8 @@ def test_a_diverging_method_is_an_error_row(
 def test_jobs_are_the_long_ones_first(run: RunDir, config: Config) -> None:
     everything, scratch = chosen(config, run)
     found = jobs(config, run)
-    first = found[: len(scratch) * len(SCRATCH_METHODS)]
-    assert {j.split("/")[0] for j in first} == set(SCRATCH_METHODS)
+    first = found[: len(scratch) * len(BASELINES)]
+    assert {j.split("/")[0] for j in first} == set(BASELINES)
     rest = found[len(first) :]
     assert len(rest) == len(everything) * config.repeats
     assert {j.split("/")[0] for j in rest} == {ADAPTING}
