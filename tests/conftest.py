@@ -25,6 +25,17 @@ os.environ |= {
 os.environ.pop("RAY_ADDRESS", None)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Two processes (pytest-xdist) each take whole files, whose fixtures are then made once.
+
+    Files that need the finished run, which takes minutes, stay together in one of them.
+    """
+    needing = {i.location[0] for i in items if "finished" in getattr(i, "fixturenames", ())}
+    for item in items:
+        file = item.location[0]
+        item.add_marker(pytest.mark.xdist_group("finished" if file in needing else file))
+
+
 @dataclass(frozen=True)
 class Finished:
     """A run of all stages on the tiny preset that was killed twice and continued. Read only."""
