@@ -21,7 +21,6 @@ from modeling.base_training import BaseTraining
 from modeling.concepts import Concept
 from modeling.coreset import image_coreset
 from modeling.discriminator import PatchDiscriminator
-from modeling.editors import EditError, EditResult, load_source, make_editor, source_ids
 from modeling.features import FeatureExtractor, make_features
 from modeling.images import encode_png
 from modeling.lora import Adapter, stack
@@ -43,7 +42,7 @@ from pipelines.adapt import cut, load_timings, recipe, scored_steps, step_folder
 from pipelines.artifacts import RunDir
 from pipelines.base import base_recipe, discriminator_config, translator_config
 from pipelines.concepts import load_concepts
-from pipelines.config import Config, exact_editor, resolve_editor
+from pipelines.config import Config
 from pipelines.contenders import (
     CEILING,
     CONTINUED,
@@ -56,8 +55,8 @@ from pipelines.contenders import (
 from pipelines.gans import load_adapter
 from pipelines.gans import recipe as collection_recipe
 from pipelines.log import Progress, log
-from pipelines.pairs import load_pairs
 from pipelines.stages import record_errors
+from pipelines.unseen import FAR, Judged, Unseen
 from pipelines.weights import load_blocks, load_layout
 
 FOLDER = "evaluation"
@@ -105,13 +104,6 @@ MEMORY = pa.schema(
 SCHEMAS = {"rows": ROWS, "pictures": PICTURES, "memory": MEMORY}
 
 
-class Judged:
-    """Unseen images of one concept: uint8 [n, 3, H, W] sources and their true edits."""
-
-    def __init__(self, ids: list[str], source: torch.Tensor, edited: torch.Tensor) -> None:
-        self.ids, self.source, self.edited = ids, source, edited
-
-
 def features_of(config: Config) -> FeatureExtractor:
     """The feature extractor of evaluate.features; FeatureError if it cannot be built."""
     e = config.evaluate
@@ -128,40 +120,11 @@ class EvaluateConcept(Contenders):
     def __init__(self, config: dict[str, Any], run_dir: RunDir) -> None:
         super().__init__(config, run_dir)
         self.concepts = {c.concept_id: c for c in load_concepts(run_dir)}
-        self._sources: dict[tuple[int, int], list[Any]] = {}
+        self.unseen = Unseen(self.config, run_dir)
 
     @cached_property
     def features(self) -> FeatureExtractor:
         return features_of(self.config)
-
-    def judged(self, concept: Concept, first: int, count: int) -> Judged:
-        """Fresh avatars, `first` … after those of the pairs; or the test images of the pairs.
-
-        Only an exact editor makes fresh pairs at no cost.
-        """
-        c = self.config
-        if c.images.source != "avatars" or not exact_editor(c):
-            pairs = load_pairs(self.run_dir, concept.concept_id, "test")
-            return Judged(
-                pairs.image_ids, torch.from_numpy(pairs.source), torch.from_numpy(pairs.edited)
-            )
-        if (first, count) not in self._sources:
-            names = source_ids("avatars", count, c.images.count + first)
-            self._sources[first, count] = [load_source(i, "avatars", c.images.size) for i in names]
-        sources = self._sources[first, count]
-        results = make_editor(resolve_editor(c)).edit(sources, concept)
-        edited = [r for r in results if isinstance(r, EditResult)]
-        if len(edited) < len(results):
-            raise next(r for r in results if isinstance(r, EditError))
-
-        def tensor(images: list[np.ndarray]) -> torch.Tensor:
-            return torch.from_numpy(np.stack(images).transpose(0, 3, 1, 2).copy())
-
-        return Judged(
-            [s.image_id for s in sources],
-            tensor([s.image for s in sources]),
-            tensor([r.image for r in edited]),
-        )
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         out: dict[str, list[str]] = {"concept_id": [], "error": []}
@@ -172,7 +135,7 @@ class EvaluateConcept(Contenders):
 
     def evaluate(self, concept: Concept) -> str:
         """Write the concept's tables; returns errors of single methods."""
-        judged = self.judged(concept, 0, self.config.evaluate.images)
+        judged = self.unseen.judged(concept, 0, self.config.evaluate.images)
         tables: dict[str, list[dict[str, Any]]] = {kind: [] for kind in SCHEMAS}
         errors: list[str] = []
         for repeat in range(self.config.repeats):
@@ -346,7 +309,7 @@ class EvaluateConcept(Contenders):
         wide = (
             judged
             if not c.evaluate.fd_images
-            else self.judged(concept, 10**6, c.evaluate.fd_images)
+            else self.unseen.judged(concept, FAR, c.evaluate.fd_images)
         )
         true_kid = self._embed(truth) if c.evaluate.kid and not repeat else None
         true_fd = self._embed(wide.edited) if c.evaluate.fd_images else None
