@@ -14,7 +14,7 @@ from typing import Any
 from modeling.concepts import Concept
 from modeling.features import EfficientNetLite0, Inception
 from pipelines import config as configuration
-from pipelines import evaluate, report_numbers, report_page, report_pictures
+from pipelines import evaluate, report_numbers, report_page, report_pictures, report_studies
 from pipelines.adapt import FOLDER as ADAPTED
 from pipelines.adapt import load_timings
 from pipelines.artifacts import RunDir
@@ -91,7 +91,8 @@ def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
         held: panel(f"curve-{held}", numbers["methods"], methods)
         for held, numbers in summary["sets"].items()
     }
-    page = report_page.render(summary, grid, curves, configuration.to_yaml(config))
+    studies = report_studies.section(report_studies.studies(run_dir))
+    page = report_page.render(summary, grid, curves, configuration.to_yaml(config), studies)
     run_dir.write_json(f"{FOLDER}/summary.json", summary)
     run_dir.write(f"{FOLDER}/pictures.png", report_pictures.grid_png(grid, pictured))
     run_dir.write(f"{FOLDER}/index.html", page.encode())

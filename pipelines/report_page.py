@@ -46,12 +46,17 @@ LISTED = 12  # rows shown before a list is folded
 
 
 def render(
-    summary: Numbers, grid: Sequence[Numbers], curves: Mapping[str, str], config_yaml: str
+    summary: Numbers,
+    grid: Sequence[Numbers],
+    curves: Mapping[str, str],
+    config_yaml: str,
+    studies: str = "",
 ) -> str:
     """The whole page.
 
     summary: as written to summary.json. grid: from `report_pictures.grids`. curves: an SVG element
-    per held-out set. config_yaml: the resolved configuration.
+    per held-out set. config_yaml: the resolved configuration. studies: from
+    `report_studies.section`.
     """
     sets = summary["sets"]
     parts = [
@@ -64,6 +69,7 @@ def render(
         *(_set(held, numbers, curves[held], summary) for held, numbers in sets.items()),
         _reach(summary),
         _memory(summary),
+        studies,
         _times(summary),
         _honesty(summary),
         _provenance(summary, config_yaml),

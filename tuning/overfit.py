@@ -9,12 +9,11 @@ itself.
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -22,7 +21,7 @@ import torch
 from modeling.codec import BlockLayout, Normalisation
 from modeling.generator_training import GeneratorTraining
 from modeling.lora import Adapter
-from modeling.weight_generator import WeightGenerator, build, predict_blocks
+from modeling.weight_generator import WeightGenerator, build, predict_blocks, unwrap
 from pipelines.artifacts import RunDir
 from pipelines.base import load_base
 from pipelines.config import Config, to_dict
@@ -97,18 +96,17 @@ class Overfitting:
         error = (blocks - self.normalisation.apply(self.raw))[self.mask]
         return float(error.square().mean().sqrt())
 
-    def run(self, points: int, on_point: Callable[[Point], None]) -> None:
-        """Train; `on_point` sees the score at even steps, and all scores at the last.
+    def points(self, count: int) -> Iterator[Point]:
+        """Train; yields the scores at `count` even steps, KID and FD only at the last.
 
         Raises FloatingPointError if the loss is not finite.
         """
-        config = self.config
+        config, recipe = self.config, generator_recipe(self.config)
         model = self.network()
-        recipe = generator_recipe(config)
         training = GeneratorTraining(model, self.layout, self.normalisation, recipe, self.seed)
         batch = config.generator.batch
         blocks, text = self.raw.expand(batch, -1, -1), text_batch([self.subject.embedding] * batch)
-        wanted = {max(1, recipe.steps * (i + 1) // points) for i in range(points)}
+        wanted = {max(1, recipe.steps * (i + 1) // count) for i in range(count)}
         progress = Progress(f"overfit {self.subject.text}", recipe.steps, "steps")
         spent = 0.0
         for step in range(1, recipe.steps + 1):
@@ -118,25 +116,21 @@ class Overfitting:
             progress.add(note=f"denoising {losses['denoising']:.3f}")
             if step not in wanted:
                 continue
-            average = copy.deepcopy(model)
-            training.ema.copy_to(average)
-            predicted = self.predict(average)
+            predicted = self.predict(unwrap(training.ema.averaged(model)))
             last = step == recipe.steps
             features = features_of(config) if last and self._wants_features() else None
             scores = score(self.written_back(predicted), self.subject, self.translator, features)
-            on_point(
-                {
-                    **scores,
-                    "concept_id": self.subject.concept_id,
-                    "text": self.subject.text,
-                    "method": METHOD,
-                    "seed": self.seed,
-                    "step": step,
-                    "seconds": spent,
-                    "rmse": self.rmse(predicted),
-                    "gap": self.subject.gap(scores["l1"]),
-                }
-            )
+            yield {
+                **scores,
+                "concept_id": self.subject.concept_id,
+                "text": self.subject.text,
+                "method": METHOD,
+                "seed": self.seed,
+                "step": step,
+                "seconds": spent,
+                "rmse": self.rmse(predicted),
+                "gap": self.subject.gap(scores["l1"]),
+            }
 
     def _wants_features(self) -> bool:
         return self.subject.features is not None or self.subject.wide_source is not None

@@ -13,12 +13,13 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from ray.tune import Trainable
 
 from pipelines import config as configuration
 from pipelines.artifacts import RunDir
@@ -28,7 +29,7 @@ from pipelines.machine import machine
 from pipelines.session import ray_session
 from pipelines.stages import provenance
 from tuning import branches, records
-from tuning.overfit import Overfitting, Point
+from tuning.overfit import Overfitting
 from tuning.study import Study
 from tuning.subjects import Subject
 
@@ -60,54 +61,75 @@ class Trial:
         )
 
 
-def trainable(settings: dict[str, Any]) -> None:
-    """What each Tune trial does; `settings["trial"]` is a Trial as a dict."""
-    trial = Trial(**settings["trial"])
-    config = configuration.from_dict(trial.config)
-    run_dir = RunDir(settings["run_dir"])
+class TrialActor(Trainable):
+    """A Tune trial, which `config["trial"]` describes: a Trial as a dict.
+
+    A step goes to the next point that is scored; a trial `run` is a single step. The process serves
+    one trial after another.
+    """
+
+    def setup(self, config: dict[str, Any]) -> None:
+        self.work = self._work(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self.work = self._work(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        return next(self.work)
+
+    def _work(self, settings: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        trial = Trial(**settings["trial"])
+        config = configuration.from_dict(trial.config)
+        run_dir = RunDir(settings["run_dir"])
+        about = {
+            "variant": trial.variant,
+            "kind": trial.kind,
+            "keys": trial.words,
+            "machine": machine(),
+            **provenance(),
+        }
+        if trial.kind == "overfit":
+            torch.set_num_threads(max(1, int(settings["cpus"])))
+            yield from _overfit(trial, config, run_dir, settings["points"], about)
+        else:
+            yield _run(trial, config, run_dir, about)
+
+
+def _run(trial: Trial, config: Config, run_dir: RunDir, about: dict[str, Any]) -> dict[str, Any]:
     begun = time.perf_counter()
-    about = {
-        "variant": trial.variant,
-        "kind": trial.kind,
-        "keys": trial.words,
-        "machine": machine(),
-        **provenance(),
-    }
-    if trial.kind == "overfit":
-        torch.set_num_threads(max(1, int(settings["cpus"])))
-        _overfit(trial, config, run_dir, settings["points"], about)
-        return
     with ray_session(config):
-        rows, measured = branches.run_variant(run_dir, Path(trial.folder), config, trial.shared)
+        folder = Path(trial.folder)
+        rows, measured = branches.run_variant(run_dir, folder, config, trial.shared)
     about |= {"measured": measured, "seconds": time.perf_counter() - begun}
     kept = [{k: row.get(k) for k in records.ROWS.names} for row in rows]
     for row in kept:
         row["fd_n"] = config.evaluate.fd_images if row["fd"] is not None else None
     records.write(run_dir, trial.key, kept, about, "finished")
+    return {"done": True}
 
 
 def _overfit(
     trial: Trial, config: Config, run_dir: RunDir, points: int, about: dict[str, Any]
-) -> None:
-    from ray import tune
+) -> Iterator[dict[str, Any]]:
+    def result(row: dict[str, Any]) -> dict[str, Any]:
+        return {SCORE: row[SCORE], "step": row["step"], "done": row["step"] == last}
 
     found = records.read(run_dir, trial.key)
-    if found and found[1]["end"]:  # only under a scheduler: see above
-        for row in found[0]:
-            tune.report({SCORE: row[SCORE], "step": row["step"]})
+    if found and found[1]["end"]:  # only under a scheduler, see above
+        last = found[0][-1]["step"]
+        yield from map(result, found[0])
         return
+    last = config.generator.steps
     subject = Subject.read(run_dir, trial.subject)
     overfitting = Overfitting(config, run_dir, subject, trial.seed)
     about |= {"blocks": overfitting.layout.n_blocks, "weights": overfitting.layout.n_weights}
-    rows: list[Point] = []
-
-    def on_point(point: Point) -> None:
+    rows: list[dict[str, Any]] = []
+    for point in overfitting.points(points):
         rows.append(point)
-        last = point["step"] == config.generator.steps
-        records.write(run_dir, trial.key, rows, about, "finished" if last else "")
-        tune.report({SCORE: point[SCORE], "step": point["step"]})
-
-    overfitting.run(points, on_point)
+        end = "finished" if point["step"] == last else ""
+        records.write(run_dir, trial.key, rows, about, end)
+        yield result(point)
 
 
 def scheduler(study: Study, steps: int) -> Any:
@@ -150,7 +172,7 @@ def run_trials(
     resources = {"CPU": study.cpus, "GPU": study.gpus} if overfits else {"CPU": 0.01}
     with tempfile.TemporaryDirectory(prefix="tune-") as scratch:
         results = tune.Tuner(
-            tune.with_resources(trainable, resources),
+            tune.with_resources(TrialActor, resources),
             param_space={
                 "trial": tune.grid_search([asdict(t) for t in handed]),
                 "run_dir": run_dir.uri,
@@ -162,6 +184,7 @@ def run_trials(
                 mode="min" if chosen else None,
                 scheduler=chosen,
                 max_concurrent_trials=study.concurrent,
+                reuse_actors=True,
                 trial_name_creator=lambda t: f"{name}-{t.trial_id}",
                 trial_dirname_creator=lambda t: t.trial_id,
             ),
