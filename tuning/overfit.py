@@ -20,7 +20,7 @@ import torch
 
 from modeling.codec import BlockLayout, Normalisation
 from modeling.generator_training import GeneratorTraining
-from modeling.lora import Adapter
+from modeling.lora import AdaptedTranslator, Adapter
 from modeling.weight_generator import WeightGenerator, build, predict_blocks, unwrap
 from pipelines.artifacts import RunDir
 from pipelines.base import load_base
@@ -50,12 +50,17 @@ def overfit_key(config: Config, subject: str, seed: int, points: int) -> str:
 
 
 class Overfitting:
-    """One trial: subject, layout and seed."""
+    """One trial: subject, layout and seed.
 
-    def __init__(self, config: Config, run_dir: RunDir, subject: Subject, seed: int) -> None:
+    Raises CodecError if the subject's adapter is not one of this translator.
+    """
+
+    def __init__(
+        self, config: Config, translator: AdaptedTranslator, subject: Subject, seed: int
+    ) -> None:
         self.config, self.subject, self.seed = config, subject, seed
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.translator = load_base(config, run_dir)[0].to(self.device)
+        self.translator = translator.to(self.device)
         w = config.weights
         self.layout = BlockLayout.build(
             self.translator.shapes, self.translator.groups, w.grouping, w.block_size
@@ -142,7 +147,8 @@ def generation_seconds(config: Config, run_dir: RunDir, folder: str) -> dict[str
     folder: of any subject. An untrained network costs what a trained one does. To be called when
     nothing else runs.
     """
-    trial = Overfitting(config, run_dir, Subject.read(run_dir, folder), config.seed)
+    translator, _ = load_base(config, run_dir)
+    trial = Overfitting(config, translator, Subject.read(run_dir, folder), config.seed)
     model = trial.network()
     seconds = []
     for _ in range(1 + REPEATS):  # the first warms up

@@ -109,7 +109,9 @@ def load_study(name: str, words: Sequence[str] = ()) -> Study:
         tree = OmegaConf.merge(tree, OmegaConf.from_dotlist(list(words)))
         study = OmegaConf.to_object(tree)
     except (OmegaConfBaseException, YAMLError, TypeError, ValueError) as error:
-        raise ConfigError(f"{path.name}: {str(error).splitlines()[0]}") from error
+        line, key = str(error).splitlines()[0], getattr(error, "full_key", None) or ""
+        where = f"{path.name}: {key}: " if key and key not in line else f"{path.name}: "
+        raise ConfigError(where + line) from error
     assert isinstance(study, Study)
     _check(study, path.name)
     return study

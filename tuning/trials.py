@@ -23,6 +23,7 @@ from ray.tune import Trainable
 
 from pipelines import config as configuration
 from pipelines.artifacts import RunDir
+from pipelines.base import load_base
 from pipelines.config import Config
 from pipelines.log import Progress, log
 from pipelines.machine import machine
@@ -122,7 +123,7 @@ def _overfit(
         return
     last = config.generator.steps
     subject = Subject.read(run_dir, trial.subject)
-    overfitting = Overfitting(config, run_dir, subject, trial.seed)
+    overfitting = Overfitting(config, load_base(config, run_dir)[0], subject, trial.seed)
     about |= {"blocks": overfitting.layout.n_blocks, "weights": overfitting.layout.n_weights}
     rows: list[dict[str, Any]] = []
     for point in overfitting.points(points):
