@@ -162,6 +162,7 @@ def run_trials(
     # its own handler would end the study as if it were complete
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
+    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # which prints its tables whatever `verbose` says
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"  # images.path may be relative
     from ray import tune
 
@@ -193,16 +194,17 @@ def run_trials(
                 name=name,
                 storage_path=scratch,
                 verbose=0,
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 callbacks=[_progress(name, {t.key: t for t in handed})],
             ),
         ).fit()
     failures = {}
     for result in (results[i] for i in range(len(results))):
         key = (result.config or {})["trial"]["key"]
-        if result.error is not None:
-            failures[key] = reason(result.error)
-        else:
+        if result.error is None:
             records.mark_stopped(run_dir, key)
+        elif not records.ended(run_dir, key):  # what fails after its last record has lost nothing
+            failures[key] = reason(result.error)
     return failures
 
 
