@@ -15,7 +15,6 @@ from pipelines.stages import STAGES
 from tests.conftest import Finished
 from tuning import export, run_outcome, study
 from tuning.branches import VALIDATION, branch, folder_of, shared_stages
-from tuning.command import markdown
 from tuning.intervals import check_equal, over_concepts, over_seeds, text
 from tuning.overfit import OVERFIT
 from tuning.study import StudyError, expanded, known, load_study, own_words
@@ -220,7 +219,7 @@ def test_export_copies_a_study(tmp_path: Path, capsys: pytest.CaptureFixture[str
     table = {"heads": ["x", "L1"], "rows": [["a", "0.1"]]}
     run.write_json("tuning/size/summary.json", {"table": table, "config": {"run_dir": "/home"}})
     run.write("tuning/size/figure.png", b"png")
-    assert export.export(run, "mine", "size", tmp_path) == markdown(**table)
+    assert export.export(run, "mine", "size", tmp_path) == export.markdown(**table)
     kept = json.loads((tmp_path / "tuning/results/mine/size.json").read_text())
     assert kept == {"table": table}
     assert (tmp_path / "docs/mine-size.png").read_bytes() == b"png"

@@ -25,6 +25,7 @@ from pipelines.base import load_base
 from pipelines.concepts import load_concepts, load_text
 from pipelines.config import ConfigError, load_config
 from pipelines.gans import load_adapter
+from pipelines.generator import generator_config
 from pipelines.report_studies import section, studies
 from pipelines.unseen import Unseen
 from tests.conftest import Finished
@@ -39,7 +40,7 @@ axis: block size
 why: no scheduler, for a test
 trial: overfit
 seeds: 2
-overfit: {concepts: [facial], points: 2}
+overfit: {concepts: [art], points: 2}
 keys: [generator.blocks_per_concept=0, generator.batch=1, generator.steps=6]
 variants:
   "64": [weights.block_size=64]
@@ -56,7 +57,7 @@ why: a test
 trial: overfit
 scheduler: asha
 grace: 0.25
-overfit: {concepts: [facial], points: 4}
+overfit: {concepts: [art], points: 4}
 seeds: 1
 space: {generator.lr: [0.01, 0.003, 0.001, 0.0001]}
 keys: [generator.blocks_per_concept=0, generator.batch=1, generator.steps=8]
@@ -176,13 +177,15 @@ def test_asha_stops_trials_and_says_which(
 def test_impossible_studies_are_refused_before_any_trial(
     studied: Studied, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    these = ["study=block_size", f"run_dir={studied.folder}", "overfit.concepts=[art]"]
     for words, message in (
         ([], "tune needs study=NAME and run_dir=RUN"),
         (["study=nix", "run_dir=x"], "no study 'nix'"),
         (["study=block_size", f"run_dir={tmp_path / 'none'}"], "holds no run to study"),
-        (["study=block_size", f"run_dir={studied.folder}", "seed=9"], "shares no stage"),
-        (["study=block_size", f"run_dir={studied.folder}", "base.steps=9"], "shares concepts"),
-        (["study=block_size", f"run_dir={studied.folder}", "weights.x=9"], "unknown key"),
+        ([*these, "seed=9"], "shares no stage"),
+        ([*these, "base.steps=9"], "it shares concepts, pairs"),
+        ([*these, "weights.x=9"], "unknown key"),
+        ([*these, "seeds=0"], "must be at least 1"),
     ):
         assert main(["tune", *words]) == 2
         assert message in capsys.readouterr().err
@@ -199,13 +202,21 @@ def test_concepts_by_text_id_or_category(finished: Finished) -> None:
         chosen(run, [one.text, one.concept_id], 0)
 
 
+def test_a_category_whose_adapters_have_learned_nothing(finished: Finished, tmp_path: Path) -> None:
+    finished.copy(tmp_path / "run")
+    for path in (tmp_path / "run").glob("adapters/*/metrics.json"):
+        path.write_text(json.dumps({**json.loads(path.read_text()), "l1": 1.0}))
+    with pytest.raises(ConfigError, match="category 'art' does better than nothing"):
+        chosen(RunDir(str(tmp_path / "run")), ["art"], 0)
+
+
 class Known(WeightGenerator):
     """Predicts w itself, the true one."""
 
     joint = False
 
     def __init__(self, trial: Overfitting) -> None:
-        super().__init__(trial.network().config)
+        super().__init__(generator_config(trial.config, trial.layout.n_blocks, 8))
         self.true = trial.normalisation.apply(trial.raw)
 
     def forward(self, noisy: torch.Tensor, t: torch.Tensor, blocks: torch.Tensor, *_: Any) -> Any:
@@ -233,7 +244,7 @@ def translator_of(rank: int) -> AdaptedTranslator:
     return AdaptedTranslator(network, rank, {}, 0)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=15)
 @given(
     size=st.sampled_from([8, 60, 128, 256, 512]),
     rule=st.sampled_from([1, 2, 3]),

@@ -16,12 +16,13 @@ import pyarrow as pa
 
 from pipelines.actors import map_actors
 from pipelines.artifacts import ArtifactError, RunDir
-from pipelines.config import Config, ConfigError, load_config, to_dict
+from pipelines.config import Config, ConfigError, from_dict, load_config, to_dict
 from pipelines.log import log
 from pipelines.machine import machine
 from pipelines.session import ray_session
 from pipelines.stages import finished, provenance, record_errors
 from tuning import branches, overfit_outcome, records, run_outcome
+from tuning.export import markdown
 from tuning.overfit import OVERFIT, generation_seconds, overfit_key
 from tuning.study import Study, StudyError, expanded, load_study, own_words
 from tuning.subjects import FOLDER as SUBJECTS
@@ -146,8 +147,6 @@ def _runs(
 
 def prepare(trials: Sequence[Trial], run_dir: RunDir) -> dict[str, str]:
     """Make the subjects that are not there yet; trial → reason, where its subject failed."""
-    from pipelines.config import from_dict
-
     failed: dict[str, str] = {}
     wanted: dict[str, Trial] = {}
     for trial in trials:
@@ -177,8 +176,6 @@ def _alike(a: dict[str, Any], b: dict[str, Any]) -> bool:
 def timed(study: Study, trials: Sequence[Trial], run_dir: RunDir) -> dict[str, Any]:
     """Variant → seconds to generate one adapter, one after another now that all trials are done."""
     import ray
-
-    from pipelines.config import from_dict
 
     remote: Any = ray.remote(num_cpus=study.cpus, num_gpus=study.gpus)(_generation)
     out: dict[str, Any] = {}
@@ -295,8 +292,3 @@ def ends(trials: Sequence[Trial], run_dir: RunDir, used: set[str]) -> dict[str, 
                 scores = {**subject.scores[name], "concept_id": subject.concept_id}
                 out.setdefault(name + suffix, {})[subject.text] = scores
     return out
-
-
-def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

@@ -12,9 +12,14 @@ from pathlib import Path
 
 from pipelines.artifacts import ArtifactError, RunDir
 from pipelines.report_studies import FOLDER
-from tuning.command import markdown
 
 ROOT = Path(__file__).parents[1]
+
+
+def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def export(run_dir: RunDir, name: str, study: str, root: Path = ROOT) -> str:

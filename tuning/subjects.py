@@ -51,6 +51,11 @@ def chosen(run_dir: RunDir, wanted: Sequence[str], seed: int) -> list[Concept]:
         pool = [c for c in known if c.category == name and not named]
         one = drawn([c.concept_id for c in pool if _learned(run_dir, c.concept_id)], 1, seed)
         found = named or [c for c in pool if c.concept_id in one]
+        if not found and pool:
+            raise ConfigError(
+                f"overfit.concepts: none of {len(pool)} adapters of the category {name!r} does"
+                " better than nothing: train them longer, or name a concept by its text"
+            )
         if not found:
             raise ConfigError(
                 f"overfit.concepts: {name!r} is neither a training concept with an adapter nor a"
