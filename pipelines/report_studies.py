@@ -73,7 +73,8 @@ def _cell(place: int, value: str) -> str:
 def _notes(summary: dict[str, Any]) -> list[str]:
     machine = summary["machine"]
     how = {
-        "overfit": "A weight generator overfits one concept's adapter; unseen images.",
+        "overfit": "A weight generator overfits one concept's adapter; scored on unseen images."
+        " Gap left: 1 is zero LoRA's L1, 0 the trained adapter's.",
         "run": "Each variant branches the run; L1 on the validation concepts, before → after the"
         " fine-tune. A star: its difference to the first variant is clear.",
     }[summary["trial"]]

@@ -148,7 +148,7 @@ def figure(
     texts = list(next(iter(ends.values())))
     score = "fd" if all(e[t].get("fd") is not None for e in ends.values() for t in texts) else "l1"
     label = "FD" if score == "fd" else "mean L1 to the true edit"
-    fig, axes = panels([*texts, "along the training"], axis, label)
+    fig, axes = panels([*texts, "gap left along the training"], axis, label)
     names = list(points)
     colours = {n: f"C{i}" for i, n in enumerate(names)}
     for ax, concept in zip(axes, texts, strict=False):
@@ -167,7 +167,6 @@ def figure(
         ax.set_xticks(range(len(names)), [textwrap.fill(n, 12) for n in names])
     curves = axes[-1]
     curves.set_xlabel("steps")
-    curves.set_ylabel("gap left (0: the trained adapter, 1: zero LoRA)")
     for name in names:
         curve = [p for p in points[name]["curve"] if p["gap"]]
         curves.plot(
@@ -178,4 +177,5 @@ def figure(
             color=colours[name],
             label=name,
         )
+    curves.legend(frameon=False, fontsize=8.5, title=axis, title_fontsize=8.5)
     save(fig, axes, path)
