@@ -35,6 +35,7 @@ def help_text() -> str:
         "             address=… job=ID follows one again",
         "  plan       what a run takes, before it is started: work, hours, bytes, cost; [price=P]",
         "             [--calibrate] measures on this machine, [--json | json=FILE]",
+        "  tune       a study over a finished run (Ray Tune): study=block_size run_dir=…",
         "  config     print the resolved configuration",
         "  export-dataset  publish the collected adapters: run_dir=… target=… licence=…",
         "  import-dataset  read such a dataset into a fresh run directory: source=… run_dir=…",
@@ -76,15 +77,17 @@ def _for_people(error: Exception) -> str:
     """The text of an error that the user can act on; "" for a bug, whose traceback is wanted."""
     module = type(error).__module__.partition(".")[0]
     if module == "ray":  # an actor's error: its type and text are lines of a traceback
-        ours = re.findall(r"^(?:modeling|pipelines)\.[\w.]+Error: (.+)$", str(error), re.MULTILINE)
-        return ours[-1] if ours else ""
-    return str(error) if module in ("modeling", "pipelines") or isinstance(error, OSError) else ""
+        line = r"^(?:modeling|pipelines|tuning)\.[\w.]+Error: (.+)$"
+        found = re.findall(line, str(error), re.MULTILINE)
+        return found[-1] if found else ""
+    ours = ("modeling", "pipelines", "tuning")
+    return str(error) if module in ours or isinstance(error, OSError) else ""
 
 
 def _command(command: str, words: list[str]) -> int:
     from pipelines.stages import BY_NAME, STAGES, finished, redo, run_stage
 
-    if command not in (*BY_NAME, "run", "serve", "submit", "plan", "config", *DATASET):
+    if command not in (*BY_NAME, "run", "serve", "submit", "plan", "tune", "config", *DATASET):
         raise ConfigError(f"unknown command {command!r}; see denoised-weights --help")
     if command in DATASET:
         from pipelines.dataset import command as dataset
@@ -99,6 +102,10 @@ def _command(command: str, words: list[str]) -> int:
         from pipelines.plan import plan
 
         return plan(words)
+    if command == "tune":
+        from tuning.command import tune
+
+        return tune(words)
     config = configuration.load_config(words)
     if command == "config":
         print(configuration.to_yaml(config), end="")

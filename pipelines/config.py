@@ -274,6 +274,8 @@ class Gans:
     """0 = found on pilot concepts by the convergence rule (modeling/convergence.py)."""
     batch: int = 16
     lr: float = 5e-3
+    lr_floor: float = 0.0
+    """Part of lr at which its cosine decay ends; 1 = a constant rate."""
     ema: float = 0.9
     l1_weight: float = 100.0
     gan_weight: float = 1.0
@@ -1066,6 +1068,8 @@ def check(config: Config) -> None:
     for layer, rank in c.lora.ranks.items():
         if rank < 1:
             raise ConfigError(f"lora.ranks.{layer}={rank}: must be at least 1")
+    if not 0 <= c.gans.lr_floor <= 1:
+        raise ConfigError(f"gans.lr_floor={c.gans.lr_floor}: is a part of gans.lr, from 0 to 1")
     _choice("gans.pilot_score", c.gans.pilot_score, ("l1", "fd"))
     room = max(1, c.gans.steps // 4)
     if c.gans.steps and c.gans.checkpoints > room:

@@ -34,12 +34,13 @@ FOLDER = "adapters"
 
 
 def recipe(config: Config, steps: int) -> Recipe:
-    """How every adapter of the collection is trained: rate decaying to zero, EMA kept."""
+    """How every adapter of the collection is trained: rate decaying to its floor, EMA kept."""
     g = config.gans
     return Recipe(
         steps=steps,
         batch=g.batch,
         lr=g.lr,
+        lr_final=g.lr_floor * g.lr,
         warmup=min(5, steps // 10),
         l1_weight=g.l1_weight,
         gan_weight=g.gan_weight,

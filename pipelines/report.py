@@ -14,7 +14,14 @@ from typing import Any
 from modeling.concepts import Concept
 from modeling.features import EfficientNetLite0, Inception
 from pipelines import config as configuration
-from pipelines import evaluate, report_comparison, report_numbers, report_page, report_pictures
+from pipelines import (
+    evaluate,
+    report_comparison,
+    report_numbers,
+    report_page,
+    report_pictures,
+    report_studies,
+)
 from pipelines.adapt import FOLDER as ADAPTED
 from pipelines.adapt import load_timings
 from pipelines.artifacts import RunDir
@@ -104,12 +111,13 @@ def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
 
 
 def _further(run_dir: RunDir) -> str:
-    """Sections of stages that a run need not have: the comparison."""
+    """Sections of what a run need not have: the comparison, and studies."""
+    studies = report_studies.section(report_studies.studies(run_dir))
     if finished(run_dir, "compare") is None:
-        return ""
+        return studies
     found = run_dir.read_json("comparison/summary.json")
     pictures = run_dir.read_table("comparison/pictures.parquet").to_pylist()
-    return report_comparison.section(found, pictures)
+    return f"{report_comparison.section(found, pictures)}\n{studies}"
 
 
 def _times(config: Config, run_dir: RunDir, concepts: Sequence[Concept]) -> Numbers:

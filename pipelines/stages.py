@@ -202,7 +202,7 @@ def made_with(run: RunDir) -> Config:
     return configuration.from_dict(dict(OmegaConf.to_container(tree)))  # type: ignore[arg-type]
 
 
-def _identity(marker: dict[str, Any]) -> str:
+def identity(marker: dict[str, Any]) -> str:
     """What a stage's result is, for the stages that build on it."""
     text = json.dumps([marker["config"], marker["files"]], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -264,11 +264,16 @@ def _with_defaults(recorded: Any, wanted: Any, default: Any) -> Any:
     }
 
 
+def changes(stage: Stage, record: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    """What a stage's record was made with other than is wanted, "KEY=then, KEY=now"."""
+    old = _with_defaults(record["config"], wanted, depends_on(stage, Config()))
+    return _differences(old, wanted, "")
+
+
 def _check_config(
     run: RunDir, stage: Stage, record: dict[str, Any], wanted: dict[str, Any]
 ) -> None:
-    old = _with_defaults(record["config"], wanted, depends_on(stage, Config()))
-    lines = _differences(old, wanted, "")
+    lines = changes(stage, record, wanted)
     if lines:
         more = f" (and {len(lines) - 1} more)" if len(lines) > 1 else ""
         raise ConfigError(
@@ -294,7 +299,7 @@ def run_stage(config: Config, run: RunDir, name: str) -> None:
             )
         _check_config(run, BY_NAME[need], marker, depends_on(BY_NAME[need], config))
         if need in stage.needs:
-            inputs[need] = _identity(marker)
+            inputs[need] = identity(marker)
     marker = finished(run, name)
     if marker is not None:
         _check_config(run, stage, marker, wanted)
@@ -319,7 +324,7 @@ def run_stage(config: Config, run: RunDir, name: str) -> None:
                 f"{name} was begun on other inputs than are there now: give redo=[{name}]"
             )
         log(f"{name}: continuing where it was stopped")
-    record = {"stage": name, "config": wanted, "inputs": inputs, **_provenance()}
+    record = {"stage": name, "config": wanted, "inputs": inputs, **provenance()}
     run.write_json(_started(name), record)
     run.write("config.yaml", configuration.to_yaml(config).encode())
     log(f"{name}: {stage.summary}")
@@ -356,7 +361,7 @@ def record_errors(
         )
 
 
-def _provenance() -> dict[str, Any]:
+def provenance() -> dict[str, Any]:
     """Package versions and git commit, saved beside the artifacts."""
     packages = (
         "ray",

@@ -1,245 +1,189 @@
-"""One-factor studies on the validation concepts: `python -m tuning.study RUN_DIR STUDY…`.
+"""What a study is: a YAML file that names an axis, its variants, and how they are tried.
 
-A study is a file `tuning/studies/STUDY.yaml`: keys for all of its variants, and each variant's own.
-Every variant branches the finished run: stages that its configuration leaves as they are are shared
-(hard links), the others are made in RUN_DIR-STUDY-VARIANT, and all that were finished are skipped.
-The methods are scored on the validation concepts; no study opens a test set. Writes
-tuning/results/RUN/STUDY.json and docs/RUN-STUDY.png (RUN: the run's folder), and prints a table.
+`tuning/studies/NAME.yaml`, or any path to such a file; a new study needs no code. See `Study` for
+its keys.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
-import os
-import re
-import shutil
-import sys
-import textwrap
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
-from pipelines.artifacts import ArtifactError, RunDir
-from pipelines.config import Config, ConfigError, flat, load_config, to_dict
-from pipelines.contenders import CEILING, PREDICTION
-from pipelines.log import log
-from pipelines.machine import machine
-from pipelines.report_curves import COLOURS
-from pipelines.report_numbers import Numbers, plural, summarise
-from pipelines.session import ray_session
-from pipelines.stages import BY_NAME, STAGES, depends_on, finished, made_with
-from tuning.panels import panels, save
+from pipelines.config import ConfigError
 
-ROOT = Path(__file__).parents[1]
 STUDIES = Path(__file__).parent / "studies"
-VALIDATION = ("adapt.split=val", "evaluate.scratch_steps=0", "evaluate.continued=false")
-SHOWN = (PREDICTION, "ridge", "nearest text", "mean adapter", "zero LoRA")
+TRIALS = ("overfit", "run")
+SCHEDULERS = ("none", "asha", "median")
+
+
+class StudyError(RuntimeError):
+    """A study cannot go on, or its trials must not be compared; the text says what to do."""
+
+
+@dataclass
+class Overfit:
+    """Trials of the kind overfit (paper, Tables 2 and 3)."""
+
+    concepts: list[str] = field(default_factory=lambda: ["facial", "art"])
+    """A training concept's text or id; or a category, of which the seed draws one."""
+    network: str = "unet"
+    """Weight generator that `generator.*` starts from: the section of the run, generator or rival,
+    that describes one of this kind."""
+    points: int = 8
+    """How often along the training the prediction is scored by L1."""
+
+
+@dataclass
+class Paper:
+    """The paper's numbers beside ours."""
+
+    heads: list[str] = field(default_factory=list)
+    rows: dict[str, list[str]] = field(default_factory=dict)
+    """Variant → one text per head."""
+    note: str = ""
+    """What differs."""
 
 
 @dataclass
 class Study:
-    """`axis`: what varies; `keys` hold for all variants; `variants`: name → further keys."""
+    """One factor, its variants, and the trials that compare them.
 
-    axis: str = "???"
+    A trial `overfit` trains a weight generator on one concept's adapter from scratch; there is one
+    per variant, concept and seed. A trial `run` branches the finished run and makes its changed
+    stages again, scored on the validation concepts; there is one per variant, and its seeds are the
+    pipeline's `repeats`, so that stages before the weight generator are made once.
+    """
+
+    axis: str = MISSING
+    """What varies, in words."""
+    why: str = MISSING
+    """Why this scheduler, or none, is fair."""
+    trial: str = "run"
+    """overfit | run"""
     keys: list[str] = field(default_factory=list)
+    """`key=value` for all variants."""
     variants: dict[str, list[str]] = field(default_factory=dict)
+    """Name → `key=value` of its own."""
+    space: dict[str, Any] = field(default_factory=dict)
+    """Instead of variants: key → list of values; of several keys, every combination."""
+    seeds: int = 3
+    scheduler: str = "none"
+    """none | asha | median: whether trials that lag behind are stopped early; overfit only."""
+    grace: float = 0.25
+    """Part of its steps that a scheduler lets every trial have."""
+    concurrent: int = 1
+    """Trials at once."""
+    cpus: float = 1.0
+    """Of a trial `overfit`; the stages of a trial `run` take what cluster.* says."""
+    gpus: float = 0.0
+    whole_runs: bool = False
+    """Whether a variant may share no stage with the run: then it is a run of its own."""
+    overfit: Overfit = field(default_factory=Overfit)
+    paper: Paper = field(default_factory=Paper)
 
 
-def load_study(name: str) -> Study:
-    """Raises ConfigError for a file that is not there, or is no study."""
-    path = STUDIES / f"{name}.yaml"
+def known() -> list[str]:
+    return sorted(p.stem for p in STUDIES.glob("*.yaml"))
+
+
+def load_study(name: str, words: Sequence[str] = ()) -> Study:
+    """A study by name or path; words (`seeds=1`) override its keys.
+
+    Raises ConfigError for a file that is not there, or is no study.
+    """
+    path = Path(name) if name.endswith((".yaml", ".yml")) else STUDIES / f"{name}.yaml"
     if not path.exists():
-        known = ", ".join(sorted(p.stem for p in STUDIES.glob("*.yaml")))
-        raise ConfigError(f"no study {name!r}; there are {known}")
+        raise ConfigError(
+            f"no study {name!r}; there are {', '.join(known())}, or give the path of a YAML file"
+        )
     try:
         tree = OmegaConf.merge(OmegaConf.structured(Study), OmegaConf.load(path))
+        tree = OmegaConf.merge(tree, OmegaConf.from_dotlist(list(words)))
         study = OmegaConf.to_object(tree)
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"{path.name}: {str(error).splitlines()[0]}") from error
+    except (OmegaConfBaseException, YAMLError, TypeError, ValueError) as error:
+        line, key = str(error).splitlines()[0], getattr(error, "full_key", None) or ""
+        where = f"{path.name}: {key}: " if key and key not in line else f"{path.name}: "
+        raise ConfigError(where + line) from error
     assert isinstance(study, Study)
-    if not study.variants:
-        raise ConfigError(f"{path.name}: it has no variants")
+    _check(study, path.name)
     return study
 
 
-def keys_of(source: RunDir) -> list[str]:
-    """`key=value` for what a run's configuration has other than its preset."""
-    config = to_dict(made_with(source))
-    words = [f"preset={config['preset']}"]
-    if config["images"]["source"] == "folder":  # presets say something else of photographs
-        words += ["images.source=folder", f"images.path={config['images']['path']}"]
-    preset = flat(to_dict(load_config(words)))
-    other = {k: v for k, v in flat(config).items() if v != preset[k] and k != "run_dir"}
-    return merged(words, [f"{k}={json.dumps(v)}" for k, v in other.items()])
+def own_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Those that are a study's keys, and those of the configuration."""
+    names = {f.name for f in fields(Study)} - {"keys", "variants"}
+    mine = [w for w in words if w.partition("=")[0].partition(".")[0] in names]
+    return mine, [w for w in words if w not in mine]
 
 
-def merged(*words: Sequence[str]) -> list[str]:
-    """`key=value` words of several lists; of one key, the last counts."""
-    return list({w.partition("=")[0]: w for w in itertools.chain(*words)}.values())
-
-
-def shared_stages(config: Config, source: RunDir) -> list[str]:
-    """Finished stages of a run, in order, that this configuration leaves as they are.
-
-    Raises ConfigError if there are none: every variant would be a run of its own.
-    """
-    out = []
-    for stage in STAGES:
-        marker = finished(source, stage.name)
-        if marker is None or marker["config"] != depends_on(stage, config):
-            break
-        out.append(stage.name)
-    if not out:
+def _check(study: Study, name: str) -> None:
+    for key, value, allowed in (
+        ("trial", study.trial, TRIALS),
+        ("scheduler", study.scheduler, SCHEDULERS),
+        ("overfit.network", study.overfit.network, ("unet", "transformer")),
+    ):
+        if value not in allowed:
+            raise ConfigError(f"{name}: {key}={value}: must be one of {', '.join(allowed)}")
+    if not study.variants and not study.space:
+        raise ConfigError(f"{name}: it has no variants and no space")
+    if study.variants and study.space:
+        raise ConfigError(f"{name}: give variants or a space, not both")
+    for key, values in study.space.items():
+        if not isinstance(values, list) or not values:
+            raise ConfigError(f"{name}: space.{key}={values}: must be a list of values")
+    for key, number in (
+        ("seeds", study.seeds),
+        ("concurrent", study.concurrent),
+        ("overfit.points", study.overfit.points),
+    ):
+        if number < 1:
+            raise ConfigError(f"{name}: {key}={number}: must be at least 1")
+    if not 0 < study.grace <= 1:
+        raise ConfigError(f"{name}: grace={study.grace}: is a part of the steps, above 0, up to 1")
+    if study.cpus <= 0 or study.gpus < 0:
+        raise ConfigError(f"{name}: cpus must be above 0, gpus at least 0")
+    if not study.overfit.concepts:
+        raise ConfigError(f"{name}: overfit.concepts must name one or more")
+    if study.trial == "run" and study.scheduler != "none":
         raise ConfigError(
-            f"{source.uri} shares no stage with this study: {STAGES[0].name} has not finished"
-            " there, or was made with another configuration"
+            f"{name}: scheduler={study.scheduler}: a trial `run` is scored only at its end, so"
+            " there is nothing to stop it by; use none"
         )
+    for row, values in study.paper.rows.items():
+        if len(values) != len(study.paper.heads):
+            raise ConfigError(
+                f"{name}: paper.rows.{row} has {len(values)} values for"
+                f" {len(study.paper.heads)} heads"
+            )
+    if len(expanded(study)) < 2:
+        raise ConfigError(f"{name}: one variant compares nothing; give two or more")
+
+
+def expanded(study: Study) -> dict[str, list[str]]:
+    """Name → `key=value` words of every variant.
+
+    In a space, the value of a single key is the name; of several, "key=value, …" without sections.
+    """
+    if study.variants:
+        return study.variants
+    out = {}
+    for values in itertools.product(*study.space.values()):
+        pairs = [(k, _text(v)) for k, v in zip(study.space, values, strict=True)]
+        if len(pairs) == 1:
+            name = pairs[0][1]
+        else:
+            name = ", ".join(f"{k.rpartition('.')[2]}={v}" for k, v in pairs)
+        out[name] = [f"{k}={v}" for k, v in pairs]
     return out
 
 
-def branch(source: Path, to: Path, stages: Sequence[str]) -> None:
-    """A run directory with these stages of another, as hard links."""
-    part = to.with_name(f"{to.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    for stage in stages:
-        for name in (*BY_NAME[stage].outputs, f"stages/{stage}.json"):
-            old, new = source / name, part / name
-            new.parent.mkdir(parents=True, exist_ok=True)
-            if old.is_dir():
-                shutil.copytree(old, new, copy_function=os.link)
-            elif old.exists():  # not every configuration makes all outputs
-                os.link(old, new)
-    part.rename(to)
-
-
-def measured(run_dir: RunDir, keys: Sequence[str]) -> Numbers:
-    """Means per held-out set of one branch, and what its stages took."""
-    rows = run_dir.read_table("evaluation/rows.parquet").to_pylist()
-    methods = list(dict.fromkeys(r["method"] for r in rows))
-    sets = summarise(rows, methods)
-    kept = ("methods", "against", "concepts", "seeds", "last_step")
-    made = {s.name: finished(run_dir, s.name) for s in STAGES}
-    return {
-        "keys": list(keys),
-        "sets": {h: {k: s[k] for k in kept} for h, s in sets.items()},
-        "losses": (made["generator"] or {}).get("summary", {}),
-        "seconds": {n: m["seconds"] for n, m in made.items() if m and n != "report"},
-        "commit": (made["evaluate"] or {}).get("commit", ""),
-    }
-
-
-def table(points: Mapping[str, Numbers]) -> str:
-    """Markdown: a row per variant, L1 of the prediction before → after in each held-out set."""
-    held = list(next(iter(points.values()))["sets"])
-    lines = [["variant", *(plural(h) for h in held)], ["---"] * (1 + len(held))]
-    for name, point in points.items():
-        ends = [point["sets"][h]["methods"][PREDICTION] for h in held]
-        lines.append([name, *(f"{e['before']['l1']:.4f} → {e['after']['l1']:.4f}" for e in ends)])
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-
-def figure(axis: str, points: Mapping[str, Numbers], path: Path) -> None:
-    """One panel per held-out set: L1 at step 0 and after the fine-tune.
-
-    Over a logarithmic axis of the variants' numbers, or one place per variant if they are words.
-    """
-    from matplotlib.ticker import NullLocator
-
-    first = next(iter(points.values()))
-    numeric = all(name.isdigit() for name in points)
-    places = [int(n) for n in points] if numeric else list(range(len(points)))
-    titles = [f"{s['concepts']} {plural(h)}" for h, s in first["sets"].items()]
-    how = "dashed" if numeric else "hollow"
-    fig, axes = panels(titles, axis, f"mean L1 ({how}: after the fine-tune)")
-    for ax, held in zip(axes, first["sets"], strict=True):
-        for method in (*SHOWN, CEILING):
-            ends = [p["sets"][held]["methods"].get(method) for p in points.values()]
-            if not all(ends):
-                continue
-            for when, style in (("before", "-"), ("after", "--")):
-                if method == CEILING and when == "before":
-                    continue
-                colour, ours = COLOURS[method][0], method == PREDICTION
-                ax.plot(
-                    places,
-                    [e[when]["l1"] for e in ends if e],
-                    ls=style if numeric else "none",
-                    color=colour,
-                    lw=2.6 if ours else 1.3,
-                    marker="o",
-                    ms=3 if numeric else 9 if ours else 6,
-                    mfc=colour if when == "before" or numeric else "white",
-                    label=method if when == "before" or method == CEILING else None,
-                )
-        if numeric:
-            ax.set_xscale("log", base=2)
-            ax.xaxis.set_minor_locator(NullLocator())
-        else:
-            ax.margins(x=0.2)
-        ax.set_xticks(places, [textwrap.fill(name, 12) for name in points])
-    save(fig, axes, path)
-
-
-def run_study(source: Path, name: str) -> int:
-    """Make, measure and draw all variants of a study; the exit status of a stage that fails."""
-    from pipelines.__main__ import main as command
-
-    study = load_study(name)
-    run = RunDir(str(source))
-    given = keys_of(run)
-    points: dict[str, Numbers] = {}
-    out = RunDir(str(ROOT / "tuning" / "results" / source.name))
-    with ray_session(load_config(merged(given, study.keys)), run):
-        for variant, own in study.variants.items():
-            slug = re.sub(r"[^a-z0-9]+", "-", variant.lower()).strip("-")
-            folder = source.parent / f"{source.name}-{name}-{slug}"
-            # last, so that no study can open the test set
-            words = merged(given, study.keys, own, VALIDATION, [f"run_dir={folder}"])
-            if not folder.exists():
-                shared = shared_stages(load_config(words), run)
-                log(f"study {name}, {variant}: shares {', '.join(shared)}")
-                branch(source, folder, shared)
-            for stage in STAGES[:-1]:  # all but the report
-                status = command([stage.name, *words])
-                if status:
-                    return status
-            points[variant] = measured(RunDir(str(folder)), [*study.keys, *own])
-            out.write_json(
-                f"{name}.json",
-                {
-                    "axis": study.axis,
-                    "split": "val",
-                    "machine": machine(),
-                    "order": list(points),
-                    "variants": points,
-                },
-            )
-    figure(study.axis, points, ROOT / "docs" / f"{source.name}-{name}.png")
-    print(table(points))
-    return 0
-
-
-def main(words: Sequence[str]) -> int:
-    if len(words) < 2:
-        print(__doc__, file=sys.stderr)
-        return 2
-    if "://" in words[0]:
-        print("tuning.study: branches are hard links: give a local RUN_DIR", file=sys.stderr)
-        return 2
-    try:
-        for name in words[1:]:
-            status = run_study(Path(words[0]), name)
-            if status:
-                return status
-    except (ConfigError, ArtifactError) as error:
-        print(f"tuning.study: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
