@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
@@ -108,7 +109,7 @@ def _table(summary: Mapping[str, Any], methods: Mapping[str, Numbers]) -> str:
             + "</tr>"
         )
     return (
-        '<div class="card scroll"><table class="nums"><thead><tr>'
+        '<div class="card scroll"><table class="nums wrap"><thead><tr>'
         + "".join(f"<th>{h}</th>" for h in heads)
         + f"</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
     )
@@ -138,7 +139,7 @@ def _reach(summary: Mapping[str, Any]) -> str:
                 cells.append("<td></td>" * 4)
                 continue
             at = found["at"]
-            sooner = f"<br><small>{found['sooner']:.1f} times sooner</small>" if at else ""
+            sooner = f"<br><small>{_times(found['sooner'])} sooner</small>" if at else ""
             cells.append(
                 f"<td>{found['score']:.{4 if score == 'l1' else 2}f}</td>"
                 f"<td>{duration(found['seconds'])}</td>"
@@ -154,6 +155,10 @@ def _reach(summary: Mapping[str, Any]) -> str:
         f"<tr><th></th>{top}</tr><tr><th></th>{heads * len(scores)}</tr></thead>"
         f"<tbody>{''.join(body)}</tbody></table></div>"
     )
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:,.0f} times" if ratio >= 100 else f"{ratio:.1f} times"
 
 
 def _adapting(summary: Mapping[str, Any]) -> list[str]:
@@ -201,13 +206,19 @@ def _plot(summary: Mapping[str, Any], colour: Mapping[str, str], ink: str, line:
             axes.set_xscale("symlog", base=2, linthresh=1)
             shown = [t for t in ticks if t in (0, 1, 2, 5, 10, 20, 50, 100, 200) or t == ticks[-1]]
             axes.set_xticks(shown, [str(t) for t in shown])
+            axes.set_xlim(left=-0.2)
         else:
             least = min(
                 (p["seconds"] for m in colour for p in summary["curves"][m] if p["seconds"]),
                 default=1,
             )
             axes.set_xscale("symlog", linthresh=least)
-            axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+            most = axes.get_xlim()[1]
+            decades = range(math.ceil(math.log10(least)), math.floor(math.log10(most)) + 1)
+            axes.set_xticks(
+                [0, *(10.0**d for d in decades)], ["0", *(f"{10.0**d:g}" for d in decades)]
+            )
+            axes.set_xlim(left=-0.05 * least)
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_ylim(bottom=0)
         axes.set_xlabel(label, color=ink)
@@ -338,7 +349,7 @@ def _grid(grid: Sequence[Numbers], methods: Sequence[str]) -> str:
         return '<p class="none">No concept has pictures of all methods.</p>'
     columns = _columns(methods)
     heads = "".join(
-        f"<th{' class=ours' if m == PREDICTION else ''}>{escape(t.lower() if t.isupper() else t)}"
+        f"<th{' class=ours' if m == PREDICTION else ''}>{escape(t.lower() if m == PREDICTION else t)}"
         f"<small>{escape(note)}</small></th>"
         for t, note, m, _ in columns
     )

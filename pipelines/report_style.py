@@ -87,6 +87,7 @@ header { display: grid; grid-template-columns: minmax(0, 1fr) auto; gap: 20px 48
 .nums td.text { text-align: left; white-space: normal }
 .nums thead th { border: 0; text-align: right; font-size: 12.5px; color: var(--faint);
   vertical-align: bottom }
+.nums.wrap thead th { white-space: normal; max-width: 9em }
 .nums thead th:first-child { text-align: left }
 .nums thead tr:first-child th[colspan] { text-align: center }
 .nums tr.ours { background: var(--tint) }
