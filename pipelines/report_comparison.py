@@ -330,7 +330,8 @@ def _columns(methods: Sequence[str]) -> list[tuple[str, str, str, When]]:
     if PREDICTION in methods:
         columns.append(("PREDICTION", "epoch 0", PREDICTION, "before"))
         columns.append(("PREDICTION", "fine-tuned", PREDICTION, "after"))
-    named = {"pix2pix-zero-distilled": "p2p-zero-dist."}
+    # short enough for a column; Pillow's font has no ²
+    named = {"pix2pix-zero-distilled": "p2p-zero-dist.", "E²GAN": "E2GAN"}
     columns += [
         (named.get(m, m), "fully trained", m, "after")
         for m in ("E²GAN", *BASELINES)
@@ -349,8 +350,9 @@ def _grid(grid: Sequence[Numbers], methods: Sequence[str]) -> str:
         return '<p class="none">No concept has pictures of all methods.</p>'
     columns = _columns(methods)
     heads = "".join(
-        f"<th{' class=ours' if m == PREDICTION else ''}>{escape(t.lower() if m == PREDICTION else t)}"
-        f"<small>{escape(note)}</small></th>"
+        f'<th class="ours">prediction<small>{note}</small></th>'
+        if m == PREDICTION
+        else f"<th>{escape(t)}<small>{note}</small></th>"
         for t, note, m, _ in columns
     )
     body = []
