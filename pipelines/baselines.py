@@ -11,7 +11,8 @@ from modeling.discriminator import DiscriminatorConfig
 from modeling.pix2pix_training import Pix2PixConfig, Pix2PixTraining
 from modeling.resnet_generator import ResNetGeneratorConfig
 from modeling.scratch_training import ScratchRecipe, ScratchTraining
-from pipelines.config import CoModGan, Config, Pix2Pix, Scratch, check_baseline
+from pipelines.config import CoModGan, Config, Pix2Pix, Scratch
+from pipelines.config_checks import check_baseline
 
 
 def make_baseline(

@@ -37,7 +37,8 @@ from pipelines.base import discriminator_config, translator_config
 from pipelines.baselines import make_baseline
 from pipelines.comparison_numbers import AS_LONG
 from pipelines.concepts import load_concepts
-from pipelines.config import BASELINES, Config, check_baseline
+from pipelines.config import BASELINES, Config
+from pipelines.config_checks import check_baseline
 from pipelines.contenders import IDENTITY, PREDICTION, SHUFFLED, Contenders
 from pipelines.fairness import check_alike, check_unseen
 from pipelines.gans import recipe as collection_recipe

@@ -190,6 +190,11 @@ def name_of(summary: Mapping[str, Any], score: str) -> str:
     return str({"fd": summary["frechet"], "kid": "KID", "l1": "L1"}[score])
 
 
+def in_order(summary: Mapping[str, Any], by_method: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """What belongs to each method, in the comparison's order: JSON on disk sorts keys."""
+    return [(m, by_method[m]) for m in summary["methods"] if m in by_method]
+
+
 def lines(summary: Mapping[str, Any]) -> list[str]:
     """The comparison in sentences, losses included."""
     table = summary["table"]
@@ -203,7 +208,7 @@ def lines(summary: Mapping[str, Any]) -> list[str]:
         f" {ours[score]['mean']:.2f} in {duration(ours['seconds'])}."
     ]
     ours_too = (PREDICTION, AS_LONG, IDENTITY)
-    others = {m: line for m, line in table["methods"].items() if m not in ours_too}
+    others = {m: line for m, line in in_order(summary, table["methods"]) if m not in ours_too}
     said = verdicts({m: line[f"{score}_against"] for m, line in others.items()})
     if said:
         out.append(f"There it {said}.")
@@ -226,7 +231,7 @@ def markdown(summary: Mapping[str, Any]) -> str:
         *("seconds", "trained weights", "TFLOP", "prediction better", "paper: FID, seconds"),
     ]
     body = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
-    for method, line in summary["table"]["methods"].items():
+    for method, line in in_order(summary, summary["table"]["methods"]):
         against = line.get(f"{score}_against")
         paper = PAPER.get(method)
         body.append(

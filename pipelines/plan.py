@@ -15,6 +15,7 @@ from typing import Any
 
 from modeling.cost import ANCHORS
 from pipelines import config as configuration
+from pipelines import config_checks
 from pipelines.config import Config, ConfigError
 from pipelines.plan_rates import Rates, assumed, edit_rate
 from pipelines.plan_rates import to_json as rates_to_json
@@ -295,7 +296,7 @@ def changed(config: Config, keys: dict[str, Any]) -> Config:
             place = place[section]
         place[last] = value
     other = configuration.from_dict(tree)
-    configuration.check(other)
+    config_checks.check(other)
     return other
 
 

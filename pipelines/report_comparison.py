@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from pipelines.artifacts import RunDir
-from pipelines.comparison_numbers import PAPER, lines, markdown, name_of
+from pipelines.comparison_numbers import PAPER, in_order, lines, markdown, name_of
 from pipelines.config import BASELINES
 from pipelines.contenders import IDENTITY, PREDICTION
 from pipelines.report_curves import COLOURS, INK, LINE, apart, for_page, stand_in, variable
@@ -84,7 +84,7 @@ def _table(summary: Mapping[str, Any], methods: Mapping[str, Numbers]) -> str:
         *("weights trained", "TFLOP", "prediction better on", "in the paper"),
     ]
     body = []
-    for method, line in methods.items():
+    for method, line in in_order(summary, methods):
         against = line.get(f"{score}_against")
         paper = PAPER.get(method, {})
         start = line[f"{score}_start"]
@@ -131,7 +131,7 @@ def _reach(summary: Mapping[str, Any]) -> str:
     top = "".join(f"<th colspan=4>{escape(name_of(summary, s))}</th>" for s in scores)
     heads = "<th>it ends at</th><th>after</th><th>prediction there</th><th>concepts</th>"
     body = []
-    for goal, by_score in summary["reach"].items():
+    for goal, by_score in in_order(summary, summary["reach"]):
         cells = []
         for score in scores:
             found = by_score[score]

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from modeling.concepts import plan_concepts
 from modeling.editors import make_editor
 from pipelines import config as configuration
+from pipelines import config_checks
 from pipelines.concepts import concept_spec
 from pipelines.config import Config, ConfigError, load_config
 
@@ -291,7 +292,7 @@ def test_a_saved_configuration_is_read_strictly() -> None:
 
 def test_every_bound_names_a_number_of_the_schema() -> None:
     config = Config()
-    for key in (*configuration.LEAST, *configuration.RATES, *configuration.FRACTIONS):
+    for key in (*config_checks.LEAST, *config_checks.RATES, *config_checks.FRACTIONS):
         value: Any = config
         for part in key.split("."):
             value = getattr(value, part)
@@ -299,4 +300,4 @@ def test_every_bound_names_a_number_of_the_schema() -> None:
 
 
 def test_the_schemas_own_defaults_pass() -> None:
-    configuration.check(Config())
+    config_checks.check(Config())

@@ -273,9 +273,12 @@ def test_the_real_stages_are_a_chain() -> None:
     for i, name in enumerate(names):
         assert stages.ancestors(name) == names[:i]
         beside = ["ranks"] if i <= names.index("base") else []
+        beside += ["compare"] if i <= names.index("generator") else []
         assert stages.followers([name]) == names[i:] + beside
     assert stages.ancestors("ranks") == ["concepts", "pairs", "base"]
     assert stages.followers(["ranks"]) == ["ranks"]
+    assert stages.ancestors("compare") == names[: names.index("generator") + 1]
+    assert stages.followers(["compare"]) == ["compare"]
     outputs = [o for s in BY_NAME.values() for o in s.outputs]
     assert len(outputs) == len(set(outputs))
     config = load_config(["preset=tiny"])

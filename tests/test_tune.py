@@ -15,9 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modeling.lora import AdaptedTranslator, Adapter, stack
+from modeling.target_families import frozen_target
 from modeling.text import TextEmbedding
 from modeling.training import to_unit, translate_all
-from modeling.translator import Translator, TranslatorConfig, frozen_translator
+from modeling.translator import Translator, TranslatorConfig
 from modeling.weight_generator import WeightGenerator
 from pipelines.__main__ import main
 from pipelines.artifacts import RunDir
@@ -232,7 +233,7 @@ def subject_of(translator: AdaptedTranslator, seed: int) -> Subject:
 def translator_of(rank: int) -> AdaptedTranslator:
     torch.manual_seed(0)
     shape = TranslatorConfig(width=8, downs=1, edge_kernel=3, heads=2, text_dim=8)
-    network = frozen_translator(shape)
+    network = frozen_target(shape)
     network.load_state_dict(Translator(shape).eval().freeze_statistics().state_dict())
     return AdaptedTranslator(network, rank, {}, 0)
 
