@@ -14,7 +14,7 @@ from pipelines.artifacts import RunDir
 from pipelines.comparison_numbers import PAPER, in_order, lines, markdown, name_of
 from pipelines.config import BASELINES
 from pipelines.contenders import IDENTITY, PREDICTION
-from pipelines.report_curves import COLOURS, INK, LINE, apart, for_page, stand_in, variable
+from pipelines.report_curves import COLOURS, INK, LINE, apart, for_page, plain, stand_in, variable
 from pipelines.report_numbers import Numbers, duration, plural
 from pipelines.report_page import ABOUT, picture_cell
 from pipelines.report_pictures import SOURCE, TRUTH, When, draw_png
@@ -223,12 +223,7 @@ def _plot(summary: Mapping[str, Any], colour: Mapping[str, str], ink: str, line:
         axes.set_ylim(bottom=0)
         axes.set_xlabel(label, color=ink)
         axes.set_title(f"{name}, lower is better", fontsize=10.5, color=ink, loc="left", pad=4)
-        axes.grid(axis="y", color=line, linewidth=1)
-        axes.set_axisbelow(True)
-        axes.tick_params(color=line, labelcolor=ink, length=0)
-        for side, spine in axes.spines.items():
-            spine.set_visible(side == "bottom")
-            spine.set_color(line)
+        plain(axes, ink, line)
         if index:
             low, high = axes.get_ylim()
             ends.sort()

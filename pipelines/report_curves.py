@@ -106,12 +106,7 @@ def _draw(axes: Any, methods: Mapping[str, Any], order: Sequence[str]) -> None:
     axes.margins(y=0.08)
     axes.set_xlabel("fine-tuning steps", color=INK)
     axes.set_title("mean L1, lower is better", fontsize=10.5, color=INK, loc="left", pad=4)
-    axes.grid(axis="y", color=LINE, linewidth=1)
-    axes.set_axisbelow(True)
-    axes.tick_params(color=LINE, labelcolor=INK, length=0)
-    for side, spine in axes.spines.items():
-        spine.set_visible(side == "bottom")
-        spine.set_color(LINE)
+    plain(axes, INK, LINE)
     low, high = axes.get_ylim()
     for (_, method), y in zip(sorted(ends), apart(sorted(ends), low, high), strict=True):
         axes.annotate(
@@ -124,6 +119,16 @@ def _draw(axes: Any, methods: Mapping[str, Any], order: Sequence[str]) -> None:
             color=stand_in(order.index(method)),
             fontweight="bold" if method == PREDICTION else "normal",
         )
+
+
+def plain(axes: Any, ink: str, line: str) -> None:
+    """Faint horizontal rules and a bottom line, nothing else; ink, line: colours."""
+    axes.grid(axis="y", color=line, linewidth=1)
+    axes.set_axisbelow(True)
+    axes.tick_params(color=line, labelcolor=ink, length=0)
+    for side, spine in axes.spines.items():
+        spine.set_visible(side == "bottom")
+        spine.set_color(line)
 
 
 def apart(ends: Sequence[tuple[float, str]], low: float, high: float) -> list[float]:
