@@ -138,11 +138,12 @@ def test_nothing_held_out_was_trained_on(run: RunDir) -> None:
     paraphrases = {c.concept_id for c in concepts if c.origin == "paraphrased"}
     train = {c.concept_id for c in concepts if c.split == "train" and c.adapter} - paraphrases
     paired = {c.concept_id for c in concepts if not c.adapter} - paraphrases
-    assert len(heldout) == 3 and len(train) == 15 and len(paired) == 2 + 4
-    assert {f.split("/")[1] for f in run.files("adapters")} == train
+    (validation,) = (c.concept_id for c in concepts if c.split == "val")
+    assert len(heldout) == 3 and len(train) == 14 and len(paired) == 2 + 4
+    assert {f.split("/")[1] for f in run.files("adapters")} == {*train, validation}
     blocks = pq.read_table(f"{run.uri}/weights/blocks")
-    assert set(blocks["concept_id"].to_pylist()) == train
-    assert set(blocks["split"].to_pylist()) == {"train"}
+    splits = dict(zip(*(blocks[k].to_pylist() for k in ("concept_id", "split")), strict=True))
+    assert splits == {**dict.fromkeys(train, "train"), validation: "val"}
     assert set(run.read_json("base/base.json")["concepts"]) <= train
     assert {f.split("/")[1] for f in run.files("adapted")} == heldout
 
@@ -222,6 +223,8 @@ def test_blocks_are_the_adapters_and_invert_exactly(run: RunDir) -> None:
         assert back.keys() == adapter.keys()
         assert all(torch.equal(back[k], adapter[k]) for k in adapter)
     sums = NormalisationSums.empty(layout)
+    training = torch.tensor([split == "train" for split in table["split"].to_pylist()])
+    blocks = blocks[training]  # a validation concept's adapter is none of the generator's
     sums.add(blocks)
     again = sums.finish(layout, "element")
     torch.testing.assert_close(again.apply(blocks), normalisation.apply(blocks))
@@ -515,7 +518,7 @@ def test_more_concepts_than_there_are_is_refused(
 ) -> None:
     words = finished.copy(tmp_path / "run")
     assert main(["weights", *words, "redo=[weights]", "weights.concepts=99"]) == 2
-    assert "weights.concepts=99: only 15 concepts have an adapter" in capsys.readouterr().err
+    assert "weights.concepts=99: only 14 concepts have an adapter" in capsys.readouterr().err
 
 
 # How the weight generator is fed
@@ -529,8 +532,9 @@ def test_cached_batches_are_a_share_of_one_global_order(run: RunDir, ray: None) 
 
     ids, blocks = load_blocks(run, "train")
     own = dict(zip(ids, blocks, strict=True))
-    shard = ray.data.read_parquet(f"{run.uri}/weights/blocks").iterator()
-    order = batch_order(15, 6, 8, 3)
+    rows = ray.data.read_parquet(f"{run.uri}/weights/blocks")
+    shard = rows.filter(expr="split == 'train'").iterator()
+    order = batch_order(14, 6, 8, 3)
     for rank in (0, 1):
         batches = list(cached_batches(shard, 6, 4, 3, 0, rank, 2))
         for step, batch in enumerate(batches):
@@ -549,10 +553,11 @@ def test_streamed_batches_see_every_row_in_an_epoch(run: RunDir, ray: None) -> N
 
     ids, blocks = load_blocks(run, "train")
     own = dict(zip(ids, blocks, strict=True))
-    shard = ray.data.read_parquet(f"{run.uri}/weights/blocks").iterator()
-    batches = list(streamed_batches(shard, 8, 5, 0, 1))
+    rows = ray.data.read_parquet(f"{run.uri}/weights/blocks")
+    shard = rows.filter(expr="split == 'train'").iterator()
+    batches = list(streamed_batches(shard, 8, 7, 0, 1))
     assert len(batches) == 7
-    for epoch in (batches[:3], batches[3:6]):
+    for epoch in (batches[:2], batches[2:4]):
         assert sorted(i for b in epoch for i in b.concept_ids) == sorted(ids)
     for batch in batches:
         assert all(torch.equal(b, own[i]) for i, b in zip(*batch, strict=True))
