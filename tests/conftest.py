@@ -64,7 +64,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     words = ["preset=tiny", "base.steps=30", "gans.steps=20", "gans.concepts_per_batch=1"]
     words += ["repeats=2", "rival.train=true", "evaluate.weights_only=true"]
     words += ["evaluate.scratch_steps=10", "evaluate.scratch_concepts=1"]
-    words += ["evaluate.continued=true"]
+    words += ["evaluate.continued=true", "concepts.val_atoms=1"]
     command = ["run", *words, f"run_dir={folder}"]
     outputs = []
     steps: list[dict[str, int]] = [{}, {}]

@@ -25,6 +25,7 @@ from pipelines.artifacts import RunDir
 from pipelines.base import load_base
 from pipelines.concepts import load_concepts, load_text
 from pipelines.config import ConfigError, load_config
+from pipelines.contenders import PREDICTION
 from pipelines.gans import load_adapter
 from pipelines.generator import generator_config
 from pipelines.judging import Judge
@@ -62,6 +63,13 @@ overfit: {concepts: [art], points: 4}
 seeds: 1
 space: {generator.lr: [0.01, 0.003, 0.001, 0.0001]}
 keys: [generator.blocks_per_concept=0, generator.batch=1, generator.steps=8]
+"""
+
+TIMES = """
+axis: t
+why: a test
+keys: [rival.train=false, repeats=1, evaluate.weights_only=false, evaluate.controls=[ridge]]
+space: {adapt.t: [999, 900]}
 """
 
 
@@ -166,6 +174,43 @@ def test_asha_stops_trials_and_says_which(studied: Studied, tmp_path: Path) -> N
     ends = {v: (p["finished"], p["stopped"]) for v, p in summary["variants"].items()}
     assert len(ends) == 4 and all(sum(e) == 1 for e in ends.values())
     assert 1 <= sum(stopped for _, stopped in ends.values()) < 4
+
+
+def test_a_run_trial_branches_the_run_and_is_scored_on_validation_concepts(
+    finished: Finished, tmp_path: Path
+) -> None:
+    finished.copy(tmp_path / "run")
+    before = written_markers(tmp_path / "run")
+    (tmp_path / "times.yaml").write_text(TIMES)
+    assert main(["tune", f"study={tmp_path / 'times.yaml'}", f"run_dir={tmp_path / 'run'}"]) == 0
+    run = RunDir(str(tmp_path / "run"))
+    summary = run.read_json("tuning/times/summary.json")
+    assert summary["failed"] == [] and len(summary["order"]) == 2
+    rows = run.read_table("tuning/times/trials.parquet").to_pylist()
+    (validation,) = [c for c in load_concepts(run) if c.split == "val"]
+    assert {r["concept_id"] for r in rows} == {validation.concept_id}
+    first, second = (
+        {
+            (r["method"], r["step"]): r["l1"]
+            for r in rows
+            if r["variant"] == v and r["method"] in ("ridge", PREDICTION)
+        }
+        for v in summary["order"]
+    )
+    # t is the prediction's alone, and changes what it draws
+    assert first["ridge", 0] == second["ridge", 0]
+    assert first[PREDICTION, 0] != second[PREDICTION, 0]
+    # the generator was shared, as hard links; the run itself was not touched
+    branches = sorted(p for p in tmp_path.glob("run-times-*") if p.is_dir())
+    assert len(branches) == 2
+    for branch in branches:
+        linked = branch / "generator/ema.safetensors"
+        assert linked.samefile(tmp_path / "run/generator/ema.safetensors")
+    assert written_markers(tmp_path / "run") == before
+
+
+def written_markers(folder: Path) -> dict[str, int]:
+    return {p.name: p.stat().st_mtime_ns for p in folder.glob("stages/*.json")}
 
 
 def test_impossible_studies_are_refused_before_any_trial(
