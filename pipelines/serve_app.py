@@ -21,7 +21,7 @@ import numpy as np
 from fastapi import FastAPI, Form, HTTPException, Query, Request, Response, UploadFile
 from fastapi import Path as InPath
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, JSONResponse
+from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
 from PIL import Image, UnidentifiedImageError
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -131,6 +131,10 @@ def make_app(limits: Limits, backend: Backend, keys: Sequence[str] = (), copy: s
         title="denoised-weights",
         version=_version(),
         description="Text → LoRA adapter of an image-to-image GAN; text + image → edited image.",
+        responses={
+            400: _error("The body cannot be read"),
+            401: _error("A key is needed"),
+        },
     )
     counts = Counts(copy)
     # the last added sees a request first
@@ -254,9 +258,13 @@ def make_app(limits: Limits, backend: Backend, keys: Sequence[str] = (), copy: s
             raise HTTPException(503, "the models do not answer", RETRY) from error
         return {"status": "ok", "version": app.version, **about}
 
-    @app.get("/metrics", summary="Requests and their seconds, for Prometheus")
+    @app.get(
+        "/metrics",
+        summary="Requests and their seconds, for Prometheus",
+        response_class=PlainTextResponse,
+    )
     async def metrics() -> Response:
-        return Response(counts.text(), media_type="text/plain; version=0.0.4")
+        return PlainTextResponse(counts.text(), media_type="text/plain; version=0.0.4")
 
     def adapter_reply(made: Files, request: Request, format: str | None, begun: float) -> Response:
         zipped = format == "zip" or (format is None and ZIP in request.headers.get("accept", ""))
@@ -345,7 +353,7 @@ def make_app(limits: Limits, backend: Backend, keys: Sequence[str] = (), copy: s
         ] = None,
     ) -> Response:
         if (form.concept is None) == (form.adapter is None):
-            raise HTTPException(422, "give either concept or adapter")
+            raise _wrong("concept", "give either concept or adapter")
         picture = await _picture(form.image, limits)
         if form.adapter is not None:
             edited, name = await backend.translate(picture, _known(form.adapter, limits))
@@ -373,9 +381,9 @@ def make_app(limits: Limits, backend: Backend, keys: Sequence[str] = (), copy: s
         form: Annotated[Finetune, Form(media_type="multipart/form-data")],
     ) -> JSONResponse:
         if len(form.sources) != len(form.edits):
-            raise HTTPException(422, "sources and edits must be equally many")
+            raise _wrong("edits", "sources and edits must be equally many")
         if bool(form.editor) == bool(form.sources):
-            raise HTTPException(422, "give either editor, or sources and edits")
+            raise _wrong("editor", "give either editor, or sources and edits")
         ask = Concept(concept=form.concept, seed=form.seed, t=form.t, steps=form.steps).ask()
         wanted = finetune_request.Request(
             **vars(ask), train_steps=form.train_steps, editor=form.editor, images=form.images
@@ -487,13 +495,22 @@ def _decode(data: bytes, limits: Limits) -> np.ndarray:
     except UnidentifiedImageError as error:
         raise HTTPException(415, f"not an image of type {', '.join(IMAGE_FORMATS)}") from error
     except Exception as error:  # Pillow's decoders raise a dozen types on corrupt input
-        raise HTTPException(422, "the image is damaged") from error
+        raise _wrong("image", "the image is damaged") from error
     if width * height > limits.max_pixels:
-        raise HTTPException(422, f"{width} × {height} pixels: over {limits.max_pixels}")
+        raise _wrong("image", f"{width} × {height} pixels: over {limits.max_pixels}")
     try:
         return decode_image(data, limits.size)
     except ImageError as error:
-        raise HTTPException(422, "the image is damaged") from error
+        raise _wrong("image", "the image is damaged") from error
+
+
+def _wrong(field: str, message: str) -> HTTPException:
+    """422 in the form of FastAPI's own."""
+    return HTTPException(422, _detail(field, message))
+
+
+def _detail(field: str, message: str) -> list[dict[str, Any]]:
+    return [{"loc": ["body", field], "msg": message, "type": "value_error"}]
 
 
 def _body_limit(path: str, limits: Limits) -> int:
@@ -520,7 +537,8 @@ def _told(status: int) -> Any:
     async def handler(request: Request, error: Exception) -> JSONResponse:
         # an error that came through Ray is of a type made of two; its text is a traceback
         cause = getattr(error, "cause", None) or error
-        return JSONResponse({"detail": str(cause)}, status, RETRY if status == 503 else None)
+        detail: Any = _detail("editor", str(cause)) if status == 422 else str(cause)
+        return JSONResponse({"detail": detail}, status, RETRY if status == 503 else None)
 
     return handler
 

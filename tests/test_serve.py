@@ -7,7 +7,10 @@ import base64
 import io
 import json
 import os
+import re
+import shutil
 import socket
+import subprocess
 import time
 import zipfile
 from collections.abc import Iterator
@@ -382,6 +385,29 @@ def test_fine_tunes_wait_are_turned_away_and_cancelled(url: str, run: RunDir) ->
     ended = [finished_job(url, r) for r in replies[:2]]
     assert [e["status"] for e in ended] == ["cancelled", "cancelled"]
     assert httpx.get(f"{url}/v1/finetunes/{'0' * 16}", timeout=60).status_code == 404
+
+
+@pytest.mark.skipif(not shutil.which("chromium"), reason="needs the system package chromium")
+def test_the_page_in_a_browser(url: str, run: RunDir, tmp_path: Path) -> None:
+    """An avatar, its edit by predicted weights, and after a fine-tune."""
+    concept = next(c.text for c in load_concepts(run) if c.families == ("background",))
+    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic"]
+    command += ["--no-first-run", "--disable-background-networking", "--disable-sync"]
+    command += [f"--user-data-dir={tmp_path}", "--virtual-time-budget=60000", "--dump-dom"]
+    command.append(f"{url}/?concept={quote(concept)}&tune=1")
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=True)
+    page = done.stdout
+
+    def inside(tag: str, name: str) -> str:
+        found = re.search(rf'<{tag}[^>]*id="{name}"[^>]*>([^<]*)', page)
+        assert found, (name, page[-3000:], done.stderr[-2000:])
+        return found[0]
+
+    assert 'src="blob:' in inside("img", "before")
+    assert 'src="blob:' in inside("img", "predicted") and " s" in inside("small", "predicted-says")
+    assert 'src="blob:' in inside("img", "tuned"), inside("div", "message")
+    assert "L1 0." in inside("small", "tuned-says")
+    assert inside("div", "message").endswith(">")
 
 
 def test_metrics_count_by_route(url: str) -> None:

@@ -1,4 +1,4 @@
-"""The service under load while its parts die or are replaced: only deliberate 503s, nothing lost."""
+"""The service under load while its parts die or are replaced: only 503s, and nothing lost."""
 
 from __future__ import annotations
 
