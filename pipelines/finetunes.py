@@ -9,7 +9,6 @@ replica that took it in, and its adapter every restart.
 from __future__ import annotations
 
 import time
-import uuid
 from typing import Any
 
 import numpy as np
@@ -98,10 +97,13 @@ def _concept(request: Request) -> Concept:
 
 
 def accept(
-    run: RunDir, request: Request, pairs: list[tuple[np.ndarray, np.ndarray]], start: Loaded
-) -> str:
-    """Store a job; returns its name. pairs: uint8 [S, S, 3] each, none with an editor."""
-    job = uuid.uuid4().hex[:16]
+    run: RunDir,
+    job: str,
+    request: Request,
+    pairs: list[tuple[np.ndarray, np.ndarray]],
+    start: Loaded,
+) -> None:
+    """Store a job. pairs: uint8 [S, S, 3] each, none with an editor."""
     if pairs:
         rows = [{"source": encode_png(a), "edited": encode_png(b)} for a, b in pairs]
         run.write_table(f"{folder(job)}/{PAIRS}", pa.Table.from_pylist(rows, PAIR))
@@ -109,7 +111,6 @@ def accept(
     run.write(f"{folder(job)}/{START}", save({k: v.contiguous() for k, v in tensors.items()}))
     # last: with it the job is there
     run.write_json(f"{folder(job)}/{REQUEST}", {**vars(request), "accepted": time.time()})
-    return job
 
 
 def start_of(run: RunDir, job: str) -> tuple[Adapter, torch.Tensor]:

@@ -9,6 +9,7 @@ Nothing that a client sends is opened as a path or a URL, and no error text repe
 import asyncio
 import io
 import time
+import uuid
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -113,8 +114,12 @@ class Backend(Protocol):
         """concept_id, text and cosine of the nearest training concepts."""
 
     async def submit(
-        self, request: finetune_request.Request, pairs: list[tuple[np.ndarray, np.ndarray]]
-    ) -> str: ...
+        self,
+        job: str,
+        request: finetune_request.Request,
+        pairs: list[tuple[np.ndarray, np.ndarray]],
+    ) -> None:
+        """job: a new name, 16 hexadecimal digits."""
 
     async def status(self, job: str) -> dict[str, Any]: ...
 
@@ -392,7 +397,8 @@ def make_app(limits: Limits, backend: Backend, keys: Sequence[str] = (), copy: s
         for files in zip(form.sources, form.edits, strict=True):
             source, edit = [await _picture(file, limits) for file in files]
             pairs.append((source, edit))
-        job = await _current(backend.submit(wanted, pairs))
+        job = uuid.uuid4().hex[:16]
+        await _current(backend.submit(job, wanted, pairs))
         told = await backend.status(job)
         return JSONResponse(told, 202, {"Location": f"/v1/finetunes/{job}"})
 

@@ -14,7 +14,7 @@ import asyncio
 import contextvars
 import threading
 from collections import OrderedDict
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 import numpy as np
@@ -41,6 +41,8 @@ from pipelines.serving import (
 )
 
 Result = TypeVar("Result")
+ATTEMPTS = 6
+"""Of a call whose copy dies; the last comes 3 s after the first."""
 TEXT, WEIGHTS, TRANSLATOR, FINETUNES = "Text", "Weights", "Translator", "Finetunes"
 
 
@@ -51,6 +53,21 @@ async def in_one_batch(call: Coroutine[Any, Any, Result]) -> Result:
     has none.
     """
     return await asyncio.create_task(call, context=contextvars.Context())
+
+
+async def answered(call: Callable[[], Awaitable[Result]]) -> Result:
+    """Await a call of another part, again if the copy that had it died: none changes anything.
+
+    BusyError if it died each time.
+    """
+    from ray.exceptions import RayActorError
+
+    for attempt in range(ATTEMPTS):
+        try:
+            return await call()
+        except RayActorError:
+            await asyncio.sleep(0.1 * 2**attempt)
+    raise BusyError("a part of the service is being started again")
 
 
 def check_model(run: RunDir, deployed: str, found: str) -> None:
@@ -111,7 +128,7 @@ class Weights:
     async def about(self) -> dict[str, Any]:
         """What is being served; also waits until the text encoder answers."""
         if not self.text_checked:
-            self.part.check_text(await self.text.dim.remote())
+            self.part.check_text(await answered(lambda: self.text.dim.remote()))
             self.text_checked = True
         return self.part.about()
 
@@ -133,7 +150,7 @@ class Weights:
             loaded = await asyncio.to_thread(self.part.read, job_of(name))
         else:
             ask = ask_of(name, self.part.digests["model"])
-            embedding = await self.text.encode.remote(ask.concept)
+            embedding = await answered(lambda: self.text.encode.remote(ask.concept))
             made: Any = await self._predict((ask, embedding))  # type: ignore[arg-type]
             if isinstance(made, AdapterError):
                 raise made
@@ -170,7 +187,7 @@ class Translator:
         torch.zeros(1, device=self.part.device).add(1).item()
 
     async def merge(self, name: str) -> Merged:
-        loaded = await self.weights.load.remote(name)
+        loaded = await answered(lambda: self.weights.load.remote(name))
         return await asyncio.to_thread(self.part.merge, loaded)
 
     async def merged(self, name: str) -> Merged:
@@ -246,18 +263,25 @@ class Finetunes:
                 finetunes.end(self.run, job, FAILED, error="its worker died")
         await asyncio.to_thread(finetunes.forget, self.run, self.config.serve.finetunes_kept)
 
-    async def submit(self, request: Request, pairs: list[tuple[np.ndarray, np.ndarray]]) -> str:
-        """The job's name; FinetuneError if it cannot be done, BusyError if too many wait."""
+    async def submit(
+        self, job: str, request: Request, pairs: list[tuple[np.ndarray, np.ndarray]]
+    ) -> None:
+        """FinetuneError if it cannot be done, BusyError if too many wait.
+
+        job: a name that nobody had before; asking for it once more changes nothing.
+        """
         await self._recover()
         s = self.config.serve
+        stored = await asyncio.to_thread(finetunes.status, self.run, job)
+        if job in self.working or stored:
+            return
         if len(self.working) >= s.finetunes + s.finetunes_waiting:
             raise BusyError("too many fine-tunes wait")
         finetunes.check(self.config, request)
         ask = Ask(request.concept, request.seed, request.t, request.steps)
-        start = await self.weights.load.remote(name_of(ask, ""))
-        job = await asyncio.to_thread(finetunes.accept, self.run, request, pairs, start)
+        start = await answered(lambda: self.weights.load.remote(name_of(ask, "")))
+        await asyncio.to_thread(finetunes.accept, self.run, job, request, pairs, start)
         self._start(job)
-        return job
 
     async def status(self, job: str) -> dict[str, Any]:
         """UnknownAdapterError for no such job."""
@@ -284,26 +308,26 @@ class RayBackend:
         self.translator, self.finetunes = get(TRANSLATOR), get(FINETUNES)
 
     async def about(self) -> dict[str, Any]:
-        return dict(await self.weights.about.remote())
+        return await answered(lambda: self.weights.about.remote())
 
     async def files(self, name: str) -> AdapterFiles:
-        made: AdapterFiles = await self.weights.files.remote(name)
-        return made
+        return await answered(lambda: self.weights.files.remote(name))
 
     async def translate(self, picture: np.ndarray, name: str) -> tuple[np.ndarray, str]:
         # to a copy that has this adapter, if there is one
         handle = self.translator.options(multiplexed_model_id=name)
-        picture, name = await handle.translate.remote(picture, name)
-        return picture, name
+        return await answered(lambda: handle.translate.remote(picture, name))
 
     async def nearest(self, text: str, count: int) -> list[Near]:
-        return list(await self.text.nearest.remote(text, count))
+        return await answered(lambda: self.text.nearest.remote(text, count))
 
-    async def submit(self, request: Request, pairs: list[tuple[np.ndarray, np.ndarray]]) -> str:
-        return str(await self.finetunes.submit.remote(request, pairs))
+    async def submit(
+        self, job: str, request: Request, pairs: list[tuple[np.ndarray, np.ndarray]]
+    ) -> None:
+        await answered(lambda: self.finetunes.submit.remote(job, request, pairs))
 
     async def status(self, job: str) -> dict[str, Any]:
-        return dict(await self.finetunes.status.remote(job))
+        return await answered(lambda: self.finetunes.status.remote(job))
 
     async def cancel(self, job: str) -> dict[str, Any]:
-        return dict(await self.finetunes.cancel.remote(job))
+        return await answered(lambda: self.finetunes.cancel.remote(job))

@@ -490,8 +490,8 @@ class Fake:
     async def nearest(self, text: str, count: int) -> list[tuple[str, str, float]]:
         return [("id", text, 1.0)] * count
 
-    async def submit(self, request: Any, pairs: Any) -> str:
-        return "0" * 16
+    async def submit(self, job: str, request: Any, pairs: Any) -> None:
+        return None
 
     async def status(self, job: str) -> dict[str, Any]:
         return {"id": job, "status": "queued"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import threading
 import time
@@ -94,7 +95,10 @@ def copies(part: str) -> set[int]:
     found = set()
     for process in psutil.process_iter(["cmdline", "status"]):
         words = process.info["cmdline"] or [""]
-        if f":{part}:" in words[0].replace("#", ":") and process.info["status"] != "zombie":
+        if (
+            re.match(rf"ray::ServeReplica:[^:]*:{part}\b", words[0])
+            and process.info["status"] != "zombie"
+        ):
             found.add(process.pid)
     return found
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import socket
 import statistics
 import sys
@@ -124,8 +125,9 @@ def memory() -> dict[str, float]:
     out: Counter[str] = Counter()
     for process in psutil.process_iter(["cmdline"]):
         words = process.info["cmdline"] or [""]
-        if words[0].startswith("ray::Serve") or words[0].startswith("ray::Proxy"):
-            name = words[0].split(":")[-2] if "#" not in words[0] else words[0].split("#")[1]
+        found = re.match(r"ray::(?:ServeReplica:[^:]*:(\w+)|(Proxy\w*|ServeController))", words[0])
+        if found:
+            name = found[1] or found[2]
             try:
                 out[name] += process.memory_full_info().uss / 2**20
             except psutil.NoSuchProcess:
