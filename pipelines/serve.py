@@ -29,6 +29,7 @@ from pipelines.session import ray_session
 from pipelines.stages import StageError, finished, made_with
 
 APP = "denoised-weights"
+DRAIN_SECONDS = 5.0
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -165,6 +166,9 @@ def application(config: Config, run: RunDir) -> Any:
         name="Api",
         max_queued_requests=s.max_queued,
         backpressure_config=BackpressureConfig(status_code=503, retry_after_s=1),
+        # until the proxies of a busy machine have heard that a copy is going: what they still send
+        # it would fail, and unlike other parts' calls nobody would make it again
+        graceful_shutdown_wait_loop_s=DRAIN_SECONDS,
         **_copies(s.api, s.max_ongoing),
     )
     return api.bind(text, weights, translator, finetunes)

@@ -67,7 +67,8 @@ class Load:
                     reply = http.post(
                         "/v1/translate", data=fields, files={"image": ("x", self.picture)}
                     )
-                    self.statuses[reply.status_code] += 1
+                    told = "" if reply.status_code in (200, 503) else reply.text[:300]
+                    self.statuses[f"{reply.status_code} {told}" if told else reply.status_code] += 1
                 except httpx.HTTPError as error:
                     self.statuses[f"{type(error).__name__}: {error}"] += 1
 
