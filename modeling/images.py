@@ -30,6 +30,15 @@ def encode_png(image: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
+def encode_jpeg(image: np.ndarray, quality: int = 92) -> bytes:
+    """Encode a uint8 [H, W, 3] array as JPEG bytes, colours at full resolution."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(image)).save(
+        buffer, format="JPEG", quality=quality, subsampling=0
+    )
+    return buffer.getvalue()
+
+
 def decode_image(data: bytes, size: int | None = None) -> np.ndarray:
     """Decode an encoded image into uint8 RGB [H, W, 3].
 

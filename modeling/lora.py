@@ -161,7 +161,13 @@ class AdaptedTranslator:
         self, adapter: Mapping[str, Tensor], x: Tensor, tokens: Tensor, mask: Tensor
     ) -> Tensor:
         """One adapter: x [B, 3, H, W], tokens [L, D], mask [L] → [B, 3, H, W]."""
-        return functional_call(self.network, self.merge(adapter), (x, tokens[None], mask[None]))
+        return self.apply(self.merge(adapter), x, tokens, mask)
+
+    def apply(
+        self, merged: Mapping[str, Tensor], x: Tensor, tokens: Tensor, mask: Tensor
+    ) -> Tensor:
+        """The same with what `merge` returned, for an adapter that is used again and again."""
+        return functional_call(self.network, dict(merged), (x, tokens[None], mask[None]))
 
     def translate(
         self, adapters: Mapping[str, Tensor], x: Tensor, tokens: Tensor, mask: Tensor

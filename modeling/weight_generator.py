@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Literal, NamedTuple, get_args
@@ -234,6 +234,14 @@ def denoising_loss(
     return (error * weights).sum() / (weights.sum() * x0.shape[0])
 
 
+def draw_noise(config: GeneratorConfig, seeds: Sequence[int]) -> Tensor:
+    """Standard Gaussian [B, N, b] on the CPU; each seed's is the same whatever the others are."""
+    shape = (config.n_blocks, config.block_size)
+    return torch.stack(
+        [torch.randn(shape, generator=torch.Generator().manual_seed(s)) for s in seeds]
+    )
+
+
 def predict_blocks(
     model: nn.Module,
     schedule: NoiseSchedule,
@@ -273,8 +281,7 @@ def predict_blocks(
     shape = (text.tokens.shape[0], config.n_blocks, config.block_size)
     if noise is None:
         assert seed is not None
-        draw = torch.randn(shape[1:], generator=torch.Generator().manual_seed(seed))
-        noise = draw.to(device).expand(shape)
+        noise = draw_noise(config, [seed]).to(device).expand(shape)
     elif noise.shape != shape:
         raise GeneratorError(f"noise has shape {tuple(noise.shape)}, expected {shape}")
     indices = torch.arange(config.n_blocks, device=device)

@@ -562,21 +562,63 @@ class Report:
 
 
 @dataclass
+class Replicas:
+    """How many copies of one part of the service run, and what each of them takes."""
+
+    least: int = 1
+    most: int = 1
+    """More than `least` lets Serve add copies while requests wait, and take them away again."""
+    cpus: float = 1.0
+    gpus: float = 0.0
+    batch: int = 8
+    """Requests worked on together at most."""
+    wait_ms: float = 2.0
+    """How long a first request waits for others to come with it."""
+
+
+@dataclass
+class LightReplicas(Replicas):
+    """Parts that need less than a core."""
+
+    cpus: float = 0.5
+    batch: int = 32
+
+
+@dataclass
 class Serve:
     host: str = "127.0.0.1"
     port: int = 8000
+    require_key: bool = False
+    """Whether clients must send one of the keys in $DENOISED_WEIGHTS_API_KEYS."""
     max_text: int = 200
     """Characters of a concept's text."""
     max_image_bytes: int = 4_000_000
     max_pixels: int = 25_000_000
     """Of an uploaded image, once decoded."""
-    max_ongoing: int = 8
-    """Requests worked on at once; further ones wait."""
+    max_upload_bytes: int = 64_000_000
+    """Of all pictures of a fine-tune."""
+    max_steps: int = 50
+    """Evaluations of the weight generator for one adapter."""
+    max_ongoing: int = 32
+    """Requests worked on at once by a copy of the HTTP part; further ones wait."""
     max_queued: int = 64
     """Requests that wait, per proxy; further ones get 503."""
     timeout_s: float = 60.0
     cache: int = 64
-    """Predicted adapters kept in memory."""
+    """Adapters that a translator keeps merged, and a weight generator as tensors."""
+    max_pairs: int = 64
+    """Of an uploaded fine-tune."""
+    max_finetune_steps: int = 500
+    finetunes: int = 1
+    """Fine-tunes that run at once."""
+    finetunes_waiting: int = 8
+    """Fine-tunes that wait; further ones get 503."""
+    finetunes_kept: int = 100
+    """Fine-tunes whose files are kept; the oldest go first."""
+    api: LightReplicas = field(default_factory=LightReplicas)
+    text: LightReplicas = field(default_factory=LightReplicas)
+    weights: Replicas = field(default_factory=Replicas)
+    translator: Replicas = field(default_factory=Replicas)
 
 
 @dataclass

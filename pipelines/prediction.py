@@ -8,7 +8,7 @@ import torch
 
 from modeling.lora import Adapter
 from modeling.text import TextEmbedding
-from modeling.weight_generator import TextBatch, WeightGenerator, predict_blocks
+from modeling.weight_generator import TextBatch, WeightGenerator, draw_noise, predict_blocks
 from pipelines.artifacts import RunDir
 from pipelines.config import Adapt
 from pipelines.generator import text_batch
@@ -27,27 +27,36 @@ class Decoder:
         self,
         generator: WeightGenerator,
         embeddings: Sequence[TextEmbedding],
-        seed: int,
+        seed: int | Sequence[int],
         t: int | None = None,
+        steps: int | None = None,
     ) -> list[Adapter]:
         """One adapter per text, by the configured sampler; equal arguments give equal weights.
 
-        t: the time step of the prediction, the configured one by default.
+        seed: of the noise, one for all or one for each. t: the time step of the prediction, the
+        configured one by default. steps: 1 for direct recovery, more for DDIM; as configured by
+        default.
         """
+        seeds = [seed] * len(embeddings) if isinstance(seed, int) else seed
+        steps = self.steps if steps is None else steps
         text = text_batch(list(embeddings))
         blocks = predict_blocks(
             generator,
             generator.config.noise_schedule(),
             TextBatch(*(v.to(self.device) for v in text)),
             self.adapt.t if t is None else t,
-            seed=seed,
-            # config.check allows no other sampler; OmegaConf has no Literal
-            method=self.adapt.sampler,  # type: ignore[arg-type]
-            ddim_steps=self.adapt.ddim_steps,
+            noise=draw_noise(generator.config, seeds).to(self.device),
+            method="one_step" if steps == 1 else "ddim",
+            ddim_steps=steps,
             mask_w=self.layout.mask.to(self.device),
         )
         stacked = self.decode(blocks)
         return [{k: v[i] for k, v in stacked.items()} for i in range(len(embeddings))]
+
+    @property
+    def steps(self) -> int:
+        """Evaluations of the weight generator, as configured; 1 is direct recovery."""
+        return self.adapt.ddim_steps if self.adapt.sampler == "ddim" else 1
 
     def decode(self, blocks: torch.Tensor) -> Adapter:
         """Normalised blocks [..., N, b] → an adapter's tensors, [...] in front of each."""

@@ -1,55 +1,36 @@
 """Command `serve`: text → adapter and text + image → image over HTTP, by Ray Serve.
 
-Two deployments: `Api`, the ingress (pipelines/serve_app.py), and behind it `Model`, which holds
-base, text encoder and weight generator of one run directory. `denoised-weights serve run_dir=…`
-starts them on a local Ray; `serve deploy cluster/serve.yaml` on a cluster, through `build`.
+The routes are pipelines/serve_app.py's, the models behind them pipelines/serve_models.py's.
+`denoised-weights serve run_dir=…` starts them on a local Ray; `serve deploy cluster/serve.yaml` on
+a cluster, through `build`.
 
-Ray's token does not guard the HTTP port: whoever reaches it may use the service. It listens on
-127.0.0.1 unless told otherwise.
+Ray's token does not guard the HTTP port: whoever reaches it may use the service, unless
+serve.require_key asks for a key. It listens on 127.0.0.1 unless told otherwise.
 """
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import socket
-import threading
 import time
 from dataclasses import replace
-from functools import lru_cache
 from typing import Any
 
-import numpy as np
-import torch
-
-from modeling.lora import CONFIG_FILE, WEIGHTS_FILE, Adapter, stack, to_files
-from modeling.text import TextEncoder
-from modeling.training import translate_all
 from pipelines import config as configuration
+from pipelines.api_keys import from_environment
 from pipelines.artifacts import ArtifactError, RunDir
-from pipelines.base import load_base
-from pipelines.config import Config, ConfigError
-from pipelines.generator import load_generator
+from pipelines.config import Config, ConfigError, Replicas
+from pipelines.finetunes import editors
 from pipelines.log import log
-from pipelines.prediction import Decoder
-from pipelines.serve_app import AdapterFiles, Limits, make_app
+from pipelines.serve_app import Limits, make_app
+from pipelines.serving import READ, TextPart, WeightPart, digests
 from pipelines.session import ray_session
 from pipelines.stages import StageError, finished, made_with
 
 APP = "denoised-weights"
-MODEL = "Model"
+DRAIN_SECONDS = 5.0
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-# What the service reads, by the stage that wrote it
-READ = {
-    "base": ("base/base.json", "base/translator.safetensors", "base/discriminator.safetensors"),
-    "weights": ("weights/layout.json", "weights/normalisation.safetensors"),
-    "generator": (
-        "generator/generator.json",
-        "generator/model.safetensors",
-        "generator/ema.safetensors",
-    ),
-}
 
 
 def saved_config(run: RunDir, given: Config) -> Config:
@@ -91,100 +72,67 @@ def _check_told(given: Config, saved: Config) -> None:
 
 
 def _check_serve(config: Config) -> None:
-    for key, value in vars(config.serve).items():
-        if key != "host" and value <= 0:
+    s = config.serve
+    flat = configuration.flat(configuration.to_dict(config)["serve"])
+    zero = ("cpus", "gpus", "wait_ms", "finetunes_waiting")
+    for key, value in flat.items():
+        if isinstance(value, bool | str):
+            continue
+        if value < 0 or (value == 0 and key.split(".")[-1] not in zero):
             raise ConfigError(f"serve.{key}={value}: must be more than 0")
-    if config.serve.port > 65535:
-        raise ConfigError(f"serve.port={config.serve.port}: must be at most 65535")
-
-
-class Service:
-    """Everything that answers need, loaded once; knows nothing of HTTP or Ray.
-
-    Its methods may be called from several threads: one at a time is let in. Building it raises
-    ArtifactError, TextEncoderError or AdapterError if the run cannot be served.
-    """
-
-    def __init__(self, config: dict[str, Any], run: RunDir, device: str = "") -> None:
-        self.config = configuration.from_dict(config)
-        # its own share of the cores, as in every actor
-        torch.set_num_threads(max(1, int(self.config.cluster.cpus_per_actor)))
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.translator = load_base(self.config, run)[0].to(self.device)
-        self.decoder = Decoder(run, self.config.adapt, self.device)
-        self.generator = load_generator(run).model.to(self.device)
-        self.encoder = TextEncoder(self.config.text_encoder, self.config.allow_download)
-        if self.encoder.dim != self.generator.config.text_dim:
-            raise ArtifactError(
-                f"text_encoder={self.config.text_encoder} gives {self.encoder.dim} numbers a token,"
-                f" the weight generator in {run.uri} takes {self.generator.config.text_dim}"
+    if s.port > 65535:
+        raise ConfigError(f"serve.port={s.port}: must be at most 65535")
+    for part in ("api", "text", "weights", "translator"):
+        replicas: Replicas = getattr(s, part)
+        if replicas.most < replicas.least:
+            raise ConfigError(
+                f"serve.{part}.most={replicas.most}: must not be less than its least,"
+                f" {replicas.least}"
             )
-        self.digests = {name: digest(run, files) for name, files in READ.items()}
-        self.lock = threading.Lock()
-        self.predicted = lru_cache(self.config.serve.cache)(self._predict)
-        # a damaged run is found now, and the first client does not wait for first-call costs
-        self._predict("a portrait", 0, self.config.adapt.t)
-
-    def about(self) -> dict[str, Any]:
-        """What is being served."""
-        return {
-            "base": self.digests["base"],
-            "weights": self.digests["weights"],
-            "generator": self.digests["generator"],
-            "layout": self.decoder.layout.digest(),
-            "image_size": self.config.images.size,
-            "device": str(self.device),
-        }
-
-    def check_health(self) -> None:
-        """Called by Serve; raising gets this replica replaced."""
-        with self.lock:  # fails if the device is lost
-            torch.zeros(1, device=self.device).add(1).item()
-
-    def adapter(self, concept: str, seed: int, t: int | None) -> AdapterFiles:
-        """The adapter of a concept in PEFT's format; equal arguments give equal bytes."""
-        with self.lock:
-            begun = time.perf_counter()
-            time_step = self.config.adapt.t if t is None else t
-            adapter, _ = self.predicted(concept, seed, time_step)
-            layout, base = self.decoder.layout.digest(), self.digests["base"]
-            about = {"concept": concept, "seed": str(seed), "t": str(time_step)}
-            about |= {"layout": layout, "base": base, "generator": self.digests["generator"]}
-            files = to_files(adapter, self.translator.lora_config, about)
-            seconds = time.perf_counter() - begun
-        return AdapterFiles(files[WEIGHTS_FILE], files[CONFIG_FILE], layout, base, seconds)
-
-    def translate(self, picture: np.ndarray, concept: str, seed: int, t: int | None) -> np.ndarray:
-        """Edit uint8 [S, S, 3] by a predicted adapter; S is the size the run was trained at."""
-        with self.lock:
-            time_step = self.config.adapt.t if t is None else t
-            adapter, tokens = self.predicted(concept, seed, time_step)
-            source = torch.from_numpy(picture).permute(2, 0, 1)[None].to(self.device)
-            made = translate_all(self.translator, stack([adapter]), source, [tokens])[0, 0]
-        return made.permute(1, 2, 0).contiguous().cpu().numpy()
-
-    def _predict(self, concept: str, seed: int, t: int) -> tuple[Adapter, torch.Tensor]:
-        """Adapter and text tokens [L, D]; AdapterError if the prediction is not finite."""
-        (embedding,) = self.encoder.encode([concept])
-        (adapter,) = self.decoder.adapters(self.generator, [embedding], seed, t)
-        self.translator.check(adapter)
-        return adapter, embedding.tokens
-
-
-def digest(run: RunDir, files: tuple[str, ...]) -> str:
-    """SHA-256, hexadecimal, over the names and contents of some files of a run directory."""
-    total = hashlib.sha256()
-    for name in files:
-        total.update(f"{name}:{hashlib.sha256(run.read(name)).hexdigest()}\n".encode())
-    return total.hexdigest()
 
 
 def limits(config: Config) -> Limits:
     """What a request may hold, from a run's configuration."""
-    s, a = config.serve, config.adapt
-    # DDIM visits ddim_steps distinct time steps between t and 0
-    least = max(config.generator.t_min, a.ddim_steps - 1 if a.sampler == "ddim" else 0)
-    return Limits(s.max_text, s.max_image_bytes, s.max_pixels, config.images.size, least, 999)
+    s, a, g = config.serve, config.adapt, config.generator
+    sequential = g.block_conditioning == "previous"  # which can be recovered directly only
+    return Limits(
+        max_text=s.max_text,
+        max_image_bytes=s.max_image_bytes,
+        max_pixels=s.max_pixels,
+        size=config.images.size,
+        # DDIM visits as many distinct time steps between t and 0 as it takes steps
+        t_min=max(g.t_min, a.ddim_steps - 1 if a.sampler == "ddim" else 0),
+        t_max=999,
+        t=a.t,
+        steps=a.ddim_steps if a.sampler == "ddim" else 1,
+        max_steps=1 if sequential else s.max_steps,
+        max_pairs=s.max_pairs,
+        max_train_steps=s.max_finetune_steps,
+        train_steps=min(a.steps, s.max_finetune_steps),
+        max_upload_bytes=s.max_upload_bytes,
+        editors=tuple(editors(config)),
+        avatars=config.images.source == "avatars",
+    )
+
+
+def _copies(replicas: Replicas, ongoing: int) -> dict[str, Any]:
+    """Options of a deployment; ongoing: requests that a copy takes in at once."""
+    r = replicas
+    out: dict[str, Any] = {
+        "max_ongoing_requests": ongoing,
+        "ray_actor_options": {"num_cpus": r.cpus, "num_gpus": r.gpus},
+    }
+    if r.most == r.least:
+        return {**out, "num_replicas": r.least}
+    return {
+        **out,
+        "autoscaling_config": {
+            "min_replicas": r.least,
+            "max_replicas": r.most,
+            # a copy is busy with one batch while the next one fills
+            "target_ongoing_requests": min(2 * r.batch, ongoing),
+        },
+    }
 
 
 def application(config: Config, run: RunDir) -> Any:
@@ -192,32 +140,38 @@ def application(config: Config, run: RunDir) -> Any:
     from ray import serve
     from ray.serve.config import BackpressureConfig
 
-    allowed = limits(config)
+    from pipelines import serve_models as models
+
+    allowed, keys, s = limits(config), from_environment(config), config.serve
+    saved, model = configuration.to_dict(config), digests(run)["model"]
+    deployment: Any = serve.deployment  # its overloads do not know what `ingress` returns
 
     def make() -> Any:
-        handle = serve.get_deployment_handle(MODEL)
+        copy = serve.get_replica_context().replica_id.unique_id
+        return make_app(allowed, models.RayBackend(), keys, copy)
 
-        async def call(method: str, *arguments: Any) -> Any:
-            return await getattr(handle, method).remote(*arguments)
+    def deployed(kind: Any, name: str, replicas: Replicas, *arguments: Any) -> Any:
+        # the HTTP part alone bounds what is let in: behind it nothing is turned away
+        options = _copies(replicas, s.max_ongoing * s.api.most)
+        return deployment(kind, name=name, **options).bind(saved, run, *arguments)
 
-        return make_app(allowed, call)
-
-    s, c = config.serve, config.cluster
-    model = serve.deployment(
-        Service,
-        name=MODEL,
-        max_ongoing_requests=s.max_ongoing,
-        ray_actor_options={"num_cpus": c.cpus_per_actor, "num_gpus": c.gpus_per_actor},
-    )
-    api = serve.deployment(
+    text = deployed(models.Text, models.TEXT, s.text)
+    weights = deployed(models.Weights, models.WEIGHTS, s.weights, model, text)
+    keeping = models.translator_class(s.cache)
+    translator = deployed(keeping, models.TRANSLATOR, s.translator, model, weights)
+    one = Replicas(cpus=0)  # it only waits
+    finetunes = deployed(models.Finetunes, models.FINETUNES, one, weights)
+    api = deployment(
         serve.ingress(make)(),
         name="Api",
-        max_ongoing_requests=s.max_ongoing,
         max_queued_requests=s.max_queued,
         backpressure_config=BackpressureConfig(status_code=503, retry_after_s=1),
+        # until the proxies of a busy machine have heard that a copy is going: what they still send
+        # it would fail, and unlike other parts' calls nobody would make it again
+        graceful_shutdown_wait_loop_s=DRAIN_SECONDS,
+        **_copies(s.api, s.max_ongoing),
     )
-    # Serve's stubs do not know what its own decorator adds
-    return api.bind(model.bind(configuration.to_dict(config), run))  # type: ignore[attr-defined]
+    return api.bind(text, weights, translator, finetunes)
 
 
 def build(args: dict[str, Any]) -> Any:
@@ -257,6 +211,16 @@ def start(config: Config, run: RunDir) -> str:
     return f"http://{host}:{s.port}"
 
 
+def check_run(config: Config, run: RunDir) -> None:
+    """Load everything once, here: what is wrong is one line now, and pages of retries later.
+
+    Raises ArtifactError, TextEncoderError, AdapterError or ConfigError.
+    """
+    from_environment(config)
+    weights = WeightPart(config, run, "cpu")
+    weights.check_text(TextPart(config, run).encoder.dim)
+
+
 def _check_port(host: str, port: int) -> None:
     try:
         family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -275,8 +239,7 @@ def serve_forever(config: Config, run: RunDir) -> None:
     saved = saved_config(run, config)
     if not (config.cluster.address or os.environ.get("RAY_ADDRESS")):
         _check_port(saved.serve.host, saved.serve.port)
-    # here first: what is wrong with the run is one line now, and pages of Serve's retries later
-    Service(configuration.to_dict(saved), run, "cpu")
+    check_run(saved, run)
     with ray_session(saved):
         from ray import serve
 

@@ -79,19 +79,30 @@ def children(parent: int) -> set[str]:
     return {p.name.partition("(")[0] for p in _processes() if p.parent == parent}
 
 
+def descendants(parents: Sequence[int]) -> list[Process]:
+    """Living children of some processes, and their children."""
+    known, found = list(_processes()), []
+    wanted = set(parents)
+    while wanted:
+        level = [p for p in known if p.parent in wanted]
+        found += level
+        wanted = {p.pid for p in level}
+    return found
+
+
 def _session_members(session: int) -> list[int]:
     """Living processes of a session, whatever their process group."""
     return [p.pid for p in _processes() if p.session == session]
 
 
-class _Process(NamedTuple):
+class Process(NamedTuple):
     pid: int
     name: str
     parent: int
     session: int
 
 
-def _processes() -> Iterator[_Process]:
+def _processes() -> Iterator[Process]:
     """All processes that are not zombies."""
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -101,4 +112,4 @@ def _processes() -> Iterator[_Process]:
             continue
         state, parent, _, session = tail.split()[:4]
         if state != "Z":
-            yield _Process(int(head.partition(" ")[0]), name, int(parent), int(session))
+            yield Process(int(head.partition(" ")[0]), name, int(parent), int(session))

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import io
+import json
 import os
+import re
+import shutil
 import socket
+import subprocess
+import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import numpy as np
@@ -17,26 +24,36 @@ import pytest
 import torch
 import yaml
 from fastapi.testclient import TestClient
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load, save
 
 from cluster.validate import check_serve
 from modeling import weight_generator
 from modeling.codec import BlockLayout, NormalisationSums
+from modeling.concepts import plan_concepts, to_table
+from modeling.editors import supports
 from modeling.images import decode_image, encode_png
-from modeling.lora import from_bytes
+from modeling.lora import CONFIG_FILE, WEIGHTS_FILE, from_bytes
 from modeling.target_families import from_description, frozen_target
 from modeling.text import TextEncoder
 from modeling.training import to_uint8, to_unit
 from modeling.translator import Translator
 from pipelines import base, serve, stages
 from pipelines import config as configuration
+from pipelines.adapter_ids import Ask, UnknownAdapterError, name_of, parse
+from pipelines.api_keys import from_environment, hashed
 from pipelines.artifacts import ArtifactError, RunDir
 from pipelines.base import discriminator_config, load_base, translator_config
+from pipelines.concepts import concept_spec, load_concepts
 from pipelines.config import Config, ConfigError
 from pipelines.generator import generator_config
-from pipelines.serve_app import AdapterFiles, Limits, make_app
+from pipelines.serve_app import Limits, make_app
+from pipelines.serving import READ, AdapterFiles, Loaded, WeightPart, digest
 from pipelines.stages import StageError
+from pipelines.text_table import writing_text
+from pipelines.writing import embed
 
 TEXT_DIM = 384
 SERVE_YAML = Path(__file__).parent.parent / "cluster" / "serve.yaml"
@@ -85,6 +102,11 @@ def make_run(folder: Path) -> RunDir:
     for name, data in weight_generator.to_files(model, ema).items():
         run.write(f"generator/{name}", data)
 
+    concepts = plan_concepts(concept_spec(config), config.seed, supports("avatar"))
+    run.write_table("concepts.parquet", to_table(concepts))
+    with writing_text(run) as table:
+        embed(TextEncoder(), table, concepts)
+
     run.write("config.yaml", configuration.to_yaml(config).encode())
     for stage in stages.STAGES[:6]:
         marker = {"config": stages.depends_on(stage, config), "inputs": {}}
@@ -129,7 +151,8 @@ def url(run: RunDir) -> Iterator[str]:
     from ray import serve as ray_serve
 
     ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
-    small = {"max_text": 50, "max_image_bytes": 100_000, "max_ongoing": 2, "max_queued": 2}
+    small = {"max_text": 50, "max_image_bytes": 100_000, "max_ongoing": 4, "max_queued": 4}
+    small |= {"finetunes_waiting": 1, "max_pairs": 12}
     given = told(run, f"serve.port={free_port()}", *(f"serve.{k}={v}" for k, v in small.items()))
     try:
         yield serve.start(serve.saved_config(run, given), run)
@@ -142,6 +165,11 @@ def ask(url: str, **body: Any) -> httpx.Response:
     return httpx.post(f"{url}/v1/adapters", json=body, timeout=60)
 
 
+def translate(url: str, image: bytes, **fields: Any) -> httpx.Response:
+    files = {"image": ("x.png", image)}
+    return httpx.post(f"{url}/v1/translate", files=files, data=fields, timeout=60)
+
+
 @pytest.fixture(scope="module")
 def picture() -> np.ndarray:
     """uint8 [48, 64, 3], smooth."""
@@ -149,15 +177,18 @@ def picture() -> np.ndarray:
     return np.stack([4 * x, 5 * y, 2 * x + 2 * y], -1).astype(np.uint8)
 
 
-def test_health_index_and_openapi(url: str, run: RunDir) -> None:
-    health = httpx.get(f"{url}/healthz", timeout=60).json()
-    assert health["status"] == "ok" and health["image_size"] == 32
-    assert health["base"] == serve.digest(run, serve.READ["base"])
-    assert health["generator"] == serve.digest(run, serve.READ["generator"])
-    assert len({health["base"], health["weights"], health["generator"], health["layout"]}) == 4
-    assert "POST /v1/adapters" in httpx.get(url).json()["endpoints"]
+def test_readiness_index_and_openapi(url: str, run: RunDir) -> None:
+    assert httpx.get(f"{url}/healthz", timeout=60).json() == {"status": "ok"}
+    ready = httpx.get(f"{url}/readyz", timeout=60).json()
+    assert ready["status"] == "ok" and ready["image_size"] == 32
+    assert ready["base"] == digest(run, READ["base"])
+    assert ready["generator"] == digest(run, READ["generator"])
+    assert len({ready[k] for k in ("base", "weights", "generator", "model", "layout")}) == 5
+    index = httpx.get(f"{url}/v1").json()
+    assert "POST /v1/adapters" in index["endpoints"] and index["version"] == ready["version"]
+    assert httpx.get(url).text.startswith("<!doctype html>")
     paths = httpx.get(f"{url}/openapi.json").json()["paths"]
-    assert {"/v1/adapters", "/v1/translate", "/healthz"} <= set(paths)
+    assert {"/v1/adapters", "/v1/translate", "/v1/finetunes", "/healthz"} <= set(paths)
     assert httpx.get(f"{url}/docs").status_code == 200
 
 
@@ -204,14 +235,18 @@ def test_equal_requests_give_equal_bytes_and_others_do_not(url: str, run: RunDir
     ]
     contents = {first.content, *(ask(url, **o).content for o in others)}
     assert len(contents) == 4
-    # nor does another process, that has nothing in its cache, give others
+    # nor does another process give others
     saved = serve.saved_config(run, told(run))
     threads = torch.get_num_threads()
-    made = serve.Service(configuration.to_dict(saved), run).adapter("red hair", 0, None)
+    part = WeightPart(saved, run)
+    (embedding,) = TextEncoder().encode(["red hair"])
+    (made,) = part.predict([(Ask("red hair", 0, 900, 1), embedding)])
     torch.set_num_threads(threads)
-    assert made.weights == first.content
+    assert isinstance(made, Loaded)
+    again_made = from_bytes(first.content, "reply")
+    assert all(torch.equal(again_made[k], v) for k, v in made.adapter.items())
     assert first.headers["x-concept"] == "red hair"
-    assert first.headers["x-base-digest"] == serve.digest(run, serve.READ["base"])
+    assert first.headers["x-base-digest"] == digest(run, READ["base"])
     assert float(again.headers["x-seconds"]) < 10
     # what the run's configuration says: rank 2, rank 1 for the head
     adapter = from_bytes(first.content, "reply")
@@ -220,16 +255,174 @@ def test_equal_requests_give_equal_bytes_and_others_do_not(url: str, run: RunDir
     assert adapter["base_model.model.head.lora_A.weight"].shape[0] == 1
 
 
-def test_bad_requests_get_json_errors(url: str) -> None:
-    def translate(image: bytes) -> httpx.Response:
-        files = {"image": ("x.png", image)}
-        return httpx.post(f"{url}/v1/translate", files=files, data={"concept": "a"}, timeout=60)
+def test_an_adapters_name_says_which_it_is(url: str, picture: np.ndarray) -> None:
+    first = ask(url, concept="red hair", seed=4, steps=3)
+    name = first.headers["x-adapter-id"]
+    assert parse(name)[0] == Ask("red hair", 4, 900, 3)
+    again = httpx.get(f"{url}/v1/adapters/{name}", timeout=60)
+    assert again.content == first.content and again.headers["x-adapter-id"] == name
+    by_name = translate(url, encode_png(picture), adapter=name)
+    by_text = translate(url, encode_png(picture), concept="red hair", seed=4, steps=3)
+    assert by_name.status_code == 200, by_name.text
+    assert by_name.content == by_text.content and by_text.headers["x-adapter-id"] == name
+    jpeg = httpx.post(
+        f"{url}/v1/translate?format=jpeg",
+        files={"image": ("x.png", encode_png(picture))},
+        data={"adapter": name},
+        timeout=60,
+    )
+    assert jpeg.headers["content-type"] == "image/jpeg"
+    got, exact = (decode_image(r.content).astype(int) for r in (jpeg, by_name))
+    assert np.abs(got - exact).mean() < 8
+    other = name_of(parse(name)[0], "f" * 64)
+    assert httpx.get(f"{url}/v1/adapters/{other}", timeout=60).status_code == 409
+    assert httpx.get(f"{url}/v1/adapters/f-{'0' * 16}", timeout=60).status_code == 404
 
+
+def test_requests_together_are_answered_as_they_are_alone(url: str, picture: np.ndarray) -> None:
+    """Other adapters in one batch change nothing beyond rounding."""
+    asked = [{"concept": f"{c} hair", "seed": s} for c in ("red", "blue") for s in (7, 8)]
+
+    async def together() -> list[httpx.Response]:
+        async with httpx.AsyncClient(timeout=60) as client:
+            return await asyncio.gather(
+                *(
+                    client.post(
+                        f"{url}/v1/translate",
+                        data=a,
+                        files={"image": ("x.png", encode_png(picture))},
+                    )
+                    for a in asked
+                )
+            )
+
+    made = asyncio.run(together())
+    pictures = [decode_image(r.content).astype(int) for r in made if r.status_code == 200]
+    assert len(pictures) == 4
+    for body, got in zip(asked, pictures, strict=True):
+        alone = decode_image(translate(url, encode_png(picture), **body).content).astype(int)
+        assert np.abs(got - alone).max() <= 1
+    assert len({p.tobytes() for p in pictures}) == 4
+
+
+def test_nearest_concepts(url: str, run: RunDir) -> None:
+    reply = httpx.get(
+        f"{url}/v1/concepts/nearest", params={"text": "hair of green", "count": 3}, timeout=60
+    )
+    found = reply.json()["concepts"]
+    known = {c.concept_id: c for c in load_concepts(run)}
+    assert len(found) == 3 and all(known[f["concept_id"]].split == "train" for f in found)
+    assert [f["similarity"] for f in found] == sorted(
+        (f["similarity"] for f in found), reverse=True
+    )
+    assert "hair" in found[0]["text"]
+    empty = httpx.get(f"{url}/v1/concepts/nearest", params={"text": " "}, timeout=60)
+    assert empty.status_code == 422
+
+
+def finished_job(url: str, reply: httpx.Response) -> dict[str, Any]:
+    assert reply.status_code == 202, reply.text
+    where = f"{url}{reply.headers['location']}"
+    limit = time.monotonic() + 120
+    while time.monotonic() < limit:
+        job: dict[str, Any] = httpx.get(where, timeout=60).json()
+        if job["status"] not in ("queued", "running"):
+            return job
+        time.sleep(0.2)
+    raise AssertionError(f"still {job}")
+
+
+def test_a_fine_tune_by_an_editor(url: str, run: RunDir, picture: np.ndarray) -> None:
+    concept = next(c.text for c in load_concepts(run) if c.families == ("background",))
+    fields = {"concept": concept, "editor": "avatar", "images": 8, "train_steps": 20}
+    reply = httpx.post(f"{url}/v1/finetunes", data=fields, timeout=60)
+    job = finished_job(url, reply)
+    assert job["status"] == "finished" and job["l1_after"] < job["l1_before"], job
+    assert "16 other pictures" in job["scored_on"]
+    tuned = httpx.get(f"{url}/v1/adapters/{job['adapter']}", timeout=60)
+    predicted = ask(url, concept=concept)
+    assert tuned.status_code == 200 and tuned.content != predicted.content
+    made = [
+        translate(url, encode_png(picture), **f).content
+        for f in ({"adapter": job["adapter"]}, {"concept": concept})
+    ]
+    assert made[0] != made[1]
+    # nothing but the result is left of the job
+    left = {Path(f).name for f in run.files(f"served/finetunes/{job['id']}")}
+    assert left == {"request.json", "result.json", WEIGHTS_FILE, CONFIG_FILE, "tokens.safetensors"}
+
+
+def test_a_fine_tune_on_uploaded_pairs(url: str, picture: np.ndarray) -> None:
+    pictures = [np.roll(picture, 5 * i, axis=1) for i in range(10)]
+    files = [("sources", (f"{i}.png", encode_png(p))) for i, p in enumerate(pictures)]
+    files += [("edits", (f"{i}.png", encode_png(255 - p))) for i, p in enumerate(pictures)]
+    fields = {"concept": "a negative", "train_steps": 30}
+    job = finished_job(url, httpx.post(f"{url}/v1/finetunes", data=fields, files=files, timeout=60))
+    assert job["status"] == "finished" and job["l1_after"] < job["l1_before"], job
+    assert job["scored_on"] == "2 other pictures"
+    uneven = httpx.post(f"{url}/v1/finetunes", data=fields, files=files[:-1], timeout=60)
+    both = httpx.post(
+        f"{url}/v1/finetunes", data={**fields, "editor": "avatar"}, files=files, timeout=60
+    )
+    none = httpx.post(f"{url}/v1/finetunes", data=fields, timeout=60)
+    unknown = httpx.post(
+        f"{url}/v1/finetunes", data={"concept": "no such edit", "editor": "avatar"}, timeout=60
+    )
+    for refused in (uneven, both, none, unknown):
+        assert refused.status_code == 422 and refused.json()["detail"]
+        assert "Traceback" not in refused.text
+
+
+def test_fine_tunes_wait_are_turned_away_and_cancelled(url: str, run: RunDir) -> None:
+    """One at work and one that waits (see `url`)."""
+    concept = next(c.text for c in load_concepts(run) if c.families == ("background",))
+    fields = {"concept": concept, "editor": "avatar", "images": 8, "train_steps": 500}
+    replies = [httpx.post(f"{url}/v1/finetunes", data=fields, timeout=60) for _ in range(3)]
+    assert [r.status_code for r in replies] == [202, 202, 503]
+    assert replies[2].headers["retry-after"] == "1"
+    for reply in replies[:2]:
+        assert httpx.delete(f"{url}{reply.headers['location']}", timeout=60).status_code == 200
+    ended = [finished_job(url, r) for r in replies[:2]]
+    assert [e["status"] for e in ended] == ["cancelled", "cancelled"]
+    assert httpx.get(f"{url}/v1/finetunes/{'0' * 16}", timeout=60).status_code == 404
+
+
+@pytest.mark.skipif(not shutil.which("chromium"), reason="needs the system package chromium")
+def test_the_page_in_a_browser(url: str, run: RunDir, tmp_path: Path) -> None:
+    """An avatar, its edit by predicted weights, and after a fine-tune."""
+    concept = next(c.text for c in load_concepts(run) if c.families == ("background",))
+    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic"]
+    command += ["--no-first-run", "--disable-background-networking", "--disable-sync"]
+    command += [f"--user-data-dir={tmp_path}", "--virtual-time-budget=60000", "--dump-dom"]
+    command.append(f"{url}/?concept={quote(concept)}&tune=1")
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=True)
+    page = done.stdout
+
+    def inside(tag: str, name: str) -> str:
+        found = re.search(rf'<{tag}[^>]*id="{name}"[^>]*>([^<]*)', page)
+        assert found, (name, page[-3000:], done.stderr[-2000:])
+        return found[0]
+
+    assert 'src="blob:' in inside("img", "before")
+    assert 'src="blob:' in inside("img", "predicted") and " s" in inside("small", "predicted-says")
+    assert 'src="blob:' in inside("img", "tuned"), inside("div", "message")
+    assert "L1 0." in inside("small", "tuned-says")
+    assert inside("div", "message").endswith(">")
+
+
+def test_metrics_count_by_route(url: str) -> None:
+    ask(url, concept="counted")
+    text = httpx.get(f"{url}/metrics").text
+    assert 'denoised_weights_requests_total{copy="' in text and 'route="/v1/adapters"' in text
+    assert "denoised_weights_request_seconds_bucket" in text
+
+
+def test_bad_requests_get_json_errors(url: str) -> None:
     replies = {
         422: [ask(url, concept=""), ask(url, concept="x" * 51), ask(url, concept="a", surprise=1)],
-        415: [translate(b"no image")],
+        415: [translate(url, b"no image", concept="a")],
         # of these, the second is refused before it is parsed
-        413: [translate(b"x" * 100_001), translate(b"x" * 3_000_000)],
+        413: [translate(url, b"x" * n, concept="a") for n in (100_001, 3_000_000)],
     }
     for status, found in replies.items():
         for reply in found:
@@ -239,7 +432,7 @@ def test_bad_requests_get_json_errors(url: str) -> None:
 
 
 def test_a_full_queue_gets_503(url: str) -> None:
-    """Two at work and two that wait (see `url`): of forty at once, some are turned away."""
+    """Four at work and four that wait (see `url`): of forty at once, some are turned away."""
 
     async def flood() -> list[httpx.Response]:
         async with httpx.AsyncClient(timeout=60) as client:
@@ -257,19 +450,143 @@ def test_a_full_queue_gets_503(url: str) -> None:
 
 # The interface alone
 
-LIMITS = Limits(max_text=20, max_image_bytes=10_000, max_pixels=10**6, size=32, t_min=10, t_max=999)
+LIMITS = Limits(
+    max_text=20,
+    max_image_bytes=10_000,
+    max_pixels=10**6,
+    size=32,
+    t_min=10,
+    t_max=999,
+    t=999,
+    steps=1,
+    max_steps=20,
+    max_pairs=4,
+    max_train_steps=10,
+    train_steps=5,
+    max_upload_bytes=20_000,
+    editors=("avatar",),
+    avatars=True,
+)
+
+
+class Fake:
+    """Answers with its arguments; the concept "boom" fails."""
+
+    def check(self, name: str) -> None:
+        if name.startswith("p-") and parse(name)[0].concept == "boom":
+            raise RuntimeError("a secret")
+
+    async def about(self) -> dict[str, Any]:
+        raise RuntimeError("a secret")
+
+    async def files(self, name: str) -> AdapterFiles:
+        self.check(name)
+        return AdapterFiles(b"weights", b"{}", "layout", "base", name)
+
+    async def translate(self, picture: np.ndarray, name: str) -> tuple[np.ndarray, str]:
+        self.check(name)
+        return picture, name
+
+    async def nearest(self, text: str, count: int) -> list[tuple[str, str, float]]:
+        return [("id", text, 1.0)] * count
+
+    async def submit(self, job: str, request: Any, pairs: Any) -> None:
+        return None
+
+    async def status(self, job: str) -> dict[str, Any]:
+        return {"id": job, "status": "queued"}
+
+    async def cancel(self, job: str) -> dict[str, Any]:
+        return await self.status(job)
 
 
 @pytest.fixture(scope="module")
 def client() -> TestClient:
-    async def call(method: str, *arguments: Any) -> Any:
-        if any(isinstance(a, str) and a == "boom" for a in arguments):
-            raise RuntimeError("a secret")
-        if method == "adapter":
-            return AdapterFiles(b"weights", b"{}", "layout", "base", 0.5)
-        return arguments[0]
+    return TestClient(make_app(LIMITS, Fake()), raise_server_exceptions=False)
 
-    return TestClient(make_app(LIMITS, call), raise_server_exceptions=False)
+
+def test_a_key_is_asked_for_everywhere_but_by_probes() -> None:
+    key = "a key of sixteen or more"
+    guarded = TestClient(make_app(LIMITS, Fake(), [hashed(key)]))
+    for path in ("/", "/healthz"):
+        assert guarded.get(path).status_code == 200
+    for path in ("/v1", "/metrics", "/docs", "/openapi.json", "/v1/concepts/nearest?text=a"):
+        assert guarded.get(path).status_code == 401
+    for headers, status in (
+        ({"X-API-Key": key}, 200),
+        ({"Authorization": f"Bearer {key}"}, 200),
+        ({"Authorization": key}, 401),
+        ({"X-API-Key": key[:-1]}, 401),
+        ({"X-API-Key": hashed(key)}, 401),
+    ):
+        assert guarded.get("/v1", headers=headers).status_code == status
+    # refused before the body is taken in
+    assert guarded.post("/v1/adapters", json={"concept": "boom"}).status_code == 401
+
+
+def test_keys_come_from_the_environment_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    asking = configuration.load_config(["serve.require_key=true"])
+    assert from_environment(configuration.load_config([])) == []
+    for value, message in ((None, "DENOISED_WEIGHTS_API_KEYS"), ("short", "16 characters")):
+        monkeypatch.setenv("DENOISED_WEIGHTS_API_KEYS", value or "")
+        with pytest.raises(ConfigError, match=message):
+            from_environment(asking)
+    monkeypatch.setenv("DENOISED_WEIGHTS_API_KEYS", f"{'a' * 16}, {'b' * 20},")
+    assert from_environment(asking) == [hashed("a" * 16), hashed("b" * 20)]
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    concept=st.text(min_size=1, max_size=50),
+    seed=st.integers(0, 2**63 - 1),
+    t=st.integers(0, 999),
+    steps=st.integers(1, 50),
+)
+def test_names_of_adapters_are_an_exact_inverse(
+    concept: str, seed: int, t: int, steps: int
+) -> None:
+    wanted = Ask(concept, seed, t, steps)
+    assert parse(name_of(wanted, "0123456789abcdef")) == (wanted, "0123456789ab")
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.one_of(st.text(max_size=60), st.binary(max_size=60).map(lambda b: "p-" + b64(b))))
+def test_no_other_text_is_a_name(client: TestClient, text: str) -> None:
+    try:
+        wanted, digits = parse(text)
+    except UnknownAdapterError:
+        assert client.get(f"/v1/adapters/{quote(text, safe='')}").status_code in (404, 405, 422)
+    else:
+        assert name_of(wanted, digits) == text
+
+
+def b64(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).decode().rstrip("=")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        ["x" * 21, 0, 999, 1, ""],
+        ["", 0, 999, 1, ""],
+        ["a", -1, 999, 1, ""],
+        ["a", 2**63, 999, 1, ""],
+        ["a", 0, 5, 1, ""],
+        ["a", 0, 1000, 1, ""],
+        ["a", 0, 999, 21, ""],
+        ["a", 0, 10, 12, ""],
+        ["a", 0.0, 999, 1, ""],
+        ["a", True, 999, 1, ""],
+        ["a", 0, 999, 1, None],
+        ["a", 0, 999, 1],
+        {"a": 1},
+    ],
+)
+def test_a_forged_name_passes_no_limit(client: TestClient, fields: Any) -> None:
+    name = "p-" + b64(json.dumps(fields, separators=(",", ":")).encode())
+    assert client.get(f"/v1/adapters/{name}").status_code == 404
+    image = {"image": ("x", encoded(SMALL, "PNG"))}
+    assert client.post("/v1/translate", data={"adapter": name}, files=image).status_code == 404
 
 
 @pytest.mark.parametrize(
@@ -302,7 +619,7 @@ def test_bad_json_is_a_4xx_with_json(client: TestClient, body: bytes) -> None:
 def test_failures_of_the_model_are_json_without_its_insides(client: TestClient) -> None:
     reply = client.post("/v1/adapters", json={"concept": "boom"})
     assert reply.status_code == 500 and "secret" not in reply.text and reply.json()["detail"]
-    assert client.get("/healthz").status_code == 503  # `call` cannot answer `about`
+    assert client.get("/readyz").status_code == 503  # `about` fails
 
 
 def encoded(image: Image.Image, format: str) -> bytes:
@@ -371,6 +688,7 @@ def test_the_runs_own_configuration_is_served(run: RunDir) -> None:
     )
     assert (saved.serve.max_text, saved.cluster.actors) == (7, 1)
     assert (serve.limits(saved).t_min, serve.limits(saved).t_max) == (100, 999)
+    assert (serve.limits(saved).t, serve.limits(saved).steps) == (900, 1)
 
 
 def test_a_stages_marker_goes_before_config_yaml(own_run: RunDir) -> None:
@@ -425,11 +743,9 @@ def test_serve_yaml_is_strictly_valid_and_listens_on_loopback(run: RunDir) -> No
     (application,) = content["applications"]
     assert application["import_path"] == "pipelines.serve:build"
     built = serve.build({**application["args"], "run_dir": run.uri})
-    names = {
-        built._bound_deployment.name,
-        built._bound_deployment.init_args[0]._bound_deployment.name,
-    }
-    assert {d["name"] for d in application["deployments"]} <= names
+    parts = {p._bound_deployment.name for p in built._bound_deployment.init_args}
+    assert parts == {"Text", "Weights", "Translator", "Finetunes"}
+    assert {d["name"] for d in application["deployments"]} <= {"Api", *parts}
 
 
 @pytest.mark.parametrize("where", ["", "http_options", "applications", "deployments"])

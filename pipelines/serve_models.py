@@ -1,0 +1,333 @@
+"""The deployments of the service on Ray Serve, each with its own number of copies.
+
+    Api ──► Weights ──► Text           text → adapter
+        ──► Translator ──► Weights     picture + adapter → picture
+        ──► Finetunes ──► Weights      pairs, or an editor → fine-tuned adapter, by a Ray task
+
+Work is done in threads, so that a copy stays able to answer Serve's health checks; one batch at a
+time. A request whose client has gone is taken out of a batch that has not begun.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import threading
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from ray import serve
+
+from modeling.lora import AdapterError
+from modeling.text import TextEmbedding
+from pipelines import config as configuration
+from pipelines import finetunes
+from pipelines.adapter_ids import FINETUNED, Ask, UnknownAdapterError, ask_of, job_of, name_of
+from pipelines.artifacts import ArtifactError, RunDir
+from pipelines.config import Replicas
+from pipelines.finetune_request import ENDED, FAILED, BusyError, Request
+from pipelines.log import log
+from pipelines.serving import (
+    AdapterFiles,
+    Loaded,
+    Merged,
+    Near,
+    TextPart,
+    TranslatorPart,
+    WeightPart,
+)
+
+Result = TypeVar("Result")
+ATTEMPTS = 6
+"""Of a call whose copy dies; the last comes 3 s after the first."""
+TEXT, WEIGHTS, TRANSLATOR, FINETUNES = "Text", "Weights", "Translator", "Finetunes"
+
+
+async def in_one_batch(call: Coroutine[Any, Any, Result]) -> Result:
+    """Await a `serve.batch` method so that requests for different adapters share a batch.
+
+    Serve splits a batch by the multiplexed model id of its requests' contexts; an empty context
+    has none.
+    """
+    return await asyncio.create_task(call, context=contextvars.Context())
+
+
+async def answered(call: Callable[[], Awaitable[Result]]) -> Result:
+    """Await a call of another part, again if the copy that had it died: none changes anything.
+
+    BusyError if it died each time.
+    """
+    from ray.exceptions import RayActorError
+
+    for attempt in range(ATTEMPTS):
+        try:
+            return await call()
+        except RayActorError:
+            await asyncio.sleep(0.1 * 2**attempt)
+    raise BusyError("a part of the service is being started again")
+
+
+def check_model(run: RunDir, deployed: str, found: str) -> None:
+    """ArtifactError if a copy that starts late finds another model than the service began with."""
+    if deployed != found:
+        raise ArtifactError(f"{run.uri} was made again since the service was deployed: deploy anew")
+
+
+def _set_batch(method: Any, replicas: Replicas) -> None:
+    method.set_max_batch_size(replicas.batch)
+    method.set_batch_wait_timeout_s(replicas.wait_ms / 1000)
+
+
+class Text:
+    """Text → its embedding, and the nearest concepts that were trained on."""
+
+    def __init__(self, config: dict[str, Any], run: RunDir) -> None:
+        c = configuration.from_dict(config)
+        self.part = TextPart(c, run)
+        _set_batch(self.encode, c.serve.text)
+
+    @serve.batch
+    async def encode(self, texts: list[str]) -> list[TextEmbedding]:
+        return await asyncio.to_thread(self.part.encode, texts)
+
+    async def nearest(self, text: str, count: int) -> list[Near]:
+        embedding = await self.encode(text)  # type: ignore[arg-type]  # serve.batch takes one
+        return await asyncio.to_thread(self.part.nearest, embedding, count)  # type: ignore[arg-type]
+
+    async def dim(self) -> int:
+        return self.part.encoder.dim
+
+
+class Weights:
+    """Name of an adapter → the adapter; keeps the last ones."""
+
+    def __init__(self, config: dict[str, Any], run: RunDir, model: str, text: Any) -> None:
+        c = configuration.from_dict(config)
+        self.part, self.text = WeightPart(c, run), text
+        check_model(run, model, self.part.digests["model"])
+        self.room = c.serve.cache
+        self.kept: OrderedDict[str, Loaded] = OrderedDict()
+        self.pending: dict[str, asyncio.Task[Loaded]] = {}
+        self.lock = threading.Lock()
+        _set_batch(self._predict, c.serve.weights)
+        # a damaged run is found now, and the first client does not wait for first-call costs
+        dim = self.part.generator.config.text_dim
+        warm = TextEmbedding(torch.zeros(2, dim), torch.zeros(dim))
+        (made,) = self.part.predict([(Ask("", 0, c.adapt.t, self.part.decoder.steps), warm)])
+        if isinstance(made, AdapterError):
+            raise made
+        self.text_checked = False
+
+    def check_health(self) -> None:
+        """Called by Serve; raising gets this replica replaced."""
+        torch.zeros(1, device=self.part.device).add(1).item()  # fails if the device is lost
+
+    async def about(self) -> dict[str, Any]:
+        """What is being served; also waits until the text encoder answers."""
+        if not self.text_checked:
+            self.part.check_text(await answered(lambda: self.text.dim.remote()))
+            self.text_checked = True
+        return self.part.about()
+
+    async def load(self, name: str) -> Loaded:
+        """UnknownAdapterError, OtherModelError; AdapterError if a prediction is not finite."""
+        if name in self.kept:
+            self.kept.move_to_end(name)
+            return self.kept[name]
+        # requests for one adapter wait for one prediction
+        if name not in self.pending:
+            task = asyncio.create_task(self._make(name))
+            self.pending[name] = task
+            task.add_done_callback(lambda _: self.pending.pop(name, None))
+        # shielded: a client that goes away must not take the others' adapter with it
+        return await asyncio.shield(self.pending[name])
+
+    async def _make(self, name: str) -> Loaded:
+        if name.startswith(FINETUNED):
+            loaded = await asyncio.to_thread(self.part.read, job_of(name))
+        else:
+            ask = ask_of(name, self.part.digests["model"])
+            embedding = await answered(lambda: self.text.encode.remote(ask.concept))
+            made: Any = await self._predict((ask, embedding))  # type: ignore[arg-type]
+            if isinstance(made, AdapterError):
+                raise made
+            loaded = made
+        self.kept[name] = loaded
+        while len(self.kept) > self.room:
+            self.kept.popitem(last=False)
+        return loaded
+
+    @serve.batch
+    async def _predict(self, asks: list[tuple[Ask, TextEmbedding]]) -> list[Loaded | AdapterError]:
+        return await asyncio.to_thread(self.part.predict, asks)
+
+    async def files(self, name: str) -> AdapterFiles:
+        """In PEFT's format, under the name that holds on to this model; raises as `load`."""
+        loaded = await self.load(name)
+        about: dict[str, str] = {}
+        if not name.startswith(FINETUNED):
+            ask = ask_of(name, loaded.model)
+            name, about = name_of(ask, loaded.model), {k: str(v) for k, v in vars(ask).items()}
+        return await asyncio.to_thread(self.part.files, loaded.adapter, name, about)
+
+
+class Translator:
+    """Picture + name of an adapter → picture; keeps the last adapters merged."""
+
+    def __init__(self, config: dict[str, Any], run: RunDir, model: str, weights: Any) -> None:
+        c = configuration.from_dict(config)
+        self.part, self.weights = TranslatorPart(c, run), weights
+        check_model(run, model, self.part.model)
+        _set_batch(self._translate, c.serve.translator)
+
+    def check_health(self) -> None:
+        torch.zeros(1, device=self.part.device).add(1).item()
+
+    async def merge(self, name: str) -> Merged:
+        loaded = await answered(lambda: self.weights.load.remote(name))
+        return await asyncio.to_thread(self.part.merge, loaded)
+
+    async def merged(self, name: str) -> Merged:
+        """`merge`, kept; see `translator_class`."""
+        raise NotImplementedError
+
+    async def translate(self, picture: np.ndarray, name: str) -> tuple[np.ndarray, str]:
+        """Edit uint8 [S, S, 3]; also the adapter's full name. Raises as Weights.load."""
+        ask: Any = (picture, await self.merged(name))
+        made: Any = await in_one_batch(self._translate(ask))
+        if not name.startswith(FINETUNED):
+            name = name_of(ask_of(name, self.part.model), self.part.model)
+        return made, name
+
+    @serve.batch
+    async def _translate(self, asks: list[tuple[np.ndarray, Merged]]) -> list[np.ndarray]:
+        return await asyncio.to_thread(self.part.translate, asks)
+
+
+def translator_class(room: int) -> type[Translator]:
+    """A Translator that keeps `room` adapters: Serve's decorator wants to be told at once."""
+
+    class Keeping(Translator):
+        @serve.multiplexed(max_num_models_per_replica=room)
+        async def merged(self, name: str) -> Merged:
+            return await self.merge(name)
+
+    return Keeping
+
+
+class Finetunes:
+    """Takes in fine-tunes and has them done by Ray tasks, a few at a time. One copy only.
+
+    What it knows is in the run directory: a new copy goes on with what the last one left.
+    """
+
+    def __init__(self, config: dict[str, Any], run: RunDir, weights: Any) -> None:
+        import ray
+
+        self.config = configuration.from_dict(config)
+        self.saved, self.run, self.weights = config, run, weights
+        c = self.config.cluster
+        self.task = ray.remote(num_cpus=c.cpus_per_actor, num_gpus=c.gpus_per_actor, max_retries=3)(
+            finetunes.finetune
+        )
+        self.working: dict[str, asyncio.Task[None]] = {}
+        self.turn = asyncio.Semaphore(self.config.serve.finetunes)
+        self.recovered = False
+
+    async def _recover(self) -> None:
+        if self.recovered:
+            return
+        self.recovered = True
+        for _, job in await asyncio.to_thread(finetunes.jobs, self.run):
+            told = finetunes.status(self.run, job)
+            if told and told["status"] not in ENDED:
+                self._start(job)
+
+    async def check_health(self) -> None:
+        await self._recover()  # called soon after the start, and again and again
+
+    def _start(self, job: str) -> None:
+        task = asyncio.create_task(self._work(job))
+        self.working[job] = task
+        task.add_done_callback(lambda _: self.working.pop(job, None))
+
+    async def _work(self, job: str) -> None:
+        async with self.turn:
+            try:
+                await self.task.remote(self.saved, self.run, job)
+            except Exception as error:  # its worker died more often than Ray tries again
+                log(f"finetune {job}: {type(error).__name__}: {error}")
+                finetunes.end(self.run, job, FAILED, error="its worker died")
+        await asyncio.to_thread(finetunes.forget, self.run, self.config.serve.finetunes_kept)
+
+    async def submit(
+        self, job: str, request: Request, pairs: list[tuple[np.ndarray, np.ndarray]]
+    ) -> None:
+        """FinetuneError if it cannot be done, BusyError if too many wait.
+
+        job: a name that nobody had before; asking for it once more changes nothing.
+        """
+        await self._recover()
+        s = self.config.serve
+        stored = await asyncio.to_thread(finetunes.status, self.run, job)
+        if job in self.working or stored:
+            return
+        if len(self.working) >= s.finetunes + s.finetunes_waiting:
+            raise BusyError("too many fine-tunes wait")
+        finetunes.check(self.config, request)
+        ask = Ask(request.concept, request.seed, request.t, request.steps)
+        start = await answered(lambda: self.weights.load.remote(name_of(ask, "")))
+        await asyncio.to_thread(finetunes.accept, self.run, job, request, pairs, start)
+        self._start(job)
+
+    async def status(self, job: str) -> dict[str, Any]:
+        """UnknownAdapterError for no such job."""
+        told = await asyncio.to_thread(finetunes.status, self.run, job)
+        if told is None:
+            raise UnknownAdapterError("there is no such fine-tune")
+        return told
+
+    async def cancel(self, job: str) -> dict[str, Any]:
+        """Its status; one that has ended stays as it is."""
+        told = await self.status(job)
+        if told["status"] in ENDED:
+            return told
+        await asyncio.to_thread(self.run.write, f"{finetunes.folder(job)}/{finetunes.CANCEL}", b"")
+        return {**told, "cancelling": True}
+
+
+class RayBackend:
+    """What the HTTP part calls (pipelines.serve_app.Backend), through handles of deployments."""
+
+    def __init__(self) -> None:
+        get = serve.get_deployment_handle
+        self.text, self.weights = get(TEXT), get(WEIGHTS)
+        self.translator, self.finetunes = get(TRANSLATOR), get(FINETUNES)
+
+    async def about(self) -> dict[str, Any]:
+        return await answered(lambda: self.weights.about.remote())
+
+    async def files(self, name: str) -> AdapterFiles:
+        return await answered(lambda: self.weights.files.remote(name))
+
+    async def translate(self, picture: np.ndarray, name: str) -> tuple[np.ndarray, str]:
+        # to a copy that has this adapter, if there is one
+        handle = self.translator.options(multiplexed_model_id=name)
+        return await answered(lambda: handle.translate.remote(picture, name))
+
+    async def nearest(self, text: str, count: int) -> list[Near]:
+        return await answered(lambda: self.text.nearest.remote(text, count))
+
+    async def submit(
+        self, job: str, request: Request, pairs: list[tuple[np.ndarray, np.ndarray]]
+    ) -> None:
+        await answered(lambda: self.finetunes.submit.remote(job, request, pairs))
+
+    async def status(self, job: str) -> dict[str, Any]:
+        return await answered(lambda: self.finetunes.status.remote(job))
+
+    async def cancel(self, job: str) -> dict[str, Any]:
+        return await answered(lambda: self.finetunes.cancel.remote(job))

@@ -1,0 +1,263 @@
+"""What the service's deployments hold: text encoder, weight generator, translator.
+
+No HTTP and no Ray in here (pipelines/serve_models.py puts them on Ray). Each takes a batch of
+requests and answers every one by itself: what fails for one is returned as its exception.
+Building one raises ArtifactError, TextEncoderError or AdapterError if the run cannot be served.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.func import vmap
+
+from modeling.lora import CONFIG_FILE, WEIGHTS_FILE, Adapter, AdapterError, from_bytes, to_files
+from modeling.text import TextEmbedding, TextEncoder
+from modeling.training import pad_tokens, to_uint8, to_unit
+from pipelines.adapter_ids import Ask, OtherModelError, UnknownAdapterError
+from pipelines.artifacts import ArtifactError, RunDir
+from pipelines.base import load_base
+from pipelines.concepts import load_concepts, load_text, with_adapter
+from pipelines.config import Config, Replicas
+from pipelines.generator import load_generator
+from pipelines.prediction import Decoder
+
+# What the service reads, by the stage that wrote it
+READ = {
+    "base": ("base/base.json", "base/translator.safetensors", "base/discriminator.safetensors"),
+    "weights": ("weights/layout.json", "weights/normalisation.safetensors"),
+    "generator": (
+        "generator/generator.json",
+        "generator/model.safetensors",
+        "generator/ema.safetensors",
+    ),
+}
+JOBS = "served/finetunes"
+"""Fine-tunes that clients asked for, a folder each."""
+TOKENS_FILE = "tokens.safetensors"
+
+
+class Loaded(NamedTuple):
+    """An adapter and the prompt tokens [L, D] of its concept, on the CPU; which model made it."""
+
+    adapter: Adapter
+    tokens: Tensor
+    model: str
+
+
+class Merged(NamedTuple):
+    """A translator's state with an adapter merged in, and the prompt tokens [L, D]."""
+
+    state: Adapter
+    tokens: Tensor
+
+
+@dataclass(frozen=True)
+class AdapterFiles:
+    """An adapter in PEFT's format, and what it belongs to."""
+
+    weights: bytes
+    config: bytes
+    layout: str
+    base: str
+    name: str
+
+
+class Near(NamedTuple):
+    """A concept that the weight generator has learned from, and how near its text is."""
+
+    concept_id: str
+    text: str
+    similarity: float
+    """Cosine of the two texts' embeddings."""
+
+
+def digest(run: RunDir, files: Sequence[str]) -> str:
+    """SHA-256, hexadecimal, over the names and contents of some files of a run directory."""
+    total = hashlib.sha256()
+    for name in files:
+        total.update(f"{name}:{hashlib.sha256(run.read(name)).hexdigest()}\n".encode())
+    return total.hexdigest()
+
+
+def digests(run: RunDir) -> dict[str, str]:
+    """Of base, weights and generator; and of all three, which names what predicts."""
+    parts = {name: digest(run, files) for name, files in READ.items()}
+    whole = hashlib.sha256("".join(parts.values()).encode()).hexdigest()
+    return {**parts, "model": whole}
+
+
+def metadata_of(data: bytes) -> dict[str, str]:
+    """The metadata of a safetensors file; {} if it has none or is damaged."""
+    try:
+        end = 8 + int.from_bytes(data[:8], "little")
+        return dict(json.loads(data[8:end]).get("__metadata__", {}))
+    except (ValueError, AttributeError, TypeError):
+        return {}
+
+
+def _device(replicas: Replicas, device: str) -> torch.device:
+    # its own share of the cores, as in every actor
+    torch.set_num_threads(max(1, int(replicas.cpus)))
+    return torch.device(device or ("cuda" if replicas.gpus else "cpu"))
+
+
+class TextPart:
+    """The text encoder, and the texts of the concepts that adapters were collected for."""
+
+    def __init__(self, config: Config, run: RunDir) -> None:
+        _device(config.serve.text, "cpu")
+        self.encoder = TextEncoder(config.text_encoder, config.allow_download)
+        texts = load_text(run)
+        known = [c for c in with_adapter(load_concepts(run)) if c.split == "train"]
+        self.known: list[tuple[str, str]] = [(c.concept_id, c.text) for c in known]
+        pooled = torch.stack([texts[c.concept_id].pooled for c in known])
+        self.pooled = torch.nn.functional.normalize(pooled, dim=-1)
+
+    def encode(self, texts: Sequence[str]) -> list[TextEmbedding]:
+        return self.encoder.encode(texts)
+
+    def nearest(self, embedding: TextEmbedding, count: int) -> list[Near]:
+        """The nearest training concepts, the nearest first."""
+        near = self.pooled @ torch.nn.functional.normalize(embedding.pooled, dim=-1)
+        values, places = near.topk(min(count, len(self.known)))
+        found = zip(places.tolist(), values.tolist(), strict=True)
+        return [Near(self.known[i][0], self.known[i][1], cosine) for i, cosine in found]
+
+
+class WeightPart:
+    """The weight generator; its adapters are those of the run's base."""
+
+    def __init__(self, config: Config, run: RunDir, device: str = "") -> None:
+        self.config, self.run = config, run
+        self.device = _device(config.serve.weights, device)
+        # only described: adapters are checked against it and written with its PEFT config
+        self.translator = load_base(config, run)[0]
+        self.decoder = Decoder(run, config.adapt, self.device)
+        self.generator = load_generator(run).model.to(self.device)
+        self.digests = digests(run)
+
+    def about(self) -> dict[str, Any]:
+        """What is being served."""
+        return {
+            **self.digests,
+            "layout": self.decoder.layout.digest(),
+            "image_size": self.config.images.size,
+            "device": str(self.device),
+        }
+
+    def check_text(self, dim: int) -> None:
+        """ArtifactError if the text encoder's tokens have another width than are taken here."""
+        if dim != self.generator.config.text_dim:
+            raise ArtifactError(
+                f"text_encoder={self.config.text_encoder} gives {dim} numbers a token, the weight"
+                f" generator in {self.run.uri} takes {self.generator.config.text_dim}"
+            )
+
+    def predict(self, asks: Sequence[tuple[Ask, TextEmbedding]]) -> list[Loaded | AdapterError]:
+        """One adapter for each; all blocks of all with one t and one sampler go together.
+
+        AdapterError where a prediction is not finite.
+        """
+        groups: dict[tuple[int, int], list[int]] = defaultdict(list)
+        for i, (ask, _) in enumerate(asks):
+            groups[ask.t, ask.steps].append(i)
+        out: dict[int, Loaded | AdapterError] = {}
+        for (t, steps), places in groups.items():
+            embeddings = [asks[i][1] for i in places]
+            seeds = [asks[i][0].seed for i in places]
+            adapters = self.decoder.adapters(self.generator, embeddings, seeds, t, steps)
+            for i, adapter, embedding in zip(places, adapters, embeddings, strict=True):
+                # clones: a view would keep the whole batch
+                own = {k: v.cpu().clone() for k, v in adapter.items()}
+                try:
+                    self.translator.check(own)
+                    out[i] = Loaded(own, embedding.tokens, self.digests["model"])
+                except AdapterError as error:
+                    out[i] = error
+        return [out[i] for i in range(len(asks))]
+
+    def read(self, job: str) -> Loaded:
+        """A fine-tuned adapter.
+
+        UnknownAdapterError; OtherModelError if it was trained on another base; ArtifactError or
+        AdapterError if its file is damaged.
+        """
+        path, extra = (f"{JOBS}/{job}/{name}" for name in (WEIGHTS_FILE, TOKENS_FILE))
+        if not self.run.exists(path):
+            raise UnknownAdapterError("no adapter has this name")
+        data = self.run.read(path)
+        if metadata_of(data).get("base") != self.digests["base"]:
+            raise OtherModelError("this adapter is of another model than the one that is served")
+        adapter = from_bytes(data, self.run.url(path))
+        self.translator.check(adapter)
+        tokens = from_bytes(self.run.read(extra), self.run.url(extra))["tokens"]
+        return Loaded(adapter, tokens, self.digests["model"])
+
+    def files(self, adapter: Adapter, name: str, about: Mapping[str, str]) -> AdapterFiles:
+        """PEFT's two files; equal adapters give equal bytes. about: goes into the metadata."""
+        layout, base = self.decoder.layout.digest(), self.digests["base"]
+        metadata = {**about, "id": name, "layout": layout, "base": base}
+        metadata["generator"] = self.digests["generator"]
+        files = to_files(adapter, self.translator.lora_config, metadata)
+        return AdapterFiles(files[WEIGHTS_FILE], files[CONFIG_FILE], layout, base, name)
+
+
+class TranslatorPart:
+    """The base, through which pictures go with adapters merged in."""
+
+    def __init__(self, config: Config, run: RunDir, device: str = "") -> None:
+        self.device = _device(config.serve.translator, device)
+        self.translator = load_base(config, run)[0].to(self.device)
+        self.model = digests(run)["model"]
+
+    def merge(self, loaded: Loaded) -> Merged:
+        """OtherModelError if another model made it, as during a rolling update."""
+        if loaded.model != self.model:
+            raise OtherModelError("this adapter is of another model than the one that is served")
+        adapter = {k: v.to(self.device) for k, v in loaded.adapter.items()}
+        self.translator.check(adapter)
+        with torch.no_grad():
+            return Merged(self.translator.merge(adapter), loaded.tokens.to(self.device))
+
+    @torch.no_grad()
+    def translate(self, asks: Sequence[tuple[np.ndarray, Merged]]) -> list[np.ndarray]:
+        """Edit uint8 [S, S, 3] each; S is the size that the run was trained at.
+
+        On an accelerator all go through one set of grouped operations. A CPU's are slower than
+        one adapter after another (modeling/lora.py), so there the pictures of one adapter go
+        together.
+        """
+        pictures = np.stack([picture for picture, _ in asks])
+        source = to_unit(torch.from_numpy(pictures).permute(0, 3, 1, 2).to(self.device))
+        if self.device.type == "cuda":
+            made = self._at_once(source, [merged for _, merged in asks])
+        else:
+            made = self._one_by_one(source, [merged for _, merged in asks])
+        return list(to_uint8(made).permute(0, 2, 3, 1).contiguous().cpu().numpy())
+
+    def _at_once(self, source: Tensor, merged: Sequence[Merged]) -> Tensor:
+        tokens, mask = pad_tokens([m.tokens for m in merged])
+        state = {k: torch.stack([m.state[k] for m in merged]) for k in merged[0].state}
+        mask = mask.to(self.device)
+        return vmap(self.translator.apply)(state, source[:, None], tokens, mask)[:, 0]
+
+    def _one_by_one(self, source: Tensor, merged: Sequence[Merged]) -> Tensor:
+        places: dict[int, list[int]] = defaultdict(list)
+        for i, m in enumerate(merged):
+            places[id(m)].append(i)
+        out = torch.empty_like(source)
+        for same in places.values():
+            state, tokens = merged[same[0]]
+            mask = torch.ones(len(tokens), dtype=torch.bool, device=self.device)
+            x = source[same].contiguous(memory_format=torch.channels_last)
+            out[same] = self.translator.apply(state, x, tokens, mask)
+        return out

@@ -1,0 +1,246 @@
+"""Kill things at random moments, many times: `python -m tests.chaos [n=20] [seed=0] [STAGE …]`.
+
+For each stage (pairs, gans, generator, tune, serve) the `tiny` preset is run to its end once; then
+n times from there, on a cluster of a head and two nodes on this machine, of which a worker process,
+a whole node (another one comes, as after a spot interruption) or the driver is killed at a moment
+drawn evenly from the time that the stage takes. What it leaves is compared with the uninterrupted
+run, byte by byte where determinism is promised. Nothing is repaired by hand: a driver that died or
+gave up is started again by the same command, at most three times.
+
+The tally is kept in tests/chaos/tally.json after every trial, so a run that is stopped goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pipelines.artifacts import RunDir
+from pipelines.machine import machine
+from tests.driver import Driver, descendants
+
+TALLY = Path(__file__).parent / "tally.json"
+STAGES = ("pairs", "gans", "generator", "tune", "serve")
+KINDS = ("worker", "node", "driver")
+WORDS = ["preset=tiny", "gans.steps=20", "gans.concepts_per_batch=1", "generator.steps=60"]
+STUDY = """
+axis: block size
+why: chaos
+trial: overfit
+overfit: {concepts: [art], points: 2}
+seeds: 2
+keys: [generator.blocks_per_concept=0, generator.batch=1, generator.steps=40]
+variants: {"64": [weights.block_size=64], "128": [weights.block_size=128]}
+"""
+AGAIN = 3
+QUICK = {"initial_delay_ms": 500, "period_ms": 500, "timeout_ms": 1000, "failure_threshold": 3}
+
+
+@contextmanager
+def cluster() -> Iterator[Any]:
+    """A head without CPUs and two nodes with three."""
+    for key, value in QUICK.items():
+        os.environ[f"RAY_health_check_{key}"] = str(value)
+    from ray.cluster_utils import Cluster
+
+    memory = 100 * 2**20
+    head = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": memory}
+    made = Cluster(initialize_head=True, head_node_args=head)
+    try:
+        for _ in range(2):
+            made.add_node(num_cpus=3, object_store_memory=memory)
+        made.wait_for_nodes()
+        yield made
+    finally:
+        made.shutdown()
+
+
+def command(stage: str, folder: Path) -> list[str]:
+    if stage == "tune":
+        return ["tune", f"study={folder.parent / 'sizes.yaml'}", f"run_dir={folder}"]
+    return [stage, *WORDS, f"run_dir={folder}"]
+
+
+def reference(home: Path) -> tuple[Path, dict[str, float]]:
+    """The uninterrupted run, and the seconds of each of its stages on such a cluster."""
+    run = home / "reference"
+    (home / "sizes.yaml").write_text(STUDY)
+    seconds = {}
+    with cluster() as nodes:
+        for stage in ("concepts", "pairs", "base", "gans", "weights", "generator", "tune"):
+            begun = time.monotonic()
+            with Driver(command(stage, run), home, RAY_ADDRESS=nodes.address) as driver:
+                driver.wait()
+            seconds[stage] = time.monotonic() - begun
+    return run, seconds
+
+
+def left(run: Path, stage: str) -> dict[str, Any]:
+    """What a stage left that must be equal, name → content."""
+    here = RunDir(str(run))
+    if stage == "tune":
+        rows = here.read_table("tuning/sizes/trials.parquet").to_pylist()
+        keys = ("variant", "seed", "step", "l1", "gap", "rmse")
+        return {str([r[k] for k in keys[:3]]): [r[k] for k in keys] for r in rows}
+    names = {
+        "pairs": [f for f in here.files("pairs") if f.endswith(".parquet")],
+        "gans": [f for f in here.files("adapters") if not f.endswith(".json")],
+        "generator": [f for f in here.files("generator") if f.endswith(".safetensors")],
+    }[stage]
+    return {name: here.read(name) for name in names}
+
+
+def kill(kind: str, nodes: Any, driver: Driver, draw: random.Random) -> str:
+    """What was killed, or "" if there was nothing of the kind at this moment."""
+    if kind == "driver":
+        driver.kill()
+        return "driver"
+    alive = list(nodes.worker_nodes)
+    if kind == "node":
+        gone = draw.choice(alive)
+        nodes.remove_node(gone, allow_graceful=False)
+        nodes.add_node(num_cpus=3, object_store_memory=100 * 2**20)
+        return "node"
+    parents = [n.all_processes["raylet"][0].process.pid for n in alive]
+    workers = [
+        p
+        for p in descendants(parents)
+        if p.name.startswith("ray::") and not p.name.startswith("ray::IDLE")
+    ]
+    if not workers:
+        return ""
+    victim = draw.choice(sorted(workers))
+    os.kill(victim.pid, signal.SIGKILL)
+    return victim.name
+
+
+def trial(stage: str, source: Path, seconds: float, home: Path, seed: int) -> dict[str, Any]:
+    draw = random.Random(f"{stage} {seed}")
+    kind = KINDS[seed % len(KINDS)]
+    moment = draw.uniform(0, seconds)
+    run = home / "trial"
+    shutil.rmtree(run, ignore_errors=True)
+    shutil.copytree(source, run)
+    if stage == "tune":
+        shutil.rmtree(run / "tuning")
+    words = command(stage, run)
+    first = words if stage == "tune" else [*words, f"redo=[{stage}]"]
+    out: dict[str, Any] = {"stage": stage, "seed": seed, "kind": kind, "moment": round(moment, 2)}
+    with cluster() as nodes:
+        begun = time.monotonic()
+        status: int | None = None
+        with Driver(first, home, RAY_ADDRESS=nodes.address) as driver:
+            while time.monotonic() - begun < moment and driver.process.poll() is None:
+                time.sleep(0.01)
+            out["killed"] = kill(kind, nodes, driver, draw) if driver.process.poll() is None else ""
+            if kind != "driver" or not out["killed"]:
+                status = driver.process.wait(600)
+        starts = 1
+        while status != 0 and starts <= AGAIN:
+            starts += 1
+            with Driver(words, home, RAY_ADDRESS=nodes.address) as driver:
+                status = driver.process.wait(600)
+        out |= {"starts": starts, "status": status, "seconds": round(time.monotonic() - begun, 1)}
+    if status == 0:
+        mine, wanted = left(run, stage), left(source, stage)
+        out["same_names"] = mine.keys() == wanted.keys()
+        out["equal"] = sum(mine.get(k) == v for k, v in wanted.items())
+        out["of"] = len(wanted)
+    out["ok"] = status == 0 and out["same_names"] and out["equal"] == out["of"]
+    if not out["ok"]:
+        out["output"] = driver.output()[-1500:]
+    return out
+
+
+def serve_trials(source: Path, home: Path, seeds: list[int], done: Callable[[Any], None]) -> None:
+    """One service under load; a random copy of a random part is killed again and again."""
+    import psutil
+    import ray
+    from ray import serve as ray_serve
+
+    from pipelines import config as configuration
+    from pipelines import serve
+    from tests.test_serve import free_port
+    from tests.test_serve_survives import Load, copies
+
+    run = RunDir(str(source))
+    words = [f"run_dir={source}", f"serve.port={free_port()}"]
+    with cluster() as nodes:
+        ray.init(address=nodes.address, log_to_driver=False)
+        try:
+            given = configuration.load_config(words)
+            url = serve.start(serve.saved_config(run, given), run)
+            parts = ("Api", "Text", "Weights", "Translator", "Finetunes")
+            for seed in seeds:
+                draw = random.Random(f"serve {seed}")
+                part = draw.choice(parts)
+                with Load(url, 4) as load:
+                    time.sleep(draw.uniform(0, 3))
+                    there = copies(part)
+                    for victim in list(there)[:1]:
+                        psutil.Process(victim).kill()
+                    begun = time.monotonic()
+                    while not copies(part) - there and time.monotonic() < begun + 60:
+                        time.sleep(0.1)
+                    load.answered(10)
+                counted = {str(k): v for k, v in load.statuses.items()}
+                bad = {k: v for k, v in counted.items() if k not in ("200", "503")}
+                done(
+                    {"stage": "serve", "seed": seed, "kind": part, "killed": bool(there)}
+                    | {"ok": not bad, "statuses": counted}
+                )
+        finally:
+            ray_serve.shutdown()
+            ray.shutdown()
+
+
+def main(words: list[str]) -> int:
+    numbers = dict(w.split("=") for w in words if "=" in w)
+    n, base = int(numbers.get("n", 20)), int(numbers.get("seed", 0))
+    stages = [w for w in words if "=" not in w] or list(STAGES)
+    tally = json.loads(TALLY.read_text()) if TALLY.exists() else {"trials": []}
+    known = {(t["stage"], t["seed"]) for t in tally["trials"]}
+
+    def done(result: dict[str, Any]) -> None:
+        tally["trials"].append(result)
+        tally["machine"] = machine()
+        tally["summary"] = summary(tally["trials"])
+        TALLY.write_text(json.dumps(tally, indent=1) + "\n")
+        print(json.dumps({k: v for k, v in result.items() if k != "output"}), flush=True)
+
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        source, seconds = reference(home)
+        for stage in stages:
+            seeds = [s for s in range(base, base + n) if (stage, s) not in known]
+            if stage == "serve":
+                serve_trials(source, home, seeds, done)
+                continue
+            for seed in seeds:
+                done(trial(stage, source, seconds[stage], home, seed))
+    print(json.dumps(tally.get("summary", {}), indent=1))
+    return 0 if all(t["ok"] for t in tally["trials"]) else 1
+
+
+def summary(trials: list[dict[str, Any]]) -> dict[str, Any]:
+    """Stage → kind → how many trials, and how many of them were well."""
+    out: dict[str, Any] = {}
+    for t in trials:
+        entry = out.setdefault(t["stage"], {}).setdefault(t["kind"], {"trials": 0, "ok": 0})
+        entry["trials"] += 1
+        entry["ok"] += t["ok"]
+    return out
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

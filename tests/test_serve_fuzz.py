@@ -1,0 +1,43 @@
+"""Requests drawn from the service's own OpenAPI description: no answer is a failure of ours."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import schemathesis
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from pipelines.serve_app import make_app
+from tests.test_serve import LIMITS, SMALL, Fake, encoded
+
+schemathesis.openapi.media_type("image/png", st.just(encoded(SMALL, "PNG")))
+
+
+class Ready(Fake):
+    async def about(self) -> dict[str, Any]:
+        return {"model": "0" * 64}
+
+
+schema = schemathesis.openapi.from_asgi("/openapi.json", make_app(LIMITS, Ready()))
+
+
+@schema.parametrize()
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+def test_any_request_gets_an_answer_that_the_description_knows(case: schemathesis.Case) -> None:
+    case.call_and_validate(
+        checks=[
+            not_a_server_error,
+            content_type_conformance,
+            response_headers_conformance,
+            response_schema_conformance,
+            status_code_conformance,
+        ]
+    )
