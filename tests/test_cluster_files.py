@@ -314,8 +314,8 @@ def test_dockerfile_is_sound() -> None:
     ("old", "new", "expected"),
     [
         ("nvidia/cuda:13.2.0-runtime-ubuntu24.04", "nvidia/cuda:latest", "not pinned"),
-        ("USER ray", "USER root", "root"),
-        ("USER ray", "", "root"),
+        ("USER 1000", "USER root", "root"),
+        ("USER 1000", "", "root"),
         ("-c constraints.txt ", "", "constraints"),
         ("COPY --chown=ray:ray modeling", "COPY --chown=ray:ray modelling", "modelling"),
     ],
