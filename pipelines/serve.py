@@ -169,6 +169,7 @@ def application(config: Config, run: RunDir) -> Any:
         # until the proxies of a busy machine have heard that a copy is going: what they still send
         # it would fail, and unlike other parts' calls nobody would make it again
         graceful_shutdown_wait_loop_s=DRAIN_SECONDS,
+        graceful_shutdown_timeout_s=s.timeout_s + DRAIN_SECONDS,
         **_copies(s.api, s.max_ongoing),
     )
     return api.bind(text, weights, translator, finetunes)

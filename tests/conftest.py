@@ -25,6 +25,7 @@ os.environ |= {
 os.environ.pop("RAY_ADDRESS", None)
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Two processes (pytest-xdist) each take whole files, whose fixtures are then made once.
 

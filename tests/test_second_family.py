@@ -12,12 +12,13 @@ from safetensors.torch import load_file
 from modeling.avatars import portrait, render
 from modeling.target_families import from_description, frozen_target
 from pipelines.adapt import heldout, load_timings, step_folder
+from pipelines.adapter_ids import Ask
 from pipelines.artifacts import RunDir
 from pipelines.base import load_base
-from pipelines.config import ConfigError, load_config, to_dict
+from pipelines.config import ConfigError, load_config
 from pipelines.gans import load_adapter
 from pipelines.plan_work import Shapes
-from pipelines.serve import Service
+from pipelines.serving import Loaded, TextPart, TranslatorPart, WeightPart
 from pipelines.stages import STAGES
 from pipelines.weights import load_layout
 from tests.driver import Driver
@@ -87,9 +88,12 @@ def test_held_out_concepts_were_adapted_and_scored(run: RunDir) -> None:
 
 def test_it_serves(run: RunDir) -> None:
     config = load_config([*WORDS, f"run_dir={run.uri}"])
-    service = Service(to_dict(config), run, "cpu")
+    weights, translator = WeightPart(config, run), TranslatorPart(config, run)
+    ask = Ask("indigo hair, on a coral background", 0, config.adapt.t, 1)
+    (loaded,) = weights.predict([(ask, TextPart(config, run).encode([ask.concept])[0])])
+    assert isinstance(loaded, Loaded)
     picture = render(portrait(3), 32)
-    made = service.translate(picture, "indigo hair, on a coral background", 0, None)
+    (made,) = translator.translate([(picture, translator.merge(loaded))])
     assert made.shape == picture.shape and made.dtype == np.uint8
     assert not np.array_equal(made, picture)
 

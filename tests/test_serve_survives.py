@@ -96,10 +96,7 @@ def copies(part: str) -> set[int]:
     found = set()
     for process in psutil.process_iter(["cmdline", "status"]):
         words = process.info["cmdline"] or [""]
-        if (
-            re.match(rf"ray::ServeReplica:[^:]*:{part}\b", words[0])
-            and process.info["status"] != "zombie"
-        ):
+        if re.match(rf"ray::ServeReplica:[^:]*:{part}\b", words[0]) and status != "zombie":
             found.add(process.pid)
     return found
 

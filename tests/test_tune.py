@@ -68,7 +68,11 @@ keys: [generator.blocks_per_concept=0, generator.batch=1, generator.steps=8]
 TIMES = """
 axis: t
 why: a test
-keys: [rival.train=false, repeats=1, evaluate.weights_only=false, evaluate.controls=[ridge]]
+keys:
+  - rival.train=false
+  - repeats=1
+  - evaluate.weights_only=false
+  - evaluate.controls=[ridge]
 space: {adapt.t: [999, 900]}
 """
 
