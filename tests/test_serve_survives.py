@@ -92,11 +92,15 @@ class Load:
 
 
 def copies(part: str) -> set[int]:
-    """Process ids of a deployment's copies."""
+    """Process ids of a deployment's copies, of the service that this process started."""
     found = set()
-    for process in psutil.process_iter(["cmdline", "status"]):
-        words = process.info["cmdline"] or [""]
-        if re.match(rf"ray::ServeReplica:[^:]*:{part}\b", words[0]) and status != "zombie":
+    for process in psutil.Process().children(recursive=True):
+        try:
+            words, status = process.cmdline() or [""], process.status()
+        except psutil.NoSuchProcess:
+            continue
+        name = re.match(r"ray::ServeReplica:[^:]*:(\w+)", words[0])
+        if name and name[1] == part and status != "zombie":
             found.add(process.pid)
     return found
 
