@@ -61,7 +61,7 @@ scheduler: asha
 grace: 0.25
 overfit: {concepts: [art], points: 4}
 seeds: 1
-space: {generator.lr: [0.01, 0.003, 0.001, 0.0001]}
+space: {generator.lr: [0.0001, 0.001, 0.003, 0.01]} # in eight steps none helps: the best first
 keys: [generator.blocks_per_concept=0, generator.batch=1, generator.steps=8]
 """
 
