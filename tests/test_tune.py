@@ -69,8 +69,6 @@ TIMES = """
 axis: t
 why: a test
 keys:
-  - rival.train=false
-  - repeats=1
   - evaluate.weights_only=false
   - evaluate.controls=[ridge]
 space: {adapt.t: [999, 900]}
