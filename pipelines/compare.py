@@ -7,6 +7,7 @@ idle machine; these are the seconds that are reported. Scoring, loading and draw
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -189,8 +190,7 @@ class CompareMethods(Contenders):
         about: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
         """The scores of pictures uint8 [n, 3, H, W]; about: columns that are not 0."""
-        judged, true = self.truth(concept)
-        features = self.judge.embed(made)
+        judged, _ = self.truth(concept)
         n = len(made)
         if len(judged.edited) != n:
             raise StageError(f"compare: {n} pictures of {method}, {len(judged.edited)} true edits")
@@ -200,11 +200,7 @@ class CompareMethods(Contenders):
             "text": concept.text,
             "heldout": concept.heldout,
             "seed": self.config.seed + repeat,
-            "l1": float((to_unit(made) - to_unit(judged.edited)).abs().mean()),
-            "kid": kid(features, true, 1, n),
-            "fd": (
-                frechet_distance_from_features(features, true) if n >= MIN_FRECHET_COUNT else None
-            ),
+            **self.scores(concept, made),
             "n": n,
             "judged": judged.digest,
             "size": made.shape[-1],
@@ -221,6 +217,28 @@ class CompareMethods(Contenders):
             "image_flops": 0.0,
             **(about or {}),
         }
+
+    def scores(self, concept: Concept, made: torch.Tensor) -> dict[str, float | None]:
+        """L1, KID and Fréchet distance; those of the same pictures are computed once.
+
+        Starts that no seed changes give the same pictures again and again, and features are what
+        takes the time.
+        """
+        judged, true = self.truth(concept)
+        both = hashlib.sha1("".join([judged.digest, *digests(made)]).encode()).hexdigest()
+        path = f"{FOLDER}/scores/{both}.json"
+        if self.run_dir.exists(path):
+            return dict(self.run_dir.read_json(path))
+        features, n = self.judge.embed(made), len(made)
+        found = {
+            "l1": float((to_unit(made) - to_unit(judged.edited)).abs().mean()),
+            "kid": kid(features, true, 1, n),
+            "fd": (
+                frechet_distance_from_features(features, true) if n >= MIN_FRECHET_COUNT else None
+            ),
+        }
+        self.run_dir.write_json(path, found)
+        return found
 
     def show(
         self,
