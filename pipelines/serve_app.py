@@ -157,15 +157,9 @@ def make_app(limits: Limits, backend: Backend, keys: Sequence[str] = (), copy: s
         app.add_exception_handler(kind, _told(status))
     app.add_exception_handler(Exception, _failed)
 
-    class Concept(BaseModel):
+    class Prediction(BaseModel):
         model_config = ConfigDict(extra="forbid", str_strip_whitespace=True)
 
-        concept: str = Field(
-            min_length=1,
-            max_length=limits.max_text,
-            description="What the edit is to do, in words.",
-            examples=["green hair"],
-        )
         seed: int = Field(0, ge=0, lt=2**63, description="Of the noise that is denoised.")
         t: int = Field(
             limits.t,
@@ -181,17 +175,23 @@ def make_app(limits: Limits, backend: Backend, keys: Sequence[str] = (), copy: s
         )
 
         @model_validator(mode="after")
-        def _enough_time_steps(self) -> "Concept":
+        def _enough_time_steps(self) -> "Prediction":
             if self.steps > self.t + 1:
                 raise ValueError("steps: there are only t + 1 time steps")
             return self
 
-        def ask(self) -> Ask:
-            return Ask(self.concept, self.seed, self.t, self.steps)
+        def of(self, concept: str) -> Ask:
+            return Ask(concept, self.seed, self.t, self.steps)
 
-    class Translate(BaseModel):
-        model_config = ConfigDict(extra="forbid", str_strip_whitespace=True)
+    class Concept(Prediction):
+        concept: str = Field(
+            min_length=1,
+            max_length=limits.max_text,
+            description="What the edit is to do, in words.",
+            examples=["green hair"],
+        )
 
+    class Translate(Prediction):
         image: UploadFile = Field(
             description=f"PNG, JPEG or WebP of at most {limits.max_image_bytes} bytes."
         )
@@ -199,20 +199,12 @@ def make_app(limits: Limits, backend: Backend, keys: Sequence[str] = (), copy: s
         adapter: str | None = Field(
             None,
             min_length=2,
-            max_length=4 * limits.max_text * 2 + 200,
+            max_length=8 * limits.max_text + 200,
             description="X-Adapter-Id of an earlier answer, instead of a concept.",
         )
-        seed: int = Field(0, ge=0, lt=2**63)
-        t: int = Field(limits.t, ge=limits.t_min, le=limits.t_max)
-        steps: int = Field(limits.steps, ge=1, le=limits.max_steps)
 
-    class Finetune(BaseModel):
-        model_config = ConfigDict(extra="forbid", str_strip_whitespace=True)
-
+    class Finetune(Prediction):
         concept: str = Field(min_length=1, max_length=limits.max_text)
-        seed: int = Field(0, ge=0, lt=2**63)
-        t: int = Field(limits.t, ge=limits.t_min, le=limits.t_max)
-        steps: int = Field(limits.steps, ge=1, le=limits.max_steps)
         train_steps: int = Field(limits.train_steps, ge=1, le=limits.max_train_steps)
         editor: Literal[("", *limits.editors)] = Field(  # type: ignore[valid-type]
             "", description="Makes the pairs, if none are uploaded."
@@ -307,7 +299,7 @@ def make_app(limits: Limits, backend: Backend, keys: Sequence[str] = (), copy: s
     )
     async def adapters(ask: Concept, request: Request, format: Format = None) -> Response:
         begun = time.perf_counter()
-        made = await _current(backend.files(name_of(ask.ask(), "")))
+        made = await _current(backend.files(name_of(ask.of(ask.concept), "")))
         reply = adapter_reply(made, request, format, begun)
         reply.headers["X-Concept"] = quote(ask.concept, safe=" ")
         return reply
@@ -363,9 +355,7 @@ def make_app(limits: Limits, backend: Backend, keys: Sequence[str] = (), copy: s
         if form.adapter is not None:
             edited, name = await backend.translate(picture, _known(form.adapter, limits))
         else:
-            ask = Concept(
-                concept=form.concept or "", seed=form.seed, t=form.t, steps=form.steps
-            ).ask()
+            ask = form.of(form.concept or "")
             edited, name = await _current(backend.translate(picture, name_of(ask, "")))
         accept = request.headers.get("accept", "")
         jpeg = format == "jpeg" or (format is None and JPEG in accept and PNG not in accept)
@@ -389,7 +379,7 @@ def make_app(limits: Limits, backend: Backend, keys: Sequence[str] = (), copy: s
             raise _wrong("edits", "sources and edits must be equally many")
         if bool(form.editor) == bool(form.sources):
             raise _wrong("editor", "give either editor, or sources and edits")
-        ask = Concept(concept=form.concept, seed=form.seed, t=form.t, steps=form.steps).ask()
+        ask = form.of(form.concept)
         wanted = finetune_request.Request(
             **vars(ask), train_steps=form.train_steps, editor=form.editor, images=form.images
         )

@@ -662,6 +662,17 @@ def test_forms_take_no_paths_and_no_unknown_fields(client: TestClient) -> None:
     assert (path.status_code, extra.status_code) == (422, 422)
 
 
+def test_more_steps_than_time_steps_are_refused_in_forms_too(client: TestClient) -> None:
+    fields = {"concept": "a", "t": 10, "steps": 12}
+    image = {"image": ("x", encoded(SMALL, "PNG"))}
+    for reply in (
+        client.post("/v1/adapters", json=fields),
+        client.post("/v1/translate", data=fields, files=image),
+        client.post("/v1/finetunes", data={**fields, "editor": "avatar"}),
+    ):
+        assert reply.status_code == 422 and "time steps" in reply.text
+
+
 def test_zip_by_accept_header(client: TestClient) -> None:
     body = {"concept": "a"}
     asked = client.post("/v1/adapters", json=body, headers={"Accept": "application/zip"})
