@@ -68,6 +68,7 @@ keys: [generator.blocks_per_concept=0, generator.batch=1, generator.steps=8]
 TIMES = """
 axis: t
 why: a test
+seeds: 2
 keys:
   - evaluate.weights_only=false
   - evaluate.controls=[ridge]
@@ -202,12 +203,12 @@ def test_a_run_trial_branches_the_run_and_is_scored_on_validation_concepts(
     # t is the prediction's alone, and changes what it draws
     assert first["ridge", 0] == second["ridge", 0]
     assert first[PREDICTION, 0] != second[PREDICTION, 0]
-    # the generator was shared, as hard links; the run itself was not touched
+    # what no variant changes is shared, as hard links; the run itself was not touched
     branches = sorted(p for p in tmp_path.glob("run-times-*") if p.is_dir())
     assert len(branches) == 2
     for branch in branches:
-        linked = branch / "generator/ema.safetensors"
-        assert linked.samefile(tmp_path / "run/generator/ema.safetensors")
+        linked = branch / "base/translator.safetensors"
+        assert linked.samefile(tmp_path / "run/base/translator.safetensors")
     assert written_markers(tmp_path / "run") == before
 
 
