@@ -260,7 +260,8 @@ def _pictures(
         if len(pairs) <= TESTED:
             error = next(r for r in results if isinstance(r, EditError))
             raise FinetuneError(f"the editor made {len(pairs)} of {len(sources)} pictures: {error}")
-    return tuple(  # type: ignore[return-value]  # of two
-        torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
-        for images in zip(*pairs, strict=True)
-    )
+    return _stacked([a for a, _ in pairs]), _stacked([b for _, b in pairs])
+
+
+def _stacked(images: list[np.ndarray]) -> torch.Tensor:
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()

@@ -206,6 +206,7 @@ def make_app(limits: Limits, backend: Backend, keys: Sequence[str] = (), copy: s
     class Finetune(Prediction):
         concept: str = Field(min_length=1, max_length=limits.max_text)
         train_steps: int = Field(limits.train_steps, ge=1, le=limits.max_train_steps)
+        # which editors there are is the run's to say: no static type can hold them
         editor: Literal[("", *limits.editors)] = Field(  # type: ignore[valid-type]
             "", description="Makes the pairs, if none are uploaded."
         )
