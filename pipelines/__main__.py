@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pipelines import config as configuration
 from pipelines.artifacts import RunDir
 from pipelines.config import ConfigError
+from pipelines.session import set_environment
 
 DATASET = ("export-dataset", "import-dataset")
 
@@ -57,6 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not words or words[0] in ("-h", "--help", "help") or "--help" in words:
         print(help_text())
         return 0 if words else 2
+    set_environment(local=False)
     try:
         return _command(words[0], words[1:])
     except ConfigError as error:

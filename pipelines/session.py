@@ -27,6 +27,15 @@ LOCAL = {
 }
 
 
+def set_environment(local: bool) -> None:
+    """Ray's settings, where the user has set none; to be called before the first `import ray`.
+
+    Ray reads some on import: without RAY_AUTH_MODE a driver has no token for its own head.
+    """
+    for key, value in (DEFAULTS | LOCAL if local else DEFAULTS).items():
+        os.environ.setdefault(key, value)
+
+
 def threads_per_actor(config: Config) -> int:
     """Threads an actor may use: its share of CPUs, so that actors do not fight for the cores."""
     return max(1, int(config.cluster.cpus_per_actor))
@@ -54,8 +63,7 @@ def ray_session(config: Config, run: RunDir | None = None) -> Iterator[None]:
     A Ray that the caller (a test, a job) has already connected to is used and left running.
     """
     address = config.cluster.address or os.environ.get("RAY_ADDRESS", "")
-    for key, value in (DEFAULTS if address else DEFAULTS | LOCAL).items():
-        os.environ.setdefault(key, value)
+    set_environment(local=not address)
     import ray
     import ray.data
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -39,6 +40,37 @@ def test_help_is_given_wherever_it_is_asked_for(
 ) -> None:
     assert main(words) == 0
     assert "usage: denoised-weights" in capsys.readouterr().out
+
+
+FIRST_IMPORT = """
+import os, sys
+from pipelines.__main__ import main
+
+class Watch:
+    def find_spec(self, name, path=None, target=None):
+        if name == "ray":
+            print(os.environ.get("RAY_AUTH_MODE"), flush=True)
+            os._exit(0)
+
+sys.meta_path.insert(0, Watch())
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize("command", ["run", "tune", "submit"])
+def test_ray_is_imported_after_its_settings_are_made(command: str, tmp_path: Path) -> None:
+    """Imported before, a driver has no token for the head that it then starts itself."""
+    own = {"tune": ["study=block_size"], "submit": ["address=http://127.0.0.1:9"]}
+    words = [command, "preset=tiny", f"run_dir={tmp_path}", *own.get(command, [])]
+    done = subprocess.run(
+        [sys.executable, "-c", FIRST_IMPORT, *words],
+        cwd=ROOT,
+        env={k: v for k, v in os.environ.items() if k != "RAY_AUTH_MODE"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.stdout == "token\n", done.stderr
 
 
 def test_no_command_shows_the_help_and_fails(capsys: pytest.CaptureFixture[str]) -> None:
