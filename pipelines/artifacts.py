@@ -13,7 +13,7 @@ import tempfile
 import uuid
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -83,7 +83,7 @@ class RunDir:
     def write(self, name: str, data: bytes) -> None:
         """Atomic write; a failed one leaves what was there before.
 
-        OSError (a full disk, no permission), ArtifactError if an object store refuses.
+        ArtifactError names the file that a full disk, a lacking right or an object store refused.
         """
         if not self.local:
             try:
@@ -110,17 +110,25 @@ class RunDir:
                     raise ArtifactError(f"{self.url(name)} cannot be written: {error}") from error
             return
         target = Path(self.path(name))
-        target.parent.mkdir(parents=True, exist_ok=True)
         # hidden, so that a listing never sees it
         part = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}.part"
         try:
+            target.parent.mkdir(parents=True, exist_ok=True)
             with part.open("wb") as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(part, target)
+        except OSError as error:
+            if error.filename is not None and Path(error.filename) not in (part, *target.parents):
+                raise  # the block's own, from another file
+            reason = error.strerror or error
+            raise ArtifactError(
+                f"{target} cannot be written: {reason}; the same command goes on once it can"
+            ) from error
         finally:
-            part.unlink(missing_ok=True)
+            with suppress(OSError):  # its folder may be what could not be made
+                part.unlink()
 
     def write_files(self, folder: str, files: Mapping[str, bytes], last: str) -> None:
         """Several files as one unit: `last` is written last, so with it all are there."""

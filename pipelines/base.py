@@ -8,7 +8,6 @@ global batch that depends on seed and step alone, so a resumed training repeats 
 from __future__ import annotations
 
 import json
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,7 @@ from pipelines.editing import file_of
 from pipelines.log import Progress, log
 from pipelines.pairs import Pairs, decode_rows, usable
 from pipelines.session import quiet_worker, threads_per_worker
-from pipelines.training import fit
+from pipelines.training import fit, report
 
 FOLDER = "base"
 
@@ -168,12 +167,8 @@ def train_loop(settings: dict[str, Any]) -> None:
             progress.add(note=f"L1 {np.mean(recent):.3f}")
         if training.done % config.base.checkpoint_every == 0 or training.done == recipe.steps:
             metrics = {"step": training.done, "l1": float(np.mean(recent))}
-            with tempfile.TemporaryDirectory() as folder:
-                checkpoint = None
-                if rank == 0:
-                    Path(folder, "state.safetensors").write_bytes(training.state())
-                    checkpoint = ray.train.Checkpoint.from_directory(folder)
-                ray.train.report(metrics, checkpoint=checkpoint)
+            files = {"state.safetensors": training.state()} if rank == 0 else None
+            report(run_dir, "base", metrics, files)
 
 
 def _gather(shard: Any, ids: list[str]) -> dict[str, np.ndarray]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import tempfile
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
@@ -39,7 +38,7 @@ from pipelines.ingest import CACHE_BYTES, Batch, cached_batches, streamed_batche
 from pipelines.log import Progress, log
 from pipelines.pairs import decode_rows, encoded_pairs, usable
 from pipelines.session import quiet_worker, threads_per_worker
-from pipelines.training import fit
+from pipelines.training import fit, report
 from pipelines.weights import block_files, drawn, load_layout
 
 FOLDER = "generator"
@@ -235,21 +234,18 @@ def train_loop(settings: dict[str, Any]) -> None:
             progress.add(note=", ".join(f"{k} {v:.3f}" for k, v in means.items()))
         if training.done % g.checkpoint_every and training.done != recipe.total:
             return
-        with tempfile.TemporaryDirectory() as folder:
-            checkpoint = None
-            if rank == 0:
-                about = {
-                    "step": training.done,
-                    "t": config.adapt.t,
-                    "text_encoder": config.text_encoder,
-                }
-                for name, data in to_files(model, training.ema, about).items():
-                    Path(folder, name).write_bytes(data)
-                Path(folder, "training.safetensors").write_bytes(training.state())
-                if before_images:
-                    Path(folder, BEFORE_IMAGES).write_bytes(before_images)
-                checkpoint = ray.train.Checkpoint.from_directory(folder)
-            ray.train.report({"step": training.done, **means}, checkpoint=checkpoint)
+        files = None
+        if rank == 0:
+            about = {
+                "step": training.done,
+                "t": config.adapt.t,
+                "text_encoder": config.text_encoder,
+            }
+            files = to_files(model, training.ema, about)
+            files["training.safetensors"] = training.state()
+            if before_images:
+                files[BEFORE_IMAGES] = before_images
+        report(run_dir, "generator", {"step": training.done, **means}, files)
 
     if training.done < recipe.steps:
         for batch in batches(recipe.steps, g.batch, training.done, config.seed):

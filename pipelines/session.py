@@ -24,6 +24,9 @@ LOCAL = {
     "RAY_enable_worker_prestart": "0",
     # … and more of them than cores is meant: most only wait
     "RAY_worker_maximum_startup_concurrency": "16",
+    # Ray Train's own use of what Ray Data deprecates, and a note in each of its actors
+    "PYTHONWARNINGS": "ignore:`ExecutionOptions.exclude_resources`",
+    "RAY_DATA_LOG_LEVEL": "ERROR",
 }
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from pipelines import config as configuration
-from pipelines.artifacts import RunDir
+from pipelines.artifacts import ArtifactError, RunDir
 from pipelines.config import Config
 from pipelines.stages import BY_NAME, StageError, depends_on, finished
 
@@ -81,6 +83,28 @@ def fit(
     return dict(result.metrics or {}), files
 
 
+def report(
+    run_dir: RunDir, stage: str, metrics: dict[str, Any], files: dict[str, bytes] | None
+) -> None:
+    """Tell Train the metrics and, from rank 0, a checkpoint's files; every worker calls this.
+
+    Raises ArtifactError if the checkpoint cannot be written.
+    """
+    import ray.train
+
+    with tempfile.TemporaryDirectory() as folder:
+        for name, data in (files or {}).items():
+            Path(folder, name).write_bytes(data)
+        checkpoint = ray.train.Checkpoint.from_directory(folder) if files else None
+        try:
+            ray.train.report(metrics, checkpoint=checkpoint)
+        except OSError as error:
+            raise ArtifactError(
+                f"{run_dir.url(f'train/{stage}')} cannot be written: {error}; the same command goes"
+                " on once it can"
+            ) from error
+
+
 def storage(run_dir: RunDir, name: str) -> dict[str, Any]:
     """RunConfig's storage: an object store through the same file system as all other files.
 
@@ -99,4 +123,5 @@ def _root(error: BaseException) -> str:
     """The last line of the deepest reason: what a person needs to see first."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     named = [line for line in lines if "Error" in line and not line.startswith("ray.")]
-    return (named or lines or [type(error).__name__])[-1]
+    last = (named or lines or [type(error).__name__])[-1]
+    return re.sub(r"^(?:modeling|pipelines|tuning)\.[\w.]+Error: ", "", last)

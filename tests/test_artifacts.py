@@ -95,7 +95,7 @@ def test_a_write_that_fails_leaves_the_old_file(
 
     with monkeypatch.context() as patch:
         patch.setattr(os, broken, full)
-        with pytest.raises(OSError, match="No space"):
+        with pytest.raises(ArtifactError, match=rf"{tmp_path}/a/x cannot be written: No space"):
             run.write("a/x", b"new, and longer")
     assert run.read("a/x") == b"old"
     assert os.listdir(tmp_path / "a") == ["x"]
