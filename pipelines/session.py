@@ -27,6 +27,7 @@ LOCAL = {
     # Ray Train's own use of what Ray Data deprecates, and a note in each of its actors
     "PYTHONWARNINGS": "ignore:`ExecutionOptions.exclude_resources`",
     "RAY_DATA_LOG_LEVEL": "ERROR",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # no one takes this machine away
 }
 
 
