@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import socket
 import sys
 import time
@@ -11,10 +13,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pyarrow.parquet as pq
 import pytest
 from safetensors.torch import load_file
 
+from cluster.local import LocalCluster, LocalClusterError, main, numbers
 from modeling.lora import WEIGHTS_FILE
 from pipelines.artifacts import RunDir
 from pipelines.concepts import load_concepts, with_adapter
@@ -42,14 +46,9 @@ def started(monkeypatch: pytest.MonkeyPatch, head: dict[str, Any], nodes: int) -
         cluster.shutdown()
 
 
-def test_a_job_runs_the_code_that_it_uploads(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As in the README, from a copy that names its editor otherwise, to tell it from ours.
-
-    On one node: several on one machine unpack a job's code into one folder, and the first that no
-    longer needs it deletes it for all.
-    """
+def test_a_job_runs_the_code_that_it_uploads(tmp_path: Path) -> None:
+    """On `python -m cluster.local`; from a copy that names its editor otherwise, to tell it from
+    ours. A node is lost between the two stages."""
     code, run = tmp_path / "code", RunDir(str(tmp_path / "run"))
     for package in ("modeling", "pipelines"):
         shutil.copytree(ROOT / package, code / package)
@@ -60,15 +59,15 @@ def test_a_job_runs_the_code_that_it_uploads(
     editors.write_text(text.replace('name = "avatar"', 'name = "uploaded"'))
 
     command = f"{sys.executable} -m pipelines {{}} preset=tiny images.count=10 run_dir={run.uri}"
-    # of its own, so that a Ray that runs here already is in nobody's way
-    ports = {"dashboard_port": free_port(), "dashboard_agent_listen_port": free_port()}
-    head = {"num_cpus": 4, "include_dashboard": True, **ports}
-    with started(monkeypatch, head, nodes=0) as cluster:
-        submit(
-            f"http://{cluster.webui_url}",
-            f"{command.format('concepts')} && {command.format('pairs')}",
-            {"working_dir": str(code)},
-        )
+    cluster = LocalCluster(nodes=2, cpus=3, port=free_port(), dashboard=free_port())
+    try:
+        for stage in ("concepts", "pairs"):
+            submit(cluster.dashboard, command.format(stage), {"working_dir": str(code)})
+            os.kill(cluster.nodes[0], signal.SIGTERM)
+    finally:
+        cluster.stop()
+    started_there = [" ".join(p.info["cmdline"] or []) for p in psutil.process_iter(["cmdline"])]
+    assert not [command for command in started_there if cluster.home in command]
     concepts = {c.concept_id for c in load_concepts(run) if c.origin != "paraphrased"}
     table = pq.read_table(f"{run.uri}/pairs")
     paired = sum(not c.adapter for c in load_concepts(run) if c.origin != "paraphrased")
@@ -76,6 +75,14 @@ def test_a_job_runs_the_code_that_it_uploads(
     assert set(table["concept_id"].to_pylist()) == concepts
     assert set(table["editor"].to_pylist()) == {"uploaded"}
     assert run.exists("stages/pairs.json")
+
+
+def test_numbers_of_a_local_cluster(capsys: pytest.CaptureFixture[str]) -> None:
+    assert numbers(["nodes=3"])["nodes"] == 3
+    with pytest.raises(LocalClusterError, match="node=3: give nodes=2 cpus=2"):
+        numbers(["node=3"])
+    assert main(["nodes=two"]) == 2
+    assert capsys.readouterr().err.startswith("cluster.local: nodes=two: give nodes=2")
 
 
 def free_port() -> int:
