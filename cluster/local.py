@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -36,6 +37,12 @@ def numbers(words: list[str]) -> dict[str, int]:
             )
         given[key] = int(value)
     return given
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 class LocalCluster:
@@ -75,6 +82,8 @@ class LocalCluster:
         folder.mkdir()
         log = folder.with_suffix(".log")
         command = [RAY, "start", "--block", "--disable-usage-stats", LOOPBACK, *words]
+        # Ray's default is one number for all, and jobs go to the agent that listens there
+        command += [f"--dashboard-agent-listen-port={free_port()}"]
         with log.open("wb") as output:
             process = subprocess.Popen(
                 [*command, f"--temp-dir={folder}"],

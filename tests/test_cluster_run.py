@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.torch import load_file
 
-from cluster.local import LocalCluster, LocalClusterError, main, numbers
+from cluster.local import LocalCluster, LocalClusterError, free_port, main, numbers
 from modeling.lora import WEIGHTS_FILE
 from pipelines.artifacts import RunDir
 from pipelines.concepts import load_concepts, with_adapter
@@ -83,12 +82,6 @@ def test_numbers_of_a_local_cluster(capsys: pytest.CaptureFixture[str]) -> None:
         numbers(["node=3"])
     assert main(["nodes=two"]) == 2
     assert capsys.readouterr().err.startswith("cluster.local: nodes=two: give nodes=2")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def submit(url: str, entrypoint: str, runtime_env: dict[str, Any]) -> None:
