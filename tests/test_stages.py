@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import time
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -178,6 +180,24 @@ def test_damaged_output_is_noticed_and_made_again(
     assert world.run.read("out1/1") == sound
     assert world.modules["one"].made == ["out1/0", "out1/1", "out1/2", "out1/1"]
     assert world.runs["two"] == 1  # what it was made from is there again
+
+
+@pytest.mark.parametrize("moment", [0, 4e9])
+def test_no_clock_decides(world: World, monkeypatch: pytest.MonkeyPatch, moment: float) -> None:
+    """Nodes' clocks differ: times of files, and of day, are those of 1970 or 2096 here."""
+    one = world.modules["one"]
+    one.fails = RuntimeError("killed")
+    with pytest.raises(RuntimeError, match="killed"):
+        world("one")
+    one.fails = None
+    monkeypatch.setattr(time, "time", lambda: moment)
+    for at, _, names in os.walk(world.run.uri):
+        for name in names:
+            os.utime(Path(at, name), (moment, moment))
+    world("one", "two")
+    world("one", "two")
+    assert one.made == ["out1/0", "out1/1", "out1/2"]
+    assert (world.runs["one"], world.runs["two"]) == (2, 1)
 
 
 def test_work_can_be_verified_by_size_alone(world: World) -> None:
