@@ -31,8 +31,9 @@ def save(figure: Any, axes: Sequence[Any], path: Path) -> None:
     for ax in axes:
         ax.set_ylim(bottom=0)
     handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="center right", frameon=False, fontsize=8.5)
     right = 1 - LEGEND / (4.1 * len(axes) + LEGEND)
+    beside = {"loc": "center left", "bbox_to_anchor": (right + 0.01, 0.5)}
+    figure.legend(handles, labels, frameon=False, fontsize=8.5, **beside)
     figure.subplots_adjust(left=0.06, right=right, bottom=0.16, top=0.9, wspace=0.18)
     path.parent.mkdir(exist_ok=True)
-    figure.savefig(path)
+    figure.savefig(path, bbox_inches="tight", pad_inches=0.15)
