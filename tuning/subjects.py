@@ -58,7 +58,8 @@ def chosen(run_dir: RunDir, wanted: Sequence[str], seed: int) -> list[Concept]:
         if not found:
             raise ConfigError(
                 f"overfit.concepts: {name!r} is neither a training concept with an adapter nor a"
-                " category of one; give a concept's text, such as overfit.concepts=['grey hair']"
+                f" category of one (there are {', '.join(sorted({c.category for c in known}))});"
+                f" give two of these, or texts, such as overfit.concepts=['{known[0].text}']"
             )
         out.append(found[0])
     if len({c.concept_id for c in out}) < len(out):
