@@ -313,7 +313,8 @@ def run_stage(config: Config, run: RunDir, name: str) -> None:
             log(f"{name}: finished earlier, {len(there)} files verified")
             return
         log(f"{name}: {len(bad)} of its files are missing or changed ({bad[0]}): making them again")
-        for path in bad:
+        # a concept's files are one unit, complete when its last one is there: it goes whole
+        for path in sorted({"/".join(path.split("/")[:2]) for path in bad}):
             run.delete(path)
         run.delete(_marker(name))
     if run.exists(_started(name)):
