@@ -182,6 +182,21 @@ def test_damaged_output_is_noticed_and_made_again(
     assert world.runs["two"] == 1  # what it was made from is there again
 
 
+def test_a_concept_is_made_again_as_a_whole(world: World) -> None:
+    """Its last file says that all are there, so it may not stay when another is damaged."""
+    one = world.modules["one"]
+    world("one")
+    world.run.write("out1/concept/first", b"1")
+    world.run.write("out1/concept/last", b"2")
+    marker = world.run.read_json("stages/one.json")
+    marker["files"] = stages.inventory(world.run, stages.BY_NAME["one"])
+    world.run.write_json("stages/one.json", marker)
+    world.run.write("out1/concept/first", b"X")
+    world("one")
+    assert not world.run.exists("out1/concept/last") and one.runs == 2
+    assert world.run.exists("out1/0")
+
+
 @pytest.mark.parametrize("moment", [0, 4e9])
 def test_no_clock_decides(world: World, monkeypatch: pytest.MonkeyPatch, moment: float) -> None:
     """Nodes' clocks differ: times of files, and of day, are those of 1970 or 2096 here."""
