@@ -10,7 +10,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+if TYPE_CHECKING:
+    from openai.types.chat import ChatCompletionMessageParam
 
 RESPONSE_FORMATS = ("json_schema", "json_object", "none")
 
@@ -123,7 +126,7 @@ class EndpointModel:
         try:
             raw = self._client.chat.completions.with_raw_response.create(
                 model=o.model,
-                messages=list(prompt.messages),  # type: ignore[arg-type]  # plain dicts
+                messages=cast("list[ChatCompletionMessageParam]", list(prompt.messages)),
                 temperature=o.temperature,
                 max_tokens=o.max_tokens,
                 **more,

@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import fsspec
 import pyarrow as pa
@@ -95,14 +95,14 @@ class RunDir:
             file.write(data)
 
     @contextmanager
-    def writing(self, name: str) -> Iterator[BinaryIO]:
+    def writing(self, name: str) -> Iterator[IO[bytes]]:
         """A file for what is written piece by piece: there, atomically, when the block ends well.
 
         Raises as `write`. For an object store the pieces wait on the local disk.
         """
         if not self.local:
             with tempfile.NamedTemporaryFile() as spool:
-                yield spool  # type: ignore[misc]  # its wrapper is a BinaryIO in all but name
+                yield spool
                 spool.flush()
                 try:
                     self.fs.put_file(spool.name, self.path(name))

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -32,7 +32,7 @@ from modeling.lora import AdaptedTranslator, from_bytes, stack, to_files
 from modeling.target_families import frozen_target, make_target
 from modeling.text import TextColumns, TextEncoder, TextEncoderError
 from modeling.training import ConceptData, Recipe, pad_tokens, train_adapters, translate_all
-from modeling.weight_generator import TextBatch, build, predict_blocks
+from modeling.weight_generator import SamplingMethod, TextBatch, build, predict_blocks
 from pipelines import adapt, gans
 from pipelines.artifacts import RunDir
 from pipelines.base import base_recipe, discriminator_config, translator_config
@@ -244,7 +244,7 @@ class Bench:
                 a.t,
                 seed=0,
                 # config.check allows no other sampler; OmegaConf has no Literal
-                method=a.sampler,  # type: ignore[arg-type]
+                method=cast(SamplingMethod, a.sampler),
                 ddim_steps=a.ddim_steps,
                 mask_w=mask,
             )

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from modeling.concepts import Concept
 from modeling.editors import source_ids
@@ -167,8 +168,7 @@ def decode_rows(table: pa.Table) -> Pairs:
 def encoded_pairs(run_dir: RunDir, concept_id: str, split: str) -> pa.Table:
     """Rows of SCHEMA, pictures still encoded, of one split; ArtifactError if there are none."""
     table = run_dir.read_table(file_of(concept_id))
-    # pyarrow makes its compute functions at import: no stub has them
-    rows = table.filter(pa.compute.equal(table["split"], split))  # type: ignore[attr-defined]
+    rows = table.filter(pc.field("split") == split)
     if not rows.num_rows:
         raise ArtifactError(f"{run_dir.url(file_of(concept_id))} has no {split} images")
     return rows

@@ -146,8 +146,7 @@ def make_app(limits: Limits, backend: Backend, keys: Sequence[str] = (), copy: s
     app.add_middleware(BodyLimit, limit=lambda path: _body_limit(path, limits))
     app.add_middleware(KeyCheck, keys=keys)
     app.add_middleware(Counting, counts=counts)
-    # Starlette's types want handlers of any Exception; it only gives ours these
-    app.add_exception_handler(RequestValidationError, _invalid)  # type: ignore[arg-type]
+    app.add_exception_handler(RequestValidationError, _invalid)
     for kind, status in (
         (UnknownAdapterError, 404),
         (OtherModelError, 409),
@@ -207,7 +206,7 @@ def make_app(limits: Limits, backend: Backend, keys: Sequence[str] = (), copy: s
         concept: str = Field(min_length=1, max_length=limits.max_text)
         train_steps: int = Field(limits.train_steps, ge=1, le=limits.max_train_steps)
         # which editors there are is the run's to say: no static type can hold them
-        editor: Literal[("", *limits.editors)] = Field(  # type: ignore[valid-type]
+        editor: Literal[("", *limits.editors)] = Field(  # type: ignore[valid-type]  # see above
             "", description="Makes the pairs, if none are uploaded."
         )
         images: int = Field(
@@ -515,8 +514,9 @@ def _body_limit(path: str, limits: Limits) -> int:
     return (limits.max_upload_bytes if many else limits.max_image_bytes) + FORM_BYTES
 
 
-async def _invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+async def _invalid(request: Request, error: Exception) -> JSONResponse:
     """422 in FastAPI's form, without the input: it may be long, or no valid Unicode."""
+    assert isinstance(error, RequestValidationError)  # what it is registered for
     detail = [
         {
             "loc": [_printable(part) for part in e["loc"]],

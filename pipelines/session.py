@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from pipelines.artifacts import RunDir
 from pipelines.config import Config, ConfigError
@@ -82,15 +83,14 @@ def ray_session(config: Config, run: RunDir | None = None) -> Iterator[None]:
         config.base.workers,
         config.generator.workers,
     )
-    local = {} if address else {"num_cpus": busy + 4, "include_dashboard": False}
+    local: dict[str, Any] = {} if address else {"num_cpus": busy + 4, "include_dashboard": False}
     ray.init(
         address=address or "local",  # None would join whatever runs on this machine
         log_to_driver=True,
         logging_level=logging.WARNING,
         # Train's cleaner warns every second that a Ray without dashboard has no state API
         logging_config=ray.LoggingConfig(log_level="ERROR"),
-        # int and bool values in one dict: too wide a type for ray.init's parameters
-        **local,  # type: ignore[arg-type]
+        **local,
     )
     try:
         if run is not None:

@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 from omegaconf import OmegaConf
@@ -199,7 +199,7 @@ def made_with(run: RunDir) -> Config:
     OmegaConf.update(tree, "run_dir", run.uri)
     OmegaConf.update(tree, "redo", [])
     # a mapping with text keys: config.yaml is one
-    return configuration.from_dict(dict(OmegaConf.to_container(tree)))  # type: ignore[arg-type]
+    return configuration.from_dict(cast(dict[str, Any], OmegaConf.to_container(tree)))
 
 
 def identity(marker: dict[str, Any]) -> str:

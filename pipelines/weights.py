@@ -10,13 +10,14 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 
-from modeling.codec import BlockLayout, CodecError, Normalisation, NormalisationSums
+from modeling.codec import BlockLayout, Centre, CodecError, Normalisation, NormalisationSums
 from modeling.lora import AdapterError
 from pipelines.artifacts import ArtifactError, RunDir
 from pipelines.base import load_base
@@ -70,17 +71,16 @@ def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
             for r in table.select(["folder", "error"]).to_pylist()
             if r["error"]
         ]
-        # pyarrow makes its compute functions at import: no stub has them
-        good = table.filter(pa.compute.equal(table["error"], ""))  # type: ignore[attr-defined]
+        good = table.filter(pc.field("error") == "")
         good = good.drop_columns(["error", "folder"])
         run_dir.write_table(f"{FOLDER}/blocks/part-{part:05d}.parquet", good)
-        train = good.filter(pa.compute.equal(good["split"], "train"))  # type: ignore[attr-defined]
+        train = good.filter(pc.field("split") == "train")
         count += good.num_rows
         if train.num_rows:
             sums.add(torch.from_numpy(to_numpy(train["blocks"])))
     record_errors(config, run_dir, "weights", bad, len(rows))
     # config.check allows no other centre; OmegaConf has no Literal
-    normalisation = sums.finish(layout, config.weights.centre)  # type: ignore[arg-type]
+    normalisation = sums.finish(layout, cast(Centre, config.weights.centre))
     run_dir.write(f"{FOLDER}/normalisation.safetensors", normalisation.to_bytes())
     log(
         f"weights: {count} rows of {layout.n_blocks} blocks × {layout.block_size}"

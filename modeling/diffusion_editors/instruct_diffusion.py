@@ -39,8 +39,8 @@ class InstructDiffusionPipeline(StableDiffusionInstructPix2PixPipeline):
     """
 
     def _encode_prompt(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        # diffusers' own method, whose signature it does not annotate
-        encoded = super()._encode_prompt(*args, **kwargs)  # type: ignore[misc]
+        # diffusers imports lazily: a type checker sees a placeholder class without methods
+        encoded = super()._encode_prompt(*args, **kwargs)  # type: ignore[misc]  # see above
         text, null, _ = encoded.chunk(3)
         return torch.cat([text, null, text])
 
