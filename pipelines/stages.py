@@ -26,6 +26,9 @@ from pipelines.artifacts import RunDir
 from pipelines.config import DECIDE_ANSWERS, DECIDE_WRITING, Config, ConfigError
 from pipelines.log import log
 
+TIMED = ("metrics.json", "timings.json")
+"""Files of one concept with measured seconds among what they say (gans, adapt)."""
+
 
 class StageError(RuntimeError):
     """A stage cannot run or has failed; the text says what to do."""
@@ -203,8 +206,12 @@ def made_with(run: RunDir) -> Config:
 
 
 def identity(marker: dict[str, Any]) -> str:
-    """What a stage's result is, for the stages that build on it."""
-    text = json.dumps([marker["config"], marker["files"]], sort_keys=True)
+    """What a stage's result is, for the stages that build on it.
+
+    TIMED are left out: an adapter that is made again is the same, its seconds are not.
+    """
+    files = {f: s for f, s in marker["files"].items() if f.rpartition("/")[2] not in TIMED}
+    text = json.dumps([marker["config"], files], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -62,17 +62,26 @@ def twice(ready: Path, tmp_path: Path, limit: str, words: list[str]) -> tuple[st
     return first, second, out
 
 
-def test_a_full_disk(finished: Finished, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("stage", "free", "full", "result"),
+    [
+        ("gans", 200, "adapters/", "adapters"),
+        ("generator", 2000, "train/generator", "generator"),
+    ],
+)
+def test_a_full_disk(
+    finished: Finished, tmp_path: Path, stage: str, free: int, full: str, result: str
+) -> None:
     words = finished.copy(tmp_path / "ready")
     run = RunDir(str(tmp_path / "ready"))
-    redo(load_config(words), run, ["gans"])
-    first, second, out = twice(tmp_path / "ready", tmp_path, "200", ["gans", *words[:-1]])
+    redo(load_config(words), run, [stage])
+    first, second, out = twice(tmp_path / "ready", tmp_path, str(free), [stage, *words[:-1]])
     last = first.splitlines()[-1]
-    assert "No space left on device" in last and f"{tmp_path}/run/adapters/" in last, first
-    assert "gans.json\n" not in second.split("\n[")[0]  # no marker of a stage that failed
-    assert "gans: continuing where it was stopped" in second
+    assert "No space left on device" in last and f"{tmp_path}/run/{full}" in last, first
+    assert f"{stage}.json\n" not in second.split("\n[")[0]  # no marker of a stage that failed
+    assert f"{stage}: continuing where it was stopped" in second
     here, there = RunDir(str(out)), RunDir(str(finished.folder))
-    names = [n for n in there.files("adapters") if n.endswith((".parquet", ".safetensors"))]
+    names = [n for n in there.files(result) if n.endswith((".parquet", ".safetensors"))]
     assert names and all(here.read(n) == there.read(n) for n in names)
 
 

@@ -14,7 +14,16 @@ import pytest
 from pipelines import stages
 from pipelines.artifacts import ArtifactError, RunDir
 from pipelines.config import Config, ConfigError, load_config
-from pipelines.stages import BY_NAME, STAGES, Stage, StageError, record_errors, redo, run_stage
+from pipelines.stages import (
+    BY_NAME,
+    STAGES,
+    Stage,
+    StageError,
+    identity,
+    record_errors,
+    redo,
+    run_stage,
+)
 
 
 class Fake(ModuleType):
@@ -180,6 +189,14 @@ def test_damaged_output_is_noticed_and_made_again(
     assert world.run.read("out1/1") == sound
     assert world.modules["one"].made == ["out1/0", "out1/1", "out1/2", "out1/1"]
     assert world.runs["two"] == 1  # what it was made from is there again
+
+
+def test_seconds_are_none_of_what_others_build_on() -> None:
+    files = {"out/a/model": "1:x", "out/a/metrics.json": "2:y", "out/a/timings.json": "3:z"}
+    marker = {"config": {}, "files": files}
+    timed = {**files, "out/a/metrics.json": "2:w", "out/a/timings.json": "4:w"}
+    assert identity(marker) == identity({**marker, "files": timed})
+    assert identity(marker) != identity({**marker, "files": {**files, "out/a/model": "1:y"}})
 
 
 def test_a_concept_is_made_again_as_a_whole(world: World) -> None:
