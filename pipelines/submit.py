@@ -20,7 +20,6 @@ from pipelines import config as configuration
 from pipelines.artifacts import RunDir
 from pipelines.config import ConfigError
 from pipelines.log import log
-from pipelines.session import set_environment
 from pipelines.stages import BY_NAME, StageError
 
 OWN = ("address", "job", "command")
@@ -49,7 +48,6 @@ def submit(words: Sequence[str], connect: Callable[[str], Any] | None = None) ->
         raise ConfigError(
             f"address={address}: give the dashboard's address, such as address=http://127.0.0.1:8265"
         )
-    set_environment(local=False)
     client = _connected(address, connect or _client)
     if "job" in own:
         if rest or "command" in own:

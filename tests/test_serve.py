@@ -29,6 +29,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load, save
 
+from cluster.local import free_port
 from cluster.validate import check_serve
 from modeling import weight_generator
 from modeling.codec import BlockLayout, NormalisationSums
@@ -132,12 +133,6 @@ def own_run(tmp_path: Path) -> RunDir:
 
 
 # Over HTTP
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module")

@@ -17,11 +17,12 @@ import numpy as np
 import psutil
 import pytest
 
+from cluster.local import free_port
 from modeling.images import encode_png
 from pipelines import serve
 from pipelines.artifacts import RunDir
 from pipelines.concepts import load_concepts
-from tests.test_serve import finished_job, free_port, make_run, told
+from tests.test_serve import finished_job, make_run, told
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,6 @@ import asyncio
 import json
 import os
 import re
-import socket
 import statistics
 import sys
 import time
@@ -26,6 +25,7 @@ import httpx
 import numpy as np
 import psutil
 
+from cluster.local import free_port
 from modeling.avatars import portrait, render
 from modeling.images import encode_png
 from pipelines import config as configuration
@@ -136,7 +136,7 @@ def memory() -> dict[str, float]:
 
 
 def main(words: list[str]) -> int:
-    given = configuration.load_config([f"serve.port={_free_port()}", *words])
+    given = configuration.load_config([f"serve.port={free_port()}", *words])
     run = RunDir(given.run_dir)
     config = serve.saved_config(run, given)
     size = config.images.size
@@ -199,12 +199,6 @@ async def soak(url: str, *calls: Call) -> dict[str, Any]:
             points.append({"requests": (part + 1) * REQUESTS // 10, "mib": memory()})
             print(points[-1], flush=True)
     return {"statuses": dict(statuses), "points": points}
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 if __name__ == "__main__":

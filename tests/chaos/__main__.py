@@ -168,9 +168,9 @@ def serve_trials(source: Path, home: Path, seeds: list[int], done: Callable[[Any
     import ray
     from ray import serve as ray_serve
 
+    from cluster.local import free_port
     from pipelines import config as configuration
     from pipelines import serve
-    from tests.test_serve import free_port
     from tests.test_serve_survives import Load, copies
 
     run = RunDir(str(source))
