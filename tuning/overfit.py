@@ -14,14 +14,14 @@ import json
 import statistics
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from modeling.codec import BlockLayout, Normalisation
 from modeling.generator_training import GeneratorTraining
 from modeling.lora import AdaptedTranslator, Adapter
-from modeling.weight_generator import WeightGenerator, build, predict_blocks, unwrap
+from modeling.weight_generator import SamplingMethod, WeightGenerator, build, predict_blocks, unwrap
 from pipelines.artifacts import RunDir
 from pipelines.base import load_base
 from pipelines.config import Config, to_dict
@@ -86,7 +86,7 @@ class Overfitting:
             self.config.adapt.t,
             seed=self.seed,
             # config.check allows no other sampler; OmegaConf has no Literal
-            method=self.config.adapt.sampler,  # type: ignore[arg-type]
+            method=cast(SamplingMethod, self.config.adapt.sampler),
             ddim_steps=self.config.adapt.ddim_steps,
             chunk=CHUNK,
             mask_w=self.mask,
