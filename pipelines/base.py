@@ -91,7 +91,10 @@ def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
         },
         last="base.json",
     )
-    return {"l1": metrics.get("l1"), "weights": sum(p.numel() for p in network.parameters())}
+    return {
+        **{k: metrics.get(k) for k in ("l1", "workers")},
+        "weights": sum(p.numel() for p in network.parameters()),
+    }
 
 
 def translator_config(config: Config, text_dim: int) -> TargetConfig:
@@ -166,7 +169,7 @@ def train_loop(settings: dict[str, Any]) -> None:
         if rank == 0:
             progress.add(note=f"L1 {np.mean(recent):.3f}")
         if training.done % config.base.checkpoint_every == 0 or training.done == recipe.steps:
-            metrics = {"step": training.done, "l1": float(np.mean(recent))}
+            metrics = {"step": training.done, "workers": world, "l1": float(np.mean(recent))}
             files = {"state.safetensors": training.state()} if rank == 0 else None
             report(run_dir, "base", metrics, files)
 

@@ -574,6 +574,10 @@ class Replicas:
     """Requests worked on together at most."""
     wait_ms: float = 2.0
     """How long a first request waits for others to come with it."""
+    up_s: float = 30.0
+    """Seconds of too many requests (Serve averages over 30 s) before a copy is added."""
+    down_s: float = 600.0
+    """Seconds of too few before one is taken away."""
 
 
 @dataclass
@@ -602,7 +606,7 @@ class Serve:
     max_ongoing: int = 32
     """Requests worked on at once by a copy of the HTTP part; further ones wait."""
     max_queued: int = 64
-    """Requests that wait, per proxy; further ones get 503."""
+    """Requests that wait for a copy of the HTTP part; further ones get 503."""
     timeout_s: float = 60.0
     cache: int = 64
     """Adapters that a translator keeps merged, and a weight generator as tensors."""
@@ -639,6 +643,11 @@ class Cluster:
     thousand edits; a cluster may wait for nodes."""
     gpu_training: bool = False
     """One GPU for each training worker."""
+    training_cpus: float = 1.0
+    """Logical CPUs of a training worker; Ray Data reads with those that no worker takes."""
+    least_workers: int = 0
+    """Where nodes are missing, training goes on with as few workers as this, each with the batch it
+    had, and takes in more when they come (elastic); 0 = it waits for all."""
     shared_storage: bool = False
     """A local run_dir is a mount (NFS, Lustre) that every node sees."""
     training_threads: int = 0

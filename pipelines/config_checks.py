@@ -151,6 +151,8 @@ LEAST = {
     "cluster.stall_timeout_s": 1,
     "cluster.cpus_per_actor": 0,
     "cluster.gpus_per_actor": 0,
+    "cluster.training_cpus": 0,
+    "cluster.least_workers": 0,
     "cluster.nodes": 1,
     "cluster.gpus_per_node": 0,
     "plan.price": 0,

@@ -107,7 +107,7 @@ def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
         made.pop("training.safetensors", None)
         made = {k: v for k, v in made.items() if not k.startswith(".")}
         run_dir.write_files(member.folder, made, last="generator.json")
-        kept = {k: metrics.get(k) for k in ("denoising", "image")}
+        kept = {k: metrics.get(k) for k in ("denoising", "image", "workers")}
         if member.folder == FOLDER:
             out |= kept
         else:
@@ -245,7 +245,8 @@ def train_loop(settings: dict[str, Any]) -> None:
             files["training.safetensors"] = training.state()
             if before_images:
                 files[BEFORE_IMAGES] = before_images
-        report(run_dir, "generator", {"step": training.done, **means}, files)
+        metrics = {"step": training.done, "workers": world, **means}
+        report(run_dir, "generator", metrics, files)
 
     if training.done < recipe.steps:
         for batch in batches(recipe.steps, g.batch, training.done, config.seed):

@@ -112,11 +112,17 @@ def limits(config: Config) -> Limits:
         max_upload_bytes=s.max_upload_bytes,
         editors=tuple(editors(config)),
         avatars=config.images.source == "avatars",
+        max_ongoing=s.max_ongoing,
+        max_queued=s.max_queued,
     )
 
 
-def _copies(replicas: Replicas, ongoing: int) -> dict[str, Any]:
-    """Options of a deployment; ongoing: requests that a copy takes in at once."""
+def _copies(replicas: Replicas, ongoing: int, target: int = 0) -> dict[str, Any]:
+    """Options of a deployment.
+
+    ongoing: requests that a copy takes in at once. target: above so many a copy, another one comes;
+    0 = two batches, one at work while the next one fills.
+    """
     r = replicas
     out: dict[str, Any] = {
         "max_ongoing_requests": ongoing,
@@ -129,8 +135,9 @@ def _copies(replicas: Replicas, ongoing: int) -> dict[str, Any]:
         "autoscaling_config": {
             "min_replicas": r.least,
             "max_replicas": r.most,
-            # a copy is busy with one batch while the next one fills
-            "target_ongoing_requests": min(2 * r.batch, ongoing),
+            "target_ongoing_requests": target or min(2 * r.batch, ongoing),
+            "upscale_delay_s": r.up_s,
+            "downscale_delay_s": r.down_s,
         },
     }
 
@@ -151,8 +158,9 @@ def application(config: Config, run: RunDir) -> Any:
         return make_app(allowed, models.RayBackend(), keys, copy)
 
     def deployed(kind: Any, name: str, replicas: Replicas, *arguments: Any) -> Any:
-        # the HTTP part alone bounds what is let in: behind it nothing is turned away
-        options = _copies(replicas, s.max_ongoing * s.api.most)
+        # the HTTP part alone bounds what is let in (pipelines.serve_http.Admission): behind it
+        # nothing is turned away, and no copy is full
+        options = _copies(replicas, 2 * s.max_ongoing * s.api.most)
         return deployment(kind, name=name, **options).bind(saved, run, *arguments)
 
     text = deployed(models.Text, models.TEXT, s.text)
@@ -161,16 +169,18 @@ def application(config: Config, run: RunDir) -> Any:
     translator = deployed(keeping, models.TRANSLATOR, s.translator, model, weights)
     one = Replicas(cpus=0)  # it only waits
     finetunes = deployed(models.Finetunes, models.FINETUNES, one, weights)
+    # room for probes beside what is let in, and for being told no
+    room = 2 * (s.max_ongoing + s.max_queued)
     api = deployment(
         serve.ingress(make)(),
         name="Api",
-        max_queued_requests=s.max_queued,
+        max_queued_requests=room,
         backpressure_config=BackpressureConfig(status_code=503, retry_after_s=1),
         # until the proxies of a busy machine have heard that a copy is going: what they still send
         # it would fail, and unlike other parts' calls nobody would make it again
         graceful_shutdown_wait_loop_s=DRAIN_SECONDS,
         graceful_shutdown_timeout_s=s.timeout_s + DRAIN_SECONDS,
-        **_copies(s.api, s.max_ongoing),
+        **_copies(s.api, room, s.max_ongoing),
     )
     return api.bind(text, weights, translator, finetunes)
 

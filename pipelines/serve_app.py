@@ -39,7 +39,7 @@ from pipelines.adapter_ids import (
     parse,
 )
 from pipelines.finetune_request import BusyError, FinetuneError
-from pipelines.serve_http import BodyLimit, Counting, Counts, KeyCheck
+from pipelines.serve_http import RETRY, Admission, BodyLimit, Counting, Counts, KeyCheck
 
 WEIGHTS_FILE, CONFIG_FILE = "adapter_model.safetensors", "adapter_config.json"
 OCTETS, ZIP = "application/octet-stream", "application/zip"
@@ -50,7 +50,6 @@ IMAGE_FORMATS = ("PNG", "JPEG", "WEBP")
 FORM_BYTES = 64_000
 READY_SECONDS = 5.0
 PAGE = Path(__file__).parent / "serve_page.html"
-RETRY = {"Retry-After": "1"}
 Responses = dict[int | str, dict[str, Any]]
 
 
@@ -78,6 +77,10 @@ class Limits:
     editors: tuple[str, ...]
     avatars: bool
     """Whether the run's pictures are drawn portraits."""
+    max_ongoing: int
+    """Requests at work."""
+    max_queued: int
+    """Requests that wait; further ones get 503."""
 
 
 class Files(Protocol):
@@ -144,6 +147,7 @@ def make_app(limits: Limits, backend: Backend, keys: Sequence[str] = (), copy: s
     counts = Counts(copy)
     # the last added sees a request first
     app.add_middleware(BodyLimit, limit=lambda path: _body_limit(path, limits))
+    app.add_middleware(Admission, ongoing=limits.max_ongoing, queued=limits.max_queued)
     app.add_middleware(KeyCheck, keys=keys)
     app.add_middleware(Counting, counts=counts)
     app.add_exception_handler(RequestValidationError, _invalid)

@@ -5,14 +5,14 @@
         ──► Finetunes ──► Weights      pairs, or an editor → fine-tuned adapter, by a Ray task
 
 Work is done in threads, so that a copy stays able to answer Serve's health checks; one batch at a
-time. A request whose client has gone is taken out of a batch that has not begun.
+time. A request whose client has gone is taken out of a batch that has not begun; a batch that has
+is finished.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextvars
-import threading
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
@@ -39,6 +39,7 @@ from pipelines.serving import (
     TranslatorPart,
     WeightPart,
 )
+from pipelines.shared_work import SharedWork
 
 Result = TypeVar("Result")
 ATTEMPTS = 6
@@ -110,8 +111,7 @@ class Weights:
         check_model(run, model, self.part.digests["model"])
         self.room = c.serve.cache
         self.kept: OrderedDict[str, Loaded] = OrderedDict()
-        self.pending: dict[str, asyncio.Task[Loaded]] = {}
-        self.lock = threading.Lock()
+        self.pending = SharedWork[Loaded]()
         _set_batch(self._predict, c.serve.weights)
         # a damaged run is found now, and the first client does not wait for first-call costs
         dim = self.part.generator.config.text_dim
@@ -138,12 +138,7 @@ class Weights:
             self.kept.move_to_end(name)
             return self.kept[name]
         # requests for one adapter wait for one prediction
-        if name not in self.pending:
-            task = asyncio.create_task(self._make(name))
-            self.pending[name] = task
-            task.add_done_callback(lambda _: self.pending.pop(name, None))
-        # shielded: a client that goes away must not take the others' adapter with it
-        return await asyncio.shield(self.pending[name])
+        return await self.pending.of(name, lambda: self._make(name))
 
     async def _make(self, name: str) -> Loaded:
         if name.startswith(FINETUNED):

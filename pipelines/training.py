@@ -30,9 +30,10 @@ def fit(
 ) -> tuple[dict[str, Any], dict[str, bytes]]:
     """Run a training loop on `workers` workers; returns the last metrics and checkpoint's files.
 
-    A run that was killed goes on from its last checkpoint. `split_data` shards the datasets over
-    the workers; otherwise each sees all rows. `member` tells trainings of one stage apart. Raises
-    StageError if the training fails for good.
+    A run that was killed goes on from its last checkpoint, and so it does, with other workers, when
+    nodes come and go (cluster.least_workers). `split_data` shards the datasets over the workers;
+    otherwise each sees all rows. `member` tells trainings of one stage apart. Raises StageError if
+    the training fails for good.
     """
     import ray.train
     from ray.train import TrainingFailedError
@@ -46,7 +47,7 @@ def fit(
     name = "-".join(
         filter(None, (stage, member, hashlib.sha256(identity.encode()).hexdigest()[:12]))
     )
-    gpu = config.cluster.gpu_training
+    c = config.cluster
     # Any: a type checker sees these names as the classes of Train's former version
     train: Any = ray.train
     trainer = TorchTrainer(
@@ -58,9 +59,9 @@ def fit(
             **settings,
         },
         scaling_config=train.ScalingConfig(
-            num_workers=workers,
-            use_gpu=gpu,
-            resources_per_worker={"CPU": 1, **({"GPU": 1} if gpu else {})},
+            num_workers=(c.least_workers, workers) if 0 < c.least_workers < workers else workers,
+            use_gpu=c.gpu_training,
+            resources_per_worker={"CPU": c.training_cpus, **({"GPU": 1} if c.gpu_training else {})},
         ),
         run_config=train.RunConfig(
             name=name,

@@ -57,6 +57,17 @@ class Finished:
         return [*self.words, f"run_dir={to}"]
 
 
+def last_checkpoint(run: Path) -> dict[str, int]:
+    """Folder → step of the checkpoint that Ray Train would continue the base from; {} for none."""
+    for snapshot in run.glob("train/base/*/checkpoint_manager_snapshot.json"):
+        try:
+            latest = json.loads(snapshot.read_text())["latest_checkpoint_result"]
+        except ValueError:  # being written
+            continue
+        return {latest["checkpoint_dir_name"]: latest["metrics"]["step"]}
+    return {}
+
+
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     """One command, three times: killed in base's training, killed in gans, then let be."""
@@ -70,21 +81,12 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     outputs = []
     steps: list[dict[str, int]] = [{}, {}]
 
-    def look(seen: dict[str, int]) -> None:
-        """Note the latest checkpoint that Ray Train would continue from."""
-        for snapshot in folder.glob("train/base/*/checkpoint_manager_snapshot.json"):
-            try:
-                latest = json.loads(snapshot.read_text())["latest_checkpoint_result"]
-            except ValueError:  # being written
-                continue
-            seen[latest["checkpoint_dir_name"]] = latest["metrics"]["step"]
-
     def trained() -> bool:
-        look(steps[0])
+        steps[0] |= last_checkpoint(folder)
         return bool(steps[0])
 
     def collected() -> int:
-        look(steps[1])
+        steps[1] |= last_checkpoint(folder)
         return len(list(folder.glob("adapters/*/metrics.json")))
 
     for happened in (trained, collected):

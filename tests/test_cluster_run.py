@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import re
 import shutil
 import signal
 import sys
@@ -21,7 +23,7 @@ from cluster.local import LocalCluster, LocalClusterError, free_port, main, numb
 from modeling.lora import WEIGHTS_FILE
 from pipelines.artifacts import RunDir
 from pipelines.concepts import load_concepts, with_adapter
-from tests.conftest import Finished
+from tests.conftest import Finished, last_checkpoint
 from tests.driver import ROOT, Driver, children
 
 SMALL = 100 * 2**20
@@ -146,3 +148,30 @@ def test_a_node_killed_under_gans_costs_nothing(
 
 def raylet(node: Any) -> int:
     return int(node.all_processes["raylet"][0].process.pid)
+
+
+def test_training_goes_on_with_the_nodes_that_are_left(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two workers on a node each; one node is lost and none comes instead of it."""
+    words = [w for w in finished.copy(tmp_path / "run") if not w.startswith("base.steps")]
+    words += ["base.steps=400", "base.checkpoint_every=20", "base.workers=2"]
+    words += ["cluster.least_workers=1", "cluster.training_cpus=2"]
+    run = RunDir(str(tmp_path / "run"))
+    run.delete("train")
+
+    def step() -> int:
+        return max(last_checkpoint(tmp_path / "run").values(), default=0)
+
+    with started(monkeypatch, {"num_cpus": 0, "include_dashboard": False}, nodes=2) as cluster:
+        address = {"RAY_ADDRESS": cluster.address}
+        with Driver(["base", *words, "redo=[base]"], tmp_path, **address) as driver:
+            driver.wait_until(lambda: step() >= 40)
+            cluster.remove_node(cluster.worker_nodes[0], allow_graceful=False)
+            lost, seen = step(), len(driver.output())
+            driver.wait()
+            after = re.findall(r"base: (\d+)/400 steps", driver.output()[seen:])
+    summary = run.read_json("stages/base.json")["summary"]
+    assert lost < 400 and summary["workers"] == 1 and math.isfinite(summary["l1"])
+    # from the last checkpoint, not from the start
+    assert min(map(int, after)) > lost - 20

@@ -15,6 +15,7 @@ import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import quote
 
@@ -28,6 +29,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load, save
+from starlette.responses import Response
 
 from cluster.local import free_port
 from cluster.validate import check_serve
@@ -38,7 +40,7 @@ from modeling.editors import supports
 from modeling.images import decode_image, encode_png
 from modeling.lora import CONFIG_FILE, WEIGHTS_FILE, from_bytes
 from modeling.target_families import from_description, frozen_target
-from modeling.text import TextEncoder
+from modeling.text import TextEmbedding, TextEncoder
 from modeling.training import to_uint8, to_unit
 from modeling.translator import Translator
 from pipelines import base, serve, stages
@@ -51,7 +53,9 @@ from pipelines.concepts import concept_spec, load_concepts
 from pipelines.config import Config, ConfigError
 from pipelines.generator import generator_config
 from pipelines.serve_app import Limits, make_app
-from pipelines.serving import READ, AdapterFiles, Loaded, WeightPart, digest
+from pipelines.serve_http import Admission
+from pipelines.serve_models import Weights
+from pipelines.serving import READ, AdapterFiles, Loaded, WeightPart, digest, digests
 from pipelines.stages import StageError
 from pipelines.text_table import writing_text
 from pipelines.writing import embed
@@ -443,6 +447,39 @@ def test_a_full_queue_gets_503(url: str) -> None:
     assert ask(url, concept="after the flood").status_code == 200
 
 
+def test_what_nobody_waits_for_is_not_made(run: RunDir) -> None:
+    """Four requests wait for three adapters; two of them go. (Serve takes what is cancelled out of
+    a batch; its batches are for copies alone, so there is another one here.)"""
+    config = serve.saved_config(run, told(run))
+    made: list[int] = []
+
+    class Encoder:
+        async def remote(self, text: str) -> TextEmbedding:
+            return TextEmbedding(torch.zeros(2, TEXT_DIM), torch.zeros(TEXT_DIM))
+
+    async def main() -> list[Any]:
+        text, model = SimpleNamespace(encode=Encoder()), digests(run)["model"]
+        weights = Weights(configuration.to_dict(config), run, model, text)
+
+        async def predict(ask: tuple[Ask, TextEmbedding]) -> Any:
+            await asyncio.sleep(0.3)
+            made.append(ask[0].seed)
+            return weights.part.predict([ask])[0]
+
+        weights._predict = predict
+        names = [name_of(Ask("a", seed, 900, 1), "") for seed in (0, 1, 1, 2)]
+        asked = [asyncio.create_task(weights.load(name)) for name in names]
+        await asyncio.sleep(0.1)
+        asked[2].cancel()  # its twin still waits
+        asked[3].cancel()
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    zero, one, *gone = asyncio.run(main())
+    assert isinstance(zero, Loaded) and isinstance(one, Loaded)
+    assert all(isinstance(g, asyncio.CancelledError) for g in gone)
+    assert made == [0, 1]
+
+
 # The interface alone
 
 LIMITS = Limits(
@@ -461,6 +498,8 @@ LIMITS = Limits(
     max_upload_bytes=20_000,
     editors=("avatar",),
     avatars=True,
+    max_ongoing=4,
+    max_queued=4,
 )
 
 
@@ -517,6 +556,52 @@ def test_a_key_is_asked_for_everywhere_but_by_probes() -> None:
         assert guarded.get("/v1", headers=headers).status_code == status
     # refused before the body is taken in
     assert guarded.post("/v1/adapters", json={"concept": "boom"}).status_code == 401
+
+
+def test_so_many_work_so_many_wait_and_probes_do_neither() -> None:
+    gate = asyncio.Event()
+    at_work: list[int] = [0]
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["path"].startswith("/v1/"):
+            at_work.append(at_work[-1] + 1)
+            try:
+                await gate.wait()
+            finally:
+                at_work.append(at_work[-1] - 1)
+        await Response("well")(scope, receive, send)
+
+    admission = Admission(app, ongoing=3, queued=5)
+
+    async def ask(path: str = "/v1/adapters") -> Any:
+        told: list[Any] = []
+
+        async def send(message: Any) -> None:
+            told.append(message)
+
+        await admission({"type": "http", "path": path, "headers": []}, None, send)
+        return told[0]["status"], dict(told[0]["headers"]).get(b"retry-after")
+
+    async def main() -> None:
+        asked = [asyncio.create_task(ask()) for _ in range(12)]
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        refused = [task for task in asked if task.done()]
+        assert [task.result() for task in refused] == [(503, b"1")] * 4
+        assert await ask("/healthz") == (200, None)
+        # those that go, from work or from the queue, leave their places to others
+        for task in (asked[0], asked[7]):
+            task.cancel()
+        await asyncio.sleep(0.01)
+        asked += [asyncio.create_task(ask()) for _ in range(3)]
+        await asyncio.sleep(0.01)
+        assert [task.done() for task in asked[-3:]] == [False, False, True]
+        gate.set()
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        assert sum(answer == (200, None) for answer in answers) == 8
+        assert max(at_work) == 3 and at_work[-1] == 0 and admission.there == 0
+
+    asyncio.run(main())
 
 
 def test_keys_come_from_the_environment_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -155,3 +155,37 @@ def test_a_fine_tune_outlives_the_copy_that_took_it_in(url: str, run: RunDir) ->
     a, b = ((w / "result.json").read_text() for w in weights)
     assert all(k in a and k in b for k in ("l1_before", "l1_after"))
     assert len(made[0]) == len(made[1])
+
+
+def test_clients_that_go_free_what_they_waited_for(url: str, run: RunDir, port: int) -> None:
+    """Adapters are predicted in batches that wait long for more: nobody who left is in one."""
+    before = copies("Api")
+    changed = told(run, f"serve.port={port}", "serve.weights.wait_ms=40000", "serve.max_text=99")
+    assert serve.start(serve.saved_config(run, changed), run) == url
+    replaced("Api", before, 1)
+    limit = time.monotonic() + 60
+    while copies("Api") & before:
+        assert time.monotonic() < limit
+        time.sleep(0.2)
+    begun = time.monotonic()
+
+    def leave(seed: int) -> None:
+        body = {"concept": "left behind", "seed": seed}
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(f"{url}/v1/adapters", json=body, timeout=2.0)
+
+    clients = [threading.Thread(target=leave, args=(seed,)) for seed in range(6)]
+    for client in clients:
+        client.start()
+    for client in clients:
+        client.join()
+
+    def told_of(metric: str) -> float:
+        text = httpx.get(f"{url}/metrics", timeout=60).text
+        values = re.findall(rf"^denoised_weights_{metric} (\S+)$", text, re.M)
+        return sum(map(float, values))
+
+    gone = 'requests_total\\{copy="[^"]*",method="POST",route="/v1/adapters",status="499"\\}'
+    while told_of(gone) < 6 or told_of(r"requests_ongoing\{[^}]*\}") > 1:  # the question itself
+        assert time.monotonic() < begun + 30, httpx.get(f"{url}/metrics", timeout=60).text
+        time.sleep(0.2)

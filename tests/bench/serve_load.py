@@ -2,9 +2,11 @@
 
 1, 8 and 64 clients, each asking again as soon as it has an answer, for adapters (every one another)
 and for translations (by a few adapters, and by one of many); beside it the same functions called
-bare, one after another, in this process. Then 10,000 requests, with the memory of every process of
-the service after each thousand. Writes results/serve_load.json. Use an otherwise idle machine: the
-clients and the service share its cores.
+bare, one after another, in this process; and 200 clients, more than are let in. Then 10,000
+requests, with the memory of every process of the service after each thousand. At last the
+translator may have two copies: how many there are while 16 clients ask, and afterwards.
+Writes results/serve_load.json. Use an otherwise idle machine: the clients and the service share
+its cores.
 """
 
 from __future__ import annotations
@@ -15,13 +17,15 @@ import os
 import re
 import statistics
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import count, islice
 from typing import Any
 
-import httpx
+import aiohttp
 import numpy as np
 import psutil
 
@@ -32,15 +36,17 @@ from pipelines import config as configuration
 from pipelines import serve
 from pipelines.adapter_ids import Ask, name_of
 from pipelines.artifacts import RunDir
+from pipelines.config import Config
 from pipelines.machine import machine
 from pipelines.session import ray_session
 from tests.bench.demo_stages import RESULTS
 
-CLIENTS = (1, 8, 64)
+CLIENTS = (1, 8, 64, 200)
+UP_SECONDS, DOWN_SECONDS = 60.0, 90.0
 SECONDS = 10.0
 REQUESTS = 10_000
 CONCEPTS = ("green hair", "a photograph tinted gold", "blue skin", "red hair, wearing grey clothes")
-Call = Callable[[httpx.AsyncClient, int], Any]
+Call = Callable[[aiohttp.ClientSession, int], Any]
 
 
 def percentiles(seconds: list[float]) -> dict[str, float]:
@@ -48,19 +54,27 @@ def percentiles(seconds: list[float]) -> dict[str, float]:
     return {f"p{p}_ms": round(1000 * cut[p - 1], 2) for p in (50, 95, 99)}
 
 
+def session(url: str, clients: int) -> aiohttp.ClientSession:
+    """aiohttp's, not httpx's, whose own pool is the bottleneck above about 40 connections."""
+    return aiohttp.ClientSession(
+        url,
+        connector=aiohttp.TCPConnector(limit=clients),
+        timeout=aiohttp.ClientTimeout(total=120),
+    )
+
+
 async def load(url: str, call: Call, clients: int, seconds: float, numbers: Iterator[int]) -> Any:
     """Closed loop: `clients` at once for so long."""
     taken: list[float] = []
     statuses: Counter[int] = Counter()
-    limits = httpx.Limits(max_connections=clients, max_keepalive_connections=clients)
-    async with httpx.AsyncClient(base_url=url, timeout=120, limits=limits) as client:
+    async with session(url, clients) as client:
 
         async def one(until: float) -> None:
             while time.perf_counter() < until:
                 begun = time.perf_counter()
-                reply = await call(client, next(numbers))
-                statuses[reply.status_code] += 1
-                if reply.status_code == 200:
+                status = await call(client, next(numbers))
+                statuses[status] += 1
+                if status == 200:
                     taken.append(time.perf_counter() - begun)
 
         begun = time.perf_counter()
@@ -150,14 +164,20 @@ def main(words: list[str]) -> int:
     }
     numbers = count()
 
-    async def adapter(client: httpx.AsyncClient, i: int) -> httpx.Response:
+    async def adapter(client: aiohttp.ClientSession, i: int) -> int:
         body = {"concept": CONCEPTS[i % len(CONCEPTS)], "seed": i}
-        return await client.post("/v1/adapters", json=body)
+        async with client.post("/v1/adapters", json=body) as reply:
+            await reply.read()
+            return reply.status
 
-    def translation(adapters: int) -> Call:
-        async def call(client: httpx.AsyncClient, i: int) -> httpx.Response:
-            fields = {"concept": CONCEPTS[i % len(CONCEPTS)], "seed": str(i % adapters)}
-            return await client.post("/v1/translate", data=fields, files={"image": ("x", png)})
+    def translation(seeds: int) -> Call:
+        async def call(client: aiohttp.ClientSession, i: int) -> int:
+            form = aiohttp.FormData({"concept": CONCEPTS[i % len(CONCEPTS)]})
+            form.add_field("seed", str(i // len(CONCEPTS) % seeds))
+            form.add_field("image", png, filename="x")
+            async with client.post("/v1/translate", data=form) as reply:
+                await reply.read()
+                return reply.status
 
         return call
 
@@ -176,24 +196,52 @@ def main(words: list[str]) -> int:
             ]
             print(name, json.dumps(result["served"][name]), flush=True)
         result["memory"] = asyncio.run(soak(url, adapter, translation(100)))
+        result["autoscaling"] = autoscaling(config, run, translation(1), numbers)
     path = RESULTS / "serve_load.json"
     path.write_text(json.dumps(result, indent=1) + "\n")
     print(f"written: {path}")
     return 0
 
 
+def autoscaling(config: Config, run: RunDir, call: Call, numbers: Iterator[int]) -> dict[str, Any]:
+    """Copies of the translator under load and after it; the service is deployed anew for it."""
+    from ray import serve as ray_serve
+
+    scaled = replace(config.serve.translator, most=2, batch=2, up_s=5.0, down_s=10.0)
+    changed = replace(config, serve=replace(config.serve, translator=scaled))
+    url = serve.start(changed, run)
+    begun, points, over = time.monotonic(), [], threading.Event()
+
+    def watch() -> None:
+        while not over.wait(2.0):
+            states = ray_serve.status().applications[serve.APP].deployments["Translator"]
+            copies = states.replica_states.get("RUNNING", 0)
+            points.append({"seconds": round(time.monotonic() - begun, 1), "copies": copies})
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        under = asyncio.run(load(url, call, 16, UP_SECONDS, numbers))
+        time.sleep(DOWN_SECONDS)
+    finally:
+        over.set()
+        watcher.join()
+    changes = [p for i, p in enumerate(points) if not i or p["copies"] != points[i - 1]["copies"]]
+    return {"load": under, "load_seconds": UP_SECONDS, "changes": changes}
+
+
 async def soak(url: str, *calls: Call) -> dict[str, Any]:
     """Memory of the service's processes over many requests of several kinds, eight at once."""
     numbers, points = count(), []
     statuses: Counter[int] = Counter()
-    async with httpx.AsyncClient(base_url=url, timeout=120) as client:
+    async with session(url, 8) as client:
         for part in range(10):
             left = iter(range(REQUESTS // 10))
 
             async def one(left: Iterator[int] = left) -> None:
                 for _ in left:
                     i = next(numbers)
-                    statuses[(await calls[i % len(calls)](client, i)).status_code] += 1
+                    statuses[await calls[i % len(calls)](client, i)] += 1
 
             await asyncio.gather(*(one() for _ in range(8)))
             points.append({"requests": (part + 1) * REQUESTS // 10, "mib": memory()})

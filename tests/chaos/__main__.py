@@ -4,8 +4,9 @@ For each stage (pairs, gans, generator, tune, serve) the `tiny` preset is run to
 n times from there, on a cluster of a head and two nodes on this machine, of which a worker process,
 a whole node (another one comes, as after a spot interruption) or the driver is killed at a moment
 drawn evenly from the time that the stage takes. What it leaves is compared with the uninterrupted
-run, byte by byte where determinism is promised. Nothing is repaired by hand: a driver that died or
-gave up is started again by the same command, at most three times.
+run, byte by byte where determinism is promised. Nothing is repaired by hand: the cluster lives on
+from trial to trial, and a driver that died or gave up is started again by the same command, at most
+three times.
 
 The tally is kept in tests/chaos/tally.json after every trial, so a run that is stopped goes on.
 """
@@ -124,7 +125,9 @@ def kill(kind: str, nodes: Any, driver: Driver, draw: random.Random) -> str:
     return victim.name
 
 
-def trial(stage: str, source: Path, seconds: float, home: Path, seed: int) -> dict[str, Any]:
+def trial(
+    stage: str, source: Path, seconds: float, home: Path, seed: int, nodes: Any
+) -> dict[str, Any]:
     draw = random.Random(f"{stage} {seed}")
     kind = KINDS[seed % len(KINDS)]
     moment = draw.uniform(0, seconds)
@@ -136,21 +139,22 @@ def trial(stage: str, source: Path, seconds: float, home: Path, seed: int) -> di
     words = command(stage, run)
     first = words if stage == "tune" else [*words, f"redo=[{stage}]"]
     out: dict[str, Any] = {"stage": stage, "seed": seed, "kind": kind, "moment": round(moment, 2)}
-    with cluster() as nodes:
-        begun = time.monotonic()
-        status: int | None = None
-        with Driver(first, home, RAY_ADDRESS=nodes.address) as driver:
-            while time.monotonic() - begun < moment and driver.process.poll() is None:
-                time.sleep(0.01)
-            out["killed"] = kill(kind, nodes, driver, draw) if driver.process.poll() is None else ""
-            if kind != "driver" or not out["killed"]:
-                status = driver.process.wait(600)
-        starts = 1
-        while status != 0 and starts <= AGAIN:
-            starts += 1
-            with Driver(words, home, RAY_ADDRESS=nodes.address) as driver:
-                status = driver.process.wait(600)
-        out |= {"starts": starts, "status": status, "seconds": round(time.monotonic() - begun, 1)}
+    begun = time.monotonic()
+    status: int | None = None
+    with Driver(first, home, RAY_ADDRESS=nodes.address) as driver:
+        while time.monotonic() - begun < moment and driver.process.poll() is None:
+            time.sleep(0.01)
+        out["killed"] = ""
+        while not out["killed"] and driver.process.poll() is None:  # no worker yet, or just now
+            out["killed"] = kill(kind, nodes, driver, draw)
+        if kind != "driver" or not out["killed"]:
+            status = driver.process.wait(600)
+    starts = 1
+    while status != 0 and starts <= AGAIN:
+        starts += 1
+        with Driver(words, home, RAY_ADDRESS=nodes.address) as driver:
+            status = driver.process.wait(600)
+    out |= {"starts": starts, "status": status, "seconds": round(time.monotonic() - begun, 1)}
     if status == 0:
         mine, wanted = left(run, stage), left(source, stage)
         out["same_names"] = mine.keys() == wanted.keys()
@@ -226,18 +230,21 @@ def main(words: list[str]) -> int:
             if stage == "serve":
                 serve_trials(source, home, seeds, done)
                 continue
-            for seed in seeds:
-                done(trial(stage, source, seconds[stage], home, seed))
+            with cluster() as nodes:
+                for seed in seeds:
+                    done(trial(stage, source, seconds[stage], home, seed, nodes))
     print(json.dumps(tally.get("summary", {}), indent=1))
     return 0 if all(t["ok"] for t in tally["trials"]) else 1
 
 
 def summary(trials: list[dict[str, Any]]) -> dict[str, Any]:
-    """Stage → kind → how many trials, and how many of them were well."""
+    """Stage → kind → trials, how many of them found something to kill, how many went well."""
     out: dict[str, Any] = {}
     for t in trials:
-        entry = out.setdefault(t["stage"], {}).setdefault(t["kind"], {"trials": 0, "ok": 0})
+        empty = {"trials": 0, "killed": 0, "ok": 0}
+        entry = out.setdefault(t["stage"], {}).setdefault(t["kind"], empty)
         entry["trials"] += 1
+        entry["killed"] += bool(t["killed"])
         entry["ok"] += t["ok"]
     return out
 
