@@ -165,9 +165,11 @@ def test_training_goes_on_with_the_nodes_that_are_left(
 
     with started(monkeypatch, {"num_cpus": 0, "include_dashboard": False}, nodes=2) as cluster:
         address = {"RAY_ADDRESS": cluster.address}
+        # Train first waits for the two workers that it knew places for, 60 s by itself
+        address["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = "15"
         with Driver(["base", *words, "redo=[base]"], tmp_path, **address) as driver:
             driver.wait_until(lambda: step() >= 40)
-            cluster.remove_node(cluster.worker_nodes[0], allow_graceful=False)
+            cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
             lost, seen = step(), len(driver.output())
             driver.wait()
             after = re.findall(r"base: (\d+)/400 steps", driver.output()[seen:])
