@@ -30,6 +30,10 @@ CODES = {"SUCCEEDED": 0, "FAILED": 1, "STOPPED": 130}
 PATIENCE = 300.0
 """Seconds without a connection after which the job is given up on (it may still run)."""
 
+STARTING = 60.0
+"""Seconds that a cluster may take to be ready for jobs."""
+NO_AGENT = "No available agent"
+
 
 class SubmitError(StageError):
     """The cluster did not take the job, or could not be reached."""
@@ -56,10 +60,7 @@ def submit(words: Sequence[str], connect: Callable[[str], Any] | None = None) ->
         log(f"submit: following {job}")
     else:
         plan = job_of(own.get("command", "run"), rest)
-        try:
-            job = client.submit_job(**plan)
-        except (RuntimeError, ValueError, OSError) as error:
-            raise SubmitError(f"{address} did not take the job: {_line(error)}") from error
+        job = _taken(client, plan, address)
         log(f"submit: {job} runs `{plan['entrypoint']}`")
     again = f"denoised-weights submit address={address} job={job}"
     try:
@@ -69,6 +70,18 @@ def submit(words: Sequence[str], connect: Callable[[str], Any] | None = None) ->
         return 130
     log(f"submit: {job} {status.lower()}")
     return CODES[status]
+
+
+def _taken(client: Any, plan: dict[str, Any], address: str, wait: float = 1.0) -> str:
+    """The job's id. A head that has just started takes no jobs until its agent is there."""
+    begun = time.monotonic()
+    while True:
+        try:
+            return str(client.submit_job(**plan))
+        except (RuntimeError, ValueError, OSError) as error:
+            if NO_AGENT not in str(error) or time.monotonic() > begun + STARTING:
+                raise SubmitError(f"{address} did not take the job: {_line(error)}") from error
+        time.sleep(wait)
 
 
 def job_of(command: str, words: Sequence[str], folder: Path | None = None) -> dict[str, Any]:

@@ -36,8 +36,11 @@ class Jobs:
         self.tries, self.end = iter(tries), end
         self.left = len(tries)
         self.plans: list[dict[str, Any]] = []
+        self.refusals: list[Exception] = []
 
     def submit_job(self, **plan: Any) -> str:
+        if self.refusals:
+            raise self.refusals.pop()
         self.plans.append(plan)
         return "raysubmit_1"
 
@@ -100,6 +103,20 @@ def test_a_folder_that_is_no_checkout_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("end, code", [("SUCCEEDED", 0), ("FAILED", 1), ("STOPPED", 130)])
 def test_the_exit_code_is_the_jobs(end: str, code: int) -> None:
     assert submit([HEAD, "job=x"], lambda address: Jobs([["log"]], Status(end))) == code
+
+
+def test_a_cluster_that_has_just_started_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = [HEAD, "preset=tiny", SHARED, "run_dir=/mnt/a"]
+    early = RuntimeError("Request failed: No available agent to submit job, please try again later")
+    jobs = Jobs([["log"]])
+    jobs.refusals = [early]
+    assert submit(words, lambda address: jobs) == 0 and len(jobs.plans) == 1
+
+    monkeypatch.setattr("pipelines.submit.STARTING", -1.0)
+    for refusal in (early, RuntimeError("the working directory is too large")):
+        jobs.refusals = [refusal]
+        with pytest.raises(SubmitError, match="did not take the job"):
+            submit(words, lambda address: jobs)
 
 
 def test_a_lost_connection_is_made_again_and_no_line_is_printed_twice(
