@@ -17,6 +17,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from pipelines.session import PROXY
+
 DEFAULTS = {"nodes": 2, "cpus": 2, "port": 6379, "dashboard": 8265}
 RAY = str(Path(sys.executable).with_name("ray"))
 LOOPBACK = "--node-ip-address=127.0.0.1"
@@ -90,7 +92,11 @@ class LocalCluster:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                env={**os.environ, "PATH": f"{Path(RAY).parent}:{os.environ['PATH']}"},  # of jobs
+                env={
+                    **os.environ,
+                    **PROXY,
+                    "PATH": f"{Path(RAY).parent}:{os.environ['PATH']}",  # of jobs
+                },
             )
         self.processes.append(process)
         limit = time.monotonic() + 120

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from starlette.middleware import Middleware
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -46,6 +47,34 @@ class Admission:
                 await self.app(scope, receive, send)
         finally:
             self.there -= 1
+
+
+class Interrupted:
+    """503 where a request ends without an answer, for the copy that had it died.
+
+    In Serve's proxy, which would say 500; errors of ours have an answer by then.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        begun = scope["type"] != "http"
+
+        async def noted(message: Message) -> None:
+            nonlocal begun
+            begun = begun or message["type"] == "http.response.start"
+            await send(message)
+
+        await self.app(scope, receive, noted)
+        if not begun:
+            text = "the service is being started again"
+            await JSONResponse({"detail": text}, 503, RETRY)(scope, receive, send)
+
+
+def proxy_middlewares() -> list[Middleware]:
+    """For $RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH of the nodes (pipelines/session.py)."""
+    return [Middleware(Interrupted)]
 
 
 class BodyLimit:

@@ -19,8 +19,11 @@ DEFAULTS = {
     "RAY_AUTH_MODE": "token",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
 }
+PROXY = {"RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "pipelines.serve_http:proxy_middlewares"}
+"""Of nodes that Serve's proxies run on."""
 # A local Ray starts workers as they are needed, not one per logical CPU at once
 LOCAL = {
+    **PROXY,
     "RAY_prestart_worker_first_driver": "0",
     "RAY_enable_worker_prestart": "0",
     # … and more of them than cores is meant: most only wait

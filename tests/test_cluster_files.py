@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from cluster import validate as cv
+from pipelines.session import PROXY
 
 Config = dict[str, Any]
 
@@ -304,6 +305,11 @@ def test_the_service_in_kubernetes_is_reached_by_its_clients_alone() -> None:
 def test_the_image_can_open_the_buckets_that_the_files_name() -> None:
     text = (cv.FOLDER / "Dockerfile").read_text()
     assert '".[s3,gs]"' in text
+
+
+def test_the_image_gives_serves_proxies_what_a_local_ray_gives_them() -> None:
+    text = (cv.FOLDER / "Dockerfile").read_text()
+    assert all(f"{key}={value}\n" in text for key, value in PROXY.items())
 
 
 def test_dockerfile_is_sound() -> None:

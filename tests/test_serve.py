@@ -53,7 +53,7 @@ from pipelines.concepts import concept_spec, load_concepts
 from pipelines.config import Config, ConfigError
 from pipelines.generator import generator_config
 from pipelines.serve_app import Limits, make_app
-from pipelines.serve_http import Admission
+from pipelines.serve_http import Admission, proxy_middlewares
 from pipelines.serve_models import Weights
 from pipelines.serving import READ, AdapterFiles, Loaded, WeightPart, digest, digests
 from pipelines.stages import StageError
@@ -602,6 +602,20 @@ def test_so_many_work_so_many_wait_and_probes_do_neither() -> None:
         assert max(at_work) == 3 and at_work[-1] == 0 and admission.there == 0
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("answer, status", [(Response("well", 418), 418), (None, 503)])
+def test_a_request_that_ends_without_an_answer_gets_503(answer: Any, status: int) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if answer:
+            await answer(scope, receive, send)
+
+    (middleware,) = proxy_middlewares()
+    reply = TestClient(middleware.cls(app)).get("/v1")
+    assert (reply.status_code, reply.headers.get("retry-after")) == (
+        status,
+        None if answer else "1",
+    )
 
 
 def test_keys_come_from_the_environment_alone(monkeypatch: pytest.MonkeyPatch) -> None:

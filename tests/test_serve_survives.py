@@ -115,7 +115,7 @@ def replaced(part: str, old: set[int], count: int) -> None:
 
 def test_a_killed_copy_of_any_part_costs_no_request(url: str) -> None:
     with Load(url) as load:
-        for part in ("Translator", "Weights", "Text"):
+        for part in ("Translator", "Weights", "Text", "Api"):
             before = copies(part)
             assert before, part
             victim = next(iter(before))

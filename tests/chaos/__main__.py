@@ -28,6 +28,7 @@ from typing import Any
 
 from pipelines.artifacts import RunDir
 from pipelines.machine import machine
+from pipelines.session import PROXY
 from tests.driver import Driver, descendants
 
 TALLY = Path(__file__).parent / "tally.json"
@@ -53,7 +54,7 @@ QUICK = {"initial_delay_ms": 500, "period_ms": 500, "timeout_ms": 1000, "failure
 def cluster() -> Iterator[Any]:
     """A head without CPUs and two nodes with three."""
     # this process, the cluster's and the drivers' must agree, or an actor's owner counts as gone
-    os.environ["RAY_AUTH_MODE"] = "disabled"
+    os.environ |= {**PROXY, "RAY_AUTH_MODE": "disabled"}
     for key, value in QUICK.items():
         os.environ[f"RAY_health_check_{key}"] = str(value)
     from ray.cluster_utils import Cluster
