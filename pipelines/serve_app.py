@@ -24,7 +24,7 @@ from fastapi import Path as InPath
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
 from PIL import Image, UnidentifiedImageError
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from modeling.avatars import portrait, render
 from modeling.images import ImageError, decode_image, encode_jpeg, encode_png
@@ -51,6 +51,18 @@ FORM_BYTES = 64_000
 READY_SECONDS = 5.0
 PAGE = Path(__file__).parent / "serve_page.html"
 Responses = dict[int | str, dict[str, Any]]
+
+
+def _words(text: str) -> str:
+    """Without the space around it; pydantic leaves what only Python sees as space, such as U+001C,
+    and a text encoder would be left with nothing."""
+    text = text.strip()
+    if not text:
+        raise ValueError("it says nothing")
+    return text
+
+
+Words = Annotated[str, AfterValidator(_words)]
 
 
 @dataclass(frozen=True)
@@ -187,7 +199,7 @@ def make_app(limits: Limits, backend: Backend, keys: Sequence[str] = (), copy: s
             return Ask(concept, self.seed, self.t, self.steps)
 
     class Concept(Prediction):
-        concept: str = Field(
+        concept: Words = Field(
             min_length=1,
             max_length=limits.max_text,
             description="What the edit is to do, in words.",
@@ -198,7 +210,7 @@ def make_app(limits: Limits, backend: Backend, keys: Sequence[str] = (), copy: s
         image: UploadFile = Field(
             description=f"PNG, JPEG or WebP of at most {limits.max_image_bytes} bytes."
         )
-        concept: str | None = Field(None, min_length=1, max_length=limits.max_text)
+        concept: Words | None = Field(None, min_length=1, max_length=limits.max_text)
         adapter: str | None = Field(
             None,
             min_length=2,
@@ -207,7 +219,7 @@ def make_app(limits: Limits, backend: Backend, keys: Sequence[str] = (), copy: s
         )
 
     class Finetune(Prediction):
-        concept: str = Field(min_length=1, max_length=limits.max_text)
+        concept: Words = Field(min_length=1, max_length=limits.max_text)
         train_steps: int = Field(limits.train_steps, ge=1, le=limits.max_train_steps)
         # which editors there are is the run's to say: no static type can hold them
         editor: Literal[("", *limits.editors)] = Field(  # type: ignore[valid-type]  # see above
@@ -421,10 +433,10 @@ def make_app(limits: Limits, backend: Backend, keys: Sequence[str] = (), copy: s
         summary="Concepts that the weight generator has learned from, the nearest first",
     )
     async def nearest(
-        text: Annotated[str, Query(min_length=1, max_length=limits.max_text, pattern=r"\S")],
+        text: Annotated[Words, Query(min_length=1, max_length=limits.max_text, pattern=r"\S")],
         count: Annotated[int, Query(ge=1, le=50)] = 5,
     ) -> dict[str, Any]:
-        found = await backend.nearest(text.strip(), count)
+        found = await backend.nearest(text, count)
         return {
             "concepts": [
                 {"concept_id": i, "text": t, "similarity": round(s, 4)} for i, t, s in found

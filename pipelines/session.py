@@ -83,8 +83,9 @@ def ray_session(config: Config, run: RunDir | None = None) -> Iterator[None]:
     busy = max(
         os.cpu_count() or 1,
         math.ceil(config.cluster.actors * config.cluster.cpus_per_actor),
-        config.base.workers,
-        config.generator.workers,
+        math.ceil(
+            max(config.base.workers, config.generator.workers) * config.cluster.training_cpus
+        ),
     )
     local: dict[str, Any] = {} if address else {"num_cpus": busy + 4, "include_dashboard": False}
     ray.init(

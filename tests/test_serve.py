@@ -149,7 +149,7 @@ def url(run: RunDir) -> Iterator[str]:
     import ray
     from ray import serve as ray_serve
 
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
     small = {"max_text": 50, "max_image_bytes": 100_000, "max_ongoing": 4, "max_queued": 4}
     small |= {"finetunes_waiting": 1, "max_pairs": 12}
     given = told(run, f"serve.port={free_port()}", *(f"serve.{k}={v}" for k, v in small.items()))
@@ -747,6 +747,20 @@ def test_images_by_format_size_and_damage(client: TestClient, image: bytes, stat
         assert decode_image(reply.content).shape == (32, 32, 3)
     else:
         assert reply.json()["detail"]
+
+
+@pytest.mark.parametrize("text", ["\x1c", " \x1f\t", "\u2003", "\x85"])
+def test_a_text_of_space_alone_says_nothing(client: TestClient, text: str) -> None:
+    files = {"image": ("x", encoded(SMALL, "PNG"))}
+    for reply in (
+        client.post("/v1/adapters", json={"concept": text}),
+        client.post("/v1/translate", data={"concept": text}, files=files),
+        client.post("/v1/finetunes", data={"concept": text, "editor": "avatar"}),
+        client.get("/v1/concepts/nearest", params={"text": text}),
+    ):
+        assert reply.status_code == 422, reply.text
+    spaced = client.get("/v1/concepts/nearest", params={"text": f"{text}blue hair{text}"})
+    assert spaced.json()["concepts"][0]["text"] == "blue hair"
 
 
 def test_forms_take_no_paths_and_no_unknown_fields(client: TestClient) -> None:

@@ -40,7 +40,7 @@ def url(run: RunDir, port: int) -> Iterator[str]:
     import ray
     from ray import serve as ray_serve
 
-    ray.init(num_cpus=8, include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", num_cpus=8, include_dashboard=False, log_to_driver=False)
     try:
         given = told(run, f"serve.port={port}", "serve.translator.least=2")
         given.serve.translator.most = 2

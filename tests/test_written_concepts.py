@@ -46,7 +46,7 @@ WORDS = [
 def ray_runs() -> Iterator[None]:
     import ray
 
-    ray.init(num_cpus=6, include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", num_cpus=6, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
 
