@@ -324,9 +324,12 @@ def finished_job(url: str, reply: httpx.Response) -> dict[str, Any]:
     where = f"{url}{reply.headers['location']}"
     limit = time.monotonic() + 120
     while time.monotonic() < limit:
-        job: dict[str, Any] = httpx.get(where, timeout=60).json()
-        if job["status"] not in ("queued", "running"):
-            return job
+        told = httpx.get(where, timeout=60)
+        job: dict[str, Any] = told.json()
+        if told.status_code != 503:  # its part is being started again: "come again"
+            assert told.status_code == 200, job
+            if job["status"] not in ("queued", "running"):
+                return job
         time.sleep(0.2)
     raise AssertionError(f"still {job}")
 
