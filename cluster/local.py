@@ -93,8 +93,8 @@ class LocalCluster:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
                 env={
-                    **os.environ,
                     **PROXY,
+                    **os.environ,
                     "PATH": f"{Path(RAY).parent}:{os.environ['PATH']}",  # of jobs
                 },
             )

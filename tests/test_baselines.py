@@ -10,7 +10,7 @@ from pipelines.baselines import make_baseline
 from pipelines.config import BASELINES, Config, ConfigError, load_config, preset_names
 
 
-def on_meta(config: Config, method: str, count: int = 8):  # type: ignore[no-untyped-def]
+def on_meta(config: Config, method: str, count: int = 8):
     size = config.images.size
     images = torch.empty(count, 3, size, size, dtype=torch.uint8, device=META)
     return make_baseline(config, method, images, images, 0, META)

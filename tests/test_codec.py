@@ -216,7 +216,7 @@ def test_gradients_flow_both_ways(architecture: Architecture, rule: int, block_s
     assert torch.equal(blocks.grad, layout.to_blocks(weights).expand(2, -1, -1))
     leaves = {k: v.requires_grad_() for k, v in draw_adapter(shapes, 3).items()}
     layout.to_blocks(leaves).square().sum().backward()
-    assert all(torch.equal(leaves[k].grad, 2 * leaves[k].detach()) for k in shapes)  # type: ignore[arg-type]
+    assert all(torch.equal(leaves[k].grad, 2 * leaves[k].detach()) for k in shapes)
 
 
 @pytest.fixture
@@ -283,10 +283,10 @@ def test_bad_layouts_are_refused() -> None:
     build = BlockLayout.build
     for rule in (0, 4, True, "1"):
         with pytest.raises(CodecError, match="rule"):
-            build(shapes, [layer], rule, 8)  # type: ignore[arg-type]
+            build(shapes, [layer], rule, 8)
     for size in (0, -1, 2.0):
         with pytest.raises(CodecError, match="block size"):
-            build(shapes, [layer], 1, size)  # type: ignore[arg-type]
+            build(shapes, [layer], 1, size)
     with pytest.raises(CodecError, match="extra: in no layer group"):
         build({**shapes, "extra": (3,)}, [layer], 1, 8)
     with pytest.raises(CodecError, match="listed twice"):
@@ -346,7 +346,7 @@ def test_normalisation_inverts_and_keeps_padding_zero(
     shapes, layers = architecture
     layout = BlockLayout.build(shapes, layers, rule, block_size)
     blocks = training_blocks(layout, count, 5)
-    fitted = Normalisation.fit(blocks, layout, centre)  # type: ignore[arg-type]
+    fitted = Normalisation.fit(blocks, layout, centre)
     unseen = training_blocks(layout, 2, 50)
     back = fitted.invert(fitted.apply(unseen))
     torch.testing.assert_close(back, unseen, rtol=1e-5, atol=1e-5)
@@ -359,7 +359,7 @@ def test_normalisation_inverts_and_keeps_padding_zero(
 @pytest.mark.parametrize("centre", ["element", "tensor"])
 def test_normalisation_against_numpy(layout: BlockLayout, centre: str) -> None:
     adapters = layout.from_blocks(training_blocks(layout, 7, 3))
-    fitted = Normalisation.fit(layout.to_blocks(adapters), layout, centre)  # type: ignore[arg-type]
+    fitted = Normalisation.fit(layout.to_blocks(adapters), layout, centre)
     centres, scales = layout.from_blocks(fitted.centre), layout.from_blocks(fitted.scale)
     for key, tensor in adapters.items():
         values = tensor.double().numpy()
@@ -388,11 +388,11 @@ def test_streaming_fit_equals_direct_fit(sizes: list[int], centre: str, random: 
     for chunk in blocks.split(sizes):
         parts.append(NormalisationSums.empty(layout))
         parts[-1].add(chunk)
-    random.shuffle(parts)  # type: ignore[attr-defined]
+    random.shuffle(parts)
     merged = NormalisationSums.empty(layout)
     for part in parts:
         merged.merge(part)
-    streamed, direct = merged.finish(layout, centre), Normalisation.fit(blocks, layout, centre)  # type: ignore[arg-type]
+    streamed, direct = merged.finish(layout, centre), Normalisation.fit(blocks, layout, centre)
     assert streamed.count == direct.count == sum(sizes)
     torch.testing.assert_close(streamed.centre, direct.centre, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(streamed.scale, direct.scale, rtol=1e-6, atol=1e-9)
@@ -439,7 +439,7 @@ def test_bad_fits_are_refused(layout: BlockLayout) -> None:
     with pytest.raises(CodecError, match="two different block layouts"):
         sums.merge(NormalisationSums.empty(other))
     with pytest.raises(CodecError, match="neither"):
-        sums.finish(layout, "none")  # type: ignore[arg-type]
+        sums.finish(layout, "none")
     with pytest.raises(CodecError, match="floor"):
         sums.finish(layout, floor=0.0)
     with pytest.raises(CodecError, match="blocks of shape"):

@@ -55,7 +55,7 @@ def test_sizes(size: int) -> None:
 )
 def test_impossible_shapes_are_refused(keys: dict[str, int], message: str) -> None:
     with pytest.raises(CoModGanError, match=message):
-        CoModGanConfig(**keys)  # type: ignore[arg-type]
+        CoModGanConfig(**keys)
 
 
 def test_images_of_another_size_are_refused() -> None:

@@ -37,7 +37,7 @@ CATEGORIES = ("art", "characteristic", "facial")
 
 def writer(seed: int = 0, similarity: float = 0.8, **spec: object) -> ConceptWriter:
     near = NearDuplicates(word_vectors, similarity)
-    return ConceptWriter(WritingSpec(**spec), seed, word_vectors, near)  # type: ignore[arg-type]
+    return ConceptWriter(WritingSpec(**spec), seed, word_vectors, near)
 
 
 def asking(answer: Callable[[str], str], finish: str = "stop") -> Ask:

@@ -225,7 +225,7 @@ def test_only_what_the_editor_supports() -> None:
 def test_impossible_plans_name_the_key(changes: dict[str, object], message: str) -> None:
     values = {"families": ["hair", "sketch"], "atoms_per_family": 4, **changes}
     with pytest.raises(ConceptError, match=message):
-        plan_concepts(ConceptSpec(**values), 0)  # type: ignore[arg-type]
+        plan_concepts(ConceptSpec(**values), 0)
 
 
 def test_tables_keep_everything() -> None:

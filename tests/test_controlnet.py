@@ -49,7 +49,7 @@ def test_edges_are_where_the_picture_changes() -> None:
 def test_the_picture_is_that_of_the_bare_pipeline(models: dict[str, str]) -> None:
     from diffusers import ControlNetModel, StableDiffusionControlNetImg2ImgPipeline
 
-    editor = ControlNet(EditorOptions(batch=2, steps=4, **models))  # type: ignore[arg-type]
+    editor = ControlNet(EditorOptions(batch=2, steps=4, **models))
     made = pictures(editor.edit(SOURCES, GREY))
     bare = StableDiffusionControlNetImg2ImgPipeline.from_pretrained(
         models["model"], controlnet=ControlNetModel.from_pretrained(models["extra"])

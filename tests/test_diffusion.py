@@ -30,7 +30,7 @@ THEIR_NAME = {"epsilon": "epsilon", "v": "v_prediction", "x0": "sample"}
 
 @cache
 def schedule(name: str = "linear", steps: int = 1000) -> NoiseSchedule:
-    return NoiseSchedule(steps, name)  # type: ignore[arg-type]
+    return NoiseSchedule(steps, name)
 
 
 def gaussian(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -89,8 +89,8 @@ def test_the_papers_printed_equation_3_is_not_the_inverse() -> None:
 def test_epsilon_recovery_amplifies_errors_near_pure_noise_and_the_others_do_not() -> None:
     s, t, xt = schedule(), 999, gaussian(1, 8)
     for kind, low, high in (("epsilon", 150, 160), ("x0", 0.99, 1.01), ("v", 0.99, 1.01)):
-        a = s.recover(kind, torch.zeros_like(xt), xt, t).x0  # type: ignore[arg-type]
-        b = s.recover(kind, torch.full_like(xt, 1e-3), xt, t).x0  # type: ignore[arg-type]
+        a = s.recover(kind, torch.zeros_like(xt), xt, t).x0
+        b = s.recover(kind, torch.full_like(xt, 1e-3), xt, t).x0
         assert low < ((a - b).abs() / 1e-3).mean() < high
 
 
@@ -207,7 +207,7 @@ def test_time_steps_out_of_range_are_refused(t: int | torch.Tensor) -> None:
 def test_other_bad_input_is_refused() -> None:
     s, x = schedule(), torch.zeros(2, 4)
     with pytest.raises(DiffusionError, match="beta_schedule"):
-        NoiseSchedule(10, "cosine")  # type: ignore[arg-type]
+        NoiseSchedule(10, "cosine")
     with pytest.raises(DiffusionError, match="at least one"):
         NoiseSchedule(0)
     with pytest.raises(DiffusionError, match="no signal"):
@@ -217,9 +217,9 @@ def test_other_bad_input_is_refused() -> None:
     with pytest.raises(DiffusionError, match="one step per sample"):
         s.add_noise(x, x, torch.tensor([1, 2, 3]))
     for call in (
-        lambda: s.target("eps", x, x, 1),  # type: ignore[arg-type]
-        lambda: s.recover("eps", x, x, 1),  # type: ignore[arg-type]
-        lambda: one_step(s, lambda x, t: x, x, 1, "eps"),  # type: ignore[arg-type]
+        lambda: s.target("eps", x, x, 1),
+        lambda: s.recover("eps", x, x, 1),
+        lambda: one_step(s, lambda x, t: x, x, 1, "eps"),
     ):
         with pytest.raises(DiffusionError, match="prediction type"):
             call()

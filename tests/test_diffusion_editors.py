@@ -208,7 +208,7 @@ def test_edits_at_another_side_and_gives_the_sources(stable_diffusion: Path) -> 
         sides.extend(i.size for i in images)
         return usual(images, texts, seeds)
 
-    editor.run = run  # type: ignore[method-assign]
+    editor.run = run
     wide = Source("wide", np.zeros((21, 30, 3), np.uint8))
     for sources in (SOURCES[:2], [wide]):
         made = pictures(editor.edit(sources, GREY))
@@ -234,7 +234,7 @@ def test_sides_that_are_no_multiple_are_refused(
 def test_bfloat16_on_the_cpu(stable_diffusion: Path) -> None:
     options = {"model": str(stable_diffusion), "steps": 4}
     half = make_editor("img2img", dtype="bfloat16", **options)
-    assert half.pipeline.unet.dtype == torch.bfloat16  # type: ignore[attr-defined]
+    assert half.pipeline.unet.dtype == torch.bfloat16
     whole = make_editor("img2img", **options)
     difference = pictures(half.edit(SOURCES, GREY)) - pictures(whole.edit(SOURCES, GREY))
     assert 0 < np.abs(difference).mean() < 3  # of 255

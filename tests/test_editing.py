@@ -179,7 +179,7 @@ def test_a_concept_without_pictures_is_dropped_not_fatal(
         editor.fails = {s.image_id for s in sources} if concept.concept_id == "bad" else set()
         return usual(sources, concept)
 
-    editor.edit = edit  # type: ignore[method-assign]
+    editor.edit = edit
     with pytest.raises(StageError, match="20 of 40 rows are bad"):
         stage(configured(run), run, monkeypatch)
     summary = stage(configured(run, "max_error_fraction=0.6"), run, monkeypatch)

@@ -160,7 +160,7 @@ def test_unet_on_chosen_blocks_is_compared_with_those_blocks(setup: Setup) -> No
     """Blocks and their targets stay in step: a model that copies its input is right at t = 0."""
     training = setup.training(replace(RECIPE, blocks_per_concept=7, t_min=0), "unet", steps=1)
 
-    class Copy(type(training.model)):  # type: ignore[misc]
+    class Copy(type(training.model)):
         def forward(self, noisy: Tensor, *rest: Any) -> Tensor:
             return noisy + 0 * sum(p.sum() for p in self.parameters())
 

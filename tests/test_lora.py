@@ -152,7 +152,7 @@ def test_start_is_pefts() -> None:
     base = make_base()
     translator = AdaptedTranslator(copy.deepcopy(base), 2)
     ours = translator.zero_adapter()
-    model = get_peft_model(copy.deepcopy(base), lora_config(base, 2))  # type: ignore[arg-type]
+    model = get_peft_model(copy.deepcopy(base), lora_config(base, 2))
     theirs = get_peft_model_state_dict(model)
     assert {k: tuple(v.shape) for k, v in theirs.items()} == translator.shapes
     assert sum(v.numel() for v in theirs.values()) == translator.n_weights

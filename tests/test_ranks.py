@@ -79,7 +79,7 @@ def test_ranks_to_paste_and_nothing_else_changed(
 
 
 def affines(translator: object) -> int:
-    shapes = translator.shapes  # type: ignore[attr-defined]
+    shapes = translator.shapes
     return sum(math.prod(s) for k, s in shapes.items() if "lora" not in k)
 
 

@@ -63,7 +63,7 @@ def build(folder: Path) -> tuple[Config, RunDir]:
     for c in concepts:
         i, key = int(c.concept_id[-1]), {"concept_id": c.concept_id, "text": c.text}
 
-        def row(method: str, step: int, l1: float, kid: float | None, c=c, key=key) -> None:  # type: ignore[no-untyped-def]
+        def row(method: str, step: int, l1: float, kid: float | None, c=c, key=key) -> None:
             rows.append(
                 {**key, "method": method, "split": "test", "heldout": c.heldout, "seed": 0}
                 | {
@@ -76,7 +76,7 @@ def build(folder: Path) -> tuple[Config, RunDir]:
                 }
             )
 
-        def show(method: str, step: int, key=key) -> None:  # type: ignore[no-untyped-def]
+        def show(method: str, step: int, key=key) -> None:
             for name in ("one", "two"):
                 image = encode_png(random.integers(0, 256, (32, 32, 3), dtype=np.uint8))
                 picture = {"method": method, "step": step, "image_id": name, "image": image}
@@ -354,7 +354,7 @@ scores = st.dictionaries(st.sampled_from("abcdefgh"), st.integers(0, 64).map(lam
 
 @settings(max_examples=30, deadline=None)
 @given(scores, scores)
-def test_comparing_the_other_way_round_turns_every_number(ours: dict, theirs: dict) -> None:  # type: ignore[type-arg]
+def test_comparing_the_other_way_round_turns_every_number(ours: dict, theirs: dict) -> None:
     forth, back = compare(ours, theirs), compare(theirs, ours)
     if forth is None or back is None:
         assert forth is back is None and not ours.keys() & theirs.keys()
@@ -380,7 +380,7 @@ def test_durations_are_readable(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
 
-def track(method: str, concept_id: str, points: list[tuple[int, float, float]]) -> list[dict]:  # type: ignore[type-arg]
+def track(method: str, concept_id: str, points: list[tuple[int, float, float]]) -> list[dict]:
     """Rows (step, seconds, L1) of one method on one concept."""
     about = {"method": method, "concept_id": concept_id, "seed": 0}
     return [{**about, "step": s, "seconds": t, "l1": l1} for s, t, l1 in points]

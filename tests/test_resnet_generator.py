@@ -47,7 +47,7 @@ def test_sides_that_do_not_fit_are_named(sides: tuple[int, int]) -> None:
 @pytest.mark.parametrize("keys", [{"width": 0}, {"blocks": 0}, {"downs": -1}, {"dropout": 1.0}])
 def test_impossible_shapes_are_refused(keys: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="dropout"):
-        ResNetGeneratorConfig(**keys)  # type: ignore[arg-type]
+        ResNetGeneratorConfig(**keys)
 
 
 def test_the_published_discriminator_has_2_77_million_weights() -> None:

@@ -342,12 +342,12 @@ def test_the_average_is_of_the_weights_after_each_step() -> None:
 
     def step(*given: object) -> tuple[Tensor, Tensor]:
         nonlocal average
-        made = done(*given)  # type: ignore[arg-type]
+        made = done(*given)
         average = average.lerp(training.generator.state_dict()[key], 1 - 0.5 ** (2 / 3))
         order.append(made)
         return made
 
-    training._step = step  # type: ignore[method-assign]
+    training._step = step
     training.train(2)
     assert torch.allclose(training.average.state_dict()[key], average, atol=1e-6)
     assert not torch.allclose(training.generator.state_dict()[key], average, atol=1e-4)
@@ -483,7 +483,7 @@ def test_what_are_no_pairs_is_refused(
 )
 def test_impossible_recipes_are_refused(keys: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="constant is in"):
-        ScratchRecipe(**keys)  # type: ignore[arg-type]
+        ScratchRecipe(**keys)
 
 
 @pytest.mark.parametrize(
@@ -491,7 +491,7 @@ def test_impossible_recipes_are_refused(keys: dict[str, float]) -> None:
 )
 def test_impossible_comodgan_recipes_are_refused(keys: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="start"):
-        replace(COMODGAN, **keys)  # type: ignore[arg-type]
+        replace(COMODGAN, **keys)
 
 
 def test_epochs_that_are_not_there_are_refused() -> None:

@@ -514,7 +514,7 @@ def test_bad_prediction_calls_are_refused() -> None:
         ({"seed": 0, "chunk": 0}, "chunk"),
     ):
         with pytest.raises(GeneratorError, match=message):
-            predict_blocks(model, schedule, text, 950, **kwargs)  # type: ignore[arg-type]
+            predict_blocks(model, schedule, text, 950, **kwargs)
     with pytest.raises(ValueError, match="outside"):
         predict_blocks(model, schedule, text, 1000, seed=0)
     with pytest.raises(GeneratorError, match="not a weight generator"):
