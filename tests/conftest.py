@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from tests.driver import Driver
 
@@ -26,16 +28,14 @@ os.environ |= {
 os.environ.pop("RAY_ADDRESS", None)
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Two processes (pytest-xdist) each take whole files, whose fixtures are then made once.
+LONG = ("cluster_run", "object_store", "second_family", "serve_survives", "compare", "tune")
+"""Test files that take minutes, the first of which makes the finished run."""
 
-    Files that need the finished run, which takes minutes, stay together in one of them.
-    """
-    needing = {i.location[0] for i in items if "finished" in getattr(i, "fixturenames", ())}
-    for item in items:
-        file = item.location[0]
-        item.add_marker(pytest.mark.xdist_group("finished" if file in needing else file))
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Two processes (pytest-xdist) each take whole files: the long ones first, not at the end."""
+    order = {f"test_{name}.py": place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,20 @@ def last_checkpoint(run: Path) -> dict[str, int]:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """Made by the process that asks first; the other one waits for it."""
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    made = shared / "finished.pickle"
+    with FileLock(shared / "finished.lock"):
+        if not made.exists():
+            (shared / "finished").mkdir()
+            made.write_bytes(pickle.dumps(killed_and_continued(shared / "finished")))
+        return pickle.loads(made.read_bytes())
+
+
+def killed_and_continued(logs: Path) -> Finished:
     """One command, three times: killed in base's training, killed in gans, then let be."""
-    logs = tmp_path_factory.mktemp("finished")
     folder = logs / "run"
     words = ["preset=tiny", "base.steps=30", "gans.steps=20", "gans.concepts_per_batch=1"]
     words += ["repeats=2", "rival.train=true", "evaluate.weights_only=true"]
