@@ -11,10 +11,11 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from peft import LoraConfig
 from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
@@ -22,6 +23,9 @@ from torch.func import functional_call, vmap
 from modeling.codec import LayerGroup
 from modeling.conv_norm import ChannelAffine
 from modeling.target_network import TargetNetwork
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
 
 Adapter = dict[str, Tensor]
 PREFIX = "base_model.model."
@@ -40,15 +44,8 @@ def _norm_layers(network: nn.Module) -> list[str]:
     return [n for n, m in network.named_modules() if isinstance(m, ChannelAffine | nn.LayerNorm)]
 
 
-def lora_config(
-    network: TargetNetwork, rank: int, ranks: Mapping[str, int] | None = None
-) -> LoraConfig:
-    """PEFT's config for this network: LoRA everywhere, norm affines saved whole.
-
-    `ranks` overrides the rank of single layers by full name. alpha = rank, so that the scale of
-    B·A is 1 whatever the rank.
-    """
-    ranks = dict(ranks or {})
+def check_adaptable(network: TargetNetwork, ranks: Mapping[str, int]) -> None:
+    """AdapterError if LoRA cannot be all that changes in the network, or a rank is of no layer."""
     if any(isinstance(m, nn.BatchNorm2d) for m in network.modules()):
         raise AdapterError(
             "the base still has running statistics: call freeze_statistics() before attaching LoRA"
@@ -63,6 +60,21 @@ def lora_config(
     unknown = sorted(set(ranks) - set(_lora_layers(network)))
     if unknown:
         raise AdapterError(f"no layer named {unknown[0]!r} to set a rank for")
+
+
+def lora_config(
+    network: TargetNetwork, rank: int, ranks: Mapping[str, int] | None = None
+) -> LoraConfig:
+    """PEFT's config for this network: LoRA everywhere, norm affines saved whole.
+
+    `ranks` overrides the rank of single layers by full name. alpha = rank, so that the scale of
+    B·A is 1 whatever the rank. Raises AdapterError as `check_adaptable` does.
+    """
+    # takes seconds, which every process that only reads adapters would pay
+    from peft import LoraConfig
+
+    ranks = dict(ranks or {})
+    check_adaptable(network, ranks)
     return LoraConfig(
         r=rank,
         lora_alpha=rank,
@@ -86,7 +98,9 @@ class AdaptedTranslator:
     def __init__(
         self, base: TargetNetwork, rank: int, ranks: Mapping[str, int] | None = None, seed: int = 0
     ):
-        self.lora_config = lora_config(base, rank, ranks)
+        ranks = dict(ranks or {})
+        check_adaptable(base, ranks)
+        self._rank, self._ranks = rank, ranks
         self.base_config = base.config
         self.multiple = base.multiple
         self.groups = _layer_groups(base)
@@ -98,7 +112,7 @@ class AdaptedTranslator:
         base_weights = dict(base.named_parameters())
         for name in self._layers:
             weight = base_weights[f"{name}.weight"]
-            r = (ranks or {}).get(name, rank)
+            r = ranks.get(name, rank)
             down = torch.empty(r, *weight.shape[1:])
             # PEFT's start: Kaiming-uniform A, zero B
             nn.init.kaiming_uniform_(down, a=math.sqrt(5), generator=rng)
@@ -107,6 +121,11 @@ class AdaptedTranslator:
             self._initial[f"{PREFIX}{name}.lora_B.weight"] = up
         for name in self._affines:
             self._initial[PREFIX + name] = base_weights[name].detach().clone()
+
+    @cached_property
+    def lora_config(self) -> LoraConfig:
+        """PEFT's description of the adapters."""
+        return lora_config(self.network, self._rank, self._ranks)
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:

@@ -141,6 +141,7 @@ class WeightPart:
         self.device = _device(config.serve.weights, device)
         # only described: adapters are checked against it and written with its PEFT config
         self.translator = load_base(config, run)[0]
+        self.lora_config = self.translator.lora_config  # now: importing PEFT takes seconds
         self.decoder = Decoder(run, config.adapt, self.device)
         self.generator = load_generator(run).model.to(self.device)
         self.digests = digests(run)
@@ -207,7 +208,7 @@ class WeightPart:
         layout, base = self.decoder.layout.digest(), self.digests["base"]
         metadata = {**about, "id": name, "layout": layout, "base": base}
         metadata["generator"] = self.digests["generator"]
-        files = to_files(adapter, self.translator.lora_config, metadata)
+        files = to_files(adapter, self.lora_config, metadata)
         return AdapterFiles(files[WEIGHTS_FILE], files[CONFIG_FILE], layout, base, name)
 
 
