@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +33,7 @@ from pipelines.generator import generator_config
 from pipelines.judging import Judge
 from pipelines.report_studies import section, studies
 from tests.conftest import Finished
-from tests.driver import Driver
+from tests.driver import Driver, descendants
 from tuning import overfit_outcome, trials
 from tuning.overfit import Overfitting
 from tuning.study import Paper, StudyError, load_study
@@ -78,7 +80,8 @@ space: {adapt.t: [999, 900]}
 
 @dataclass(frozen=True)
 class Studied:
-    """A run with the study SIZES, killed after its first trial and started again."""
+    """A run with the study SIZES, killed after its first trial and started again, when a trial's
+    process is killed."""
 
     folder: Path
     words: list[str]
@@ -100,6 +103,12 @@ def written(folder: Path) -> dict[str, int]:
     return out
 
 
+def at_work(driver: Driver) -> list[int]:
+    """Processes of the driver's trials."""
+    below = descendants([driver.process.pid])
+    return [p.pid for p in below if p.name.startswith("ray::ResourceTrainable")]
+
+
 @pytest.fixture(scope="module")
 def studied(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studied]:
     home = tmp_path_factory.mktemp("studied")
@@ -112,6 +121,8 @@ def studied(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> Ite
         driver.kill()
     early = written(home / "run")
     with Driver(words, home) as driver:
+        driver.wait_until(lambda: bool(at_work(driver)))
+        os.kill(at_work(driver)[0], signal.SIGKILL)
         output = driver.wait()
     yield Studied(home / "run", words, early, output)
 
@@ -121,6 +132,7 @@ def test_a_killed_study_goes_on_with_what_is_missing(studied: Studied) -> None:
     assert 1 <= len(studied.early) < 4 and len(now) == 4
     assert f"6 trials, {len(studied.early)} finished earlier" in studied.output
     assert {k: now[k] for k in studied.early} == studied.early
+    assert "a trial's process died, it is run again" in studied.output
     rows = RunDir(str(studied.folder)).read_table("tuning/sizes/trials.parquet").to_pylist()
     assert {(r["variant"], r["seed"], r["step"]) for r in rows} == {
         (v, s, t) for v in ("64", "128") for s in (0, 1) for t in (3, 6)

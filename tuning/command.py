@@ -61,7 +61,7 @@ def tune(words: Sequence[str]) -> int:
     with ray_session(session, run_dir):
         failures = prepare(trials, run_dir)
         todo = [t for t in trials if t.key not in failures]
-        failures |= run_trials(study, name, session, run_dir, todo)
+        failures |= run_trials(study, name, run_dir, todo)
         if study.trial == "overfit":
             times = timed(study, [t for t in todo if t.key not in failures], run_dir)
     summary = write(study, name, run_dir, trials, failures, times)

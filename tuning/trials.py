@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from ray.exceptions import RayActorError
 from ray.tune import Trainable
 
 from pipelines import config as configuration
@@ -36,6 +37,7 @@ from tuning.subjects import Subject
 
 SCORE = "gap"
 """What a scheduler compares: unlike L1, it means the same on every concept."""
+AGAIN = 2
 
 
 @dataclass(frozen=True)
@@ -148,17 +150,32 @@ def scheduler(study: Study, steps: int) -> Any:
     return None
 
 
-def run_trials(
-    study: Study, name: str, config: Config, run_dir: RunDir, trials: Sequence[Trial]
-) -> dict[str, str]:
+def run_trials(study: Study, name: str, run_dir: RunDir, trials: Sequence[Trial]) -> dict[str, str]:
     """Run the trials that have not ended; key → reason of those that failed.
 
-    Needs a Ray session. Raises KeyboardInterrupt if stopped.
+    A trial whose process died (killed, or out of memory) is run again, AGAIN times at most; one
+    that failed by itself would fail again. Needs a Ray session; KeyboardInterrupt if stopped.
     """
     todo = [t for t in trials if not records.ended(run_dir, t.key)]
     log(f"study {name}: {len(trials)} trials, {len(trials) - len(todo)} finished earlier")
-    if not todo:
-        return {}
+    failures: dict[str, str] = {}
+    for left in range(AGAIN, -1, -1):
+        if not todo:
+            break
+        alive = [t for t in trials if t.key not in failures]
+        errors = _run_once(study, name, run_dir, alive, todo)
+        failures |= {key: reason(error) for key, error in errors.items()}
+        lost = [k for k, e in errors.items() if left and isinstance(e, RayActorError)]
+        for key in lost:
+            log(f"study {name}: a trial's process died, it is run again: {failures.pop(key)}")
+        todo = [t for t in todo if t.key in lost]
+    return failures
+
+
+def _run_once(
+    study: Study, name: str, run_dir: RunDir, trials: Sequence[Trial], todo: Sequence[Trial]
+) -> dict[str, BaseException]:
+    """One Tune experiment; key → error of the trials that failed."""
     # its own handler would end the study as if it were complete
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
@@ -168,7 +185,7 @@ def run_trials(
 
     steps = max(configuration.from_dict(t.config).generator.steps for t in trials)
     chosen = scheduler(study, steps)
-    handed = list(trials) if chosen else todo
+    handed = list(trials) if chosen else list(todo)
     overfits = study.trial == "overfit"
     # a trial that is a run holds next to nothing: its stages take the cores
     resources = {"CPU": study.cpus, "GPU": study.gpus} if overfits else {"CPU": 0.01}
@@ -198,14 +215,14 @@ def run_trials(
                 callbacks=[_progress(name, {t.key: t for t in handed})],
             ),
         ).fit()
-    failures = {}
+    errors: dict[str, BaseException] = {}
     for result in (results[i] for i in range(len(results))):
         key = (result.config or {})["trial"]["key"]
         if result.error is None:
             records.mark_stopped(run_dir, key)
         elif not records.ended(run_dir, key):  # what fails after its last record has lost nothing
-            failures[key] = reason(result.error)
-    return failures
+            errors[key] = result.error
+    return errors
 
 
 def _progress(name: str, known: dict[str, Trial]) -> Any:
