@@ -34,6 +34,10 @@ LOCAL = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # no one takes this machine away
 }
 
+NO_DASHBOARD = "http://127.0.0.1:9"
+"""An address that refuses. A local Ray has no dashboard; Train's cleaner, which asks one whether
+its controller lives, would find another Ray's, or wait 13 s for that of a Ray that was killed."""
+
 
 def set_environment(local: bool) -> None:
     """Ray's settings, where the user has set none; to be called before the first `import ray`.
@@ -88,20 +92,36 @@ def ray_session(config: Config, run: RunDir | None = None) -> Iterator[None]:
         ),
     )
     local: dict[str, Any] = {} if address else {"num_cpus": busy + 4, "include_dashboard": False}
-    ray.init(
-        address=address or "local",  # None would join whatever runs on this machine
-        log_to_driver=True,
-        logging_level=logging.WARNING,
-        # Train's cleaner warns every second that a Ray without dashboard has no state API
-        logging_config=ray.LoggingConfig(log_level="ERROR"),
-        **local,
-    )
+    with _in_environment({} if address else {"RAY_API_SERVER_ADDRESS": NO_DASHBOARD}):
+        ray.init(
+            address=address or "local",  # None would join whatever runs on this machine
+            log_to_driver=True,
+            logging_level=logging.WARNING,
+            # Train's cleaner warns every second that a Ray without dashboard has no state API
+            logging_config=ray.LoggingConfig(log_level="ERROR"),
+            **local,
+        )
     try:
         if run is not None:
             check_storage(config, run)
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _in_environment(settings: dict[str, str]) -> Iterator[None]:
+    """For processes started in it, whose descendants keep the settings."""
+    before = {key: os.environ.get(key) for key in settings}
+    os.environ.update(settings)
+    try:
+        yield
+    finally:
+        for key, value in before.items():
+            if value is None:
+                del os.environ[key]
+            else:
+                os.environ[key] = value
 
 
 def check_storage(config: Config, run: RunDir) -> None:

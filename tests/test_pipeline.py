@@ -34,7 +34,7 @@ from pipelines.concepts import load_concepts, load_text
 from pipelines.config import Config, load_config, to_dict
 from pipelines.generator import _Images, _wordings, image_pools
 from pipelines.pairs import load_pairs
-from pipelines.session import ray_session
+from pipelines.session import NO_DASHBOARD, ray_session
 from pipelines.stages import STAGES, inventory
 from tests.conftest import Finished
 
@@ -573,3 +573,15 @@ def test_streamed_batches_see_every_row_in_an_epoch(run: RunDir, ray: None) -> N
         assert all(torch.equal(b, own[i]) for i, b in zip(*batch, strict=True))
     with pytest.raises(ValueError, match="fewer rows than a batch of 16"):
         list(streamed_batches(shard, 1, 16, 0, 0))
+
+
+def test_no_process_of_a_local_ray_asks_the_dashboard_of_another_one(ray: None) -> None:
+    from ray import get, remote
+
+    def asked() -> str:
+        from ray.dashboard.utils import get_address_for_submission_client
+
+        return str(get_address_for_submission_client(None))
+
+    assert get(remote(asked).remote()) == NO_DASHBOARD
+    assert "RAY_API_SERVER_ADDRESS" not in os.environ
