@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.middleware import Middleware
 from starlette.responses import JSONResponse
+from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pipelines.api_keys import allowed
@@ -192,8 +193,19 @@ class Counting:
         try:
             await self.app(scope, receive, noted)
         finally:
-            # the route's template: paths hold names, which would make a series each
-            route = getattr(scope.get("route"), "path", "none")
+            route = template(scope)
             c.ongoing.labels(c.copy).dec()
             c.requests.labels(route, scope["method"], str(status), c.copy).inc()
             c.seconds.labels(route, c.copy).observe(time.perf_counter() - begun)
+
+
+def template(scope: Scope) -> str:
+    """The route's path as it was declared, "none" if there is none.
+
+    Not the request's path: those hold names, and would make a series each. A request that was
+    refused on its way was not routed yet.
+    """
+    if "route" in scope:
+        return str(getattr(scope["route"], "path", "none"))
+    fitting = (r for r in scope["app"].routes if r.matches(scope)[0] != Match.NONE)
+    return str(getattr(next(fitting, None), "path", "none"))

@@ -557,8 +557,13 @@ def test_a_key_is_asked_for_everywhere_but_by_probes() -> None:
         ({"X-API-Key": hashed(key)}, 401),
     ):
         assert guarded.get("/v1", headers=headers).status_code == status
-    # refused before the body is taken in
+    # refused before the body is taken in, and counted all the same
     assert guarded.post("/v1/adapters", json={"concept": "boom"}).status_code == 401
+    assert guarded.get("/v1/nothing/of/it").status_code == 401
+    counted = guarded.get("/metrics", headers={"X-API-Key": key}).text
+    for route, method in (("/v1/adapters", "POST"), ("none", "GET")):
+        line = f'method="{method}",route="{route}",status="401"}} 1.0'
+        assert line in counted, counted
 
 
 def test_so_many_work_so_many_wait_and_probes_do_neither() -> None:
