@@ -8,14 +8,21 @@ run, byte by byte where determinism is promised. Nothing is repaired by hand: th
 from trial to trial, and a driver that died or gave up is started again by the same command, at most
 three times.
 
+`elastic` trains the base on two nodes with `cluster.least_workers=1`: one is lost, and another one
+comes when training has gone on without it. At its end it must have made all steps, have two workers
+again, and have gone back by no more than the distance of two checkpoints.
+
 The tally is kept in tests/chaos/tally.json after every trial, so a run that is stopped goes on.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 import os
 import random
+import re
 import shutil
 import signal
 import sys
@@ -29,10 +36,11 @@ from typing import Any
 from pipelines.artifacts import RunDir
 from pipelines.machine import machine
 from pipelines.session import PROXY
+from tests.conftest import last_checkpoint
 from tests.driver import Driver, descendants
 
 TALLY = Path(__file__).parent / "tally.json"
-STAGES = ("pairs", "gans", "generator", "tune", "serve")
+STAGES = ("pairs", "gans", "generator", "tune", "serve", "elastic")
 KINDS = ("worker", "node", "driver")
 WORDS = ["preset=tiny", "gans.steps=20", "gans.concepts_per_batch=1", "generator.steps=60"]
 STUDY = """
@@ -171,6 +179,53 @@ def trial(
     return out
 
 
+ELASTIC = ["base.steps=4000", "base.checkpoint_every=50", "base.workers=2"]
+ELASTIC += ["cluster.least_workers=1", "cluster.training_cpus=2"]
+
+
+def elastic_trial(source: Path, home: Path, seed: int, nodes: Any) -> dict[str, Any]:
+    draw = random.Random(f"elastic {seed}")
+    run = home / "trial"
+    shutil.rmtree(run, ignore_errors=True)
+    shutil.copytree(source, run)
+    shutil.rmtree(run / "train")
+    words = ["base", *WORDS, *ELASTIC, f"run_dir={run}", "redo=[base]"]
+    # Train first waits for the places that it knew, 60 s by itself
+    setting = {"RAY_ADDRESS": nodes.address, "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "15"}
+    out: dict[str, Any] = {"stage": "elastic", "seed": seed, "kind": "node", "killed": "node"}
+    begun = time.monotonic()
+
+    def step() -> int:
+        return max(last_checkpoint(run).values(), default=0)
+
+    with Driver(words, home, **setting) as driver:
+        driver.wait_until(lambda: step() >= 100)
+        time.sleep(draw.uniform(0, 10))
+        out["lost_at"] = step()
+        nodes.remove_node(draw.choice(list(nodes.worker_nodes)), allow_graceful=False)
+        driver.wait_until(lambda: step() >= out["lost_at"] + 100)
+        time.sleep(draw.uniform(0, 5))
+        out["came_at"] = step()
+        nodes.add_node(num_cpus=3, object_store_memory=100 * 2**20)
+        out["status"] = driver.process.wait(600)
+        steps = [int(n) for n in re.findall(r"base: (\d+)/4000 steps", driver.output())]
+        out["back"] = [a - b for a, b in itertools.pairwise(steps) if b < a]
+        out["seconds"] = round(time.monotonic() - begun, 1)
+        if out["status"] == 0:
+            found = RunDir(str(run)).read_json("stages/base.json")["summary"]
+            out |= {"workers": found["workers"], "l1": found["l1"]}
+        out["ok"] = (
+            out["status"] == 0
+            and out["workers"] == 2
+            and math.isfinite(out["l1"])
+            and steps[-1] == 4000
+            and max(out["back"], default=0) <= 50
+        )
+        if not out["ok"]:
+            out["output"] = driver.output()[-1500:]
+    return out
+
+
 def serve_trials(source: Path, home: Path, seeds: list[int], done: Callable[[Any], None]) -> None:
     """One service under load; a random copy of a random part is killed again and again."""
     import psutil
@@ -237,7 +292,10 @@ def main(words: list[str]) -> int:
                 continue
             with cluster() as nodes:
                 for seed in seeds:
-                    done(trial(stage, source, seconds[stage], home, seed, nodes))
+                    if stage == "elastic":
+                        done(elastic_trial(source, home, seed, nodes))
+                    else:
+                        done(trial(stage, source, seconds[stage], home, seed, nodes))
     print(json.dumps(tally.get("summary", {}), indent=1))
     return 0 if all(t["ok"] for t in tally["trials"]) else 1
 
