@@ -103,10 +103,13 @@ def written(folder: Path) -> dict[str, int]:
     return out
 
 
-def at_work(driver: Driver) -> list[int]:
-    """Processes of the driver's trials."""
-    below = descendants([driver.process.pid])
-    return [p.pid for p in below if p.name.startswith("ray::ResourceTrainable")]
+def kill_a_trial(driver: Driver) -> bool:
+    """Whether one was at work."""
+    for process in descendants([driver.process.pid]):
+        if process.name.startswith("ray::ResourceTrainable"):
+            os.kill(process.pid, signal.SIGKILL)
+            return True
+    return False
 
 
 @pytest.fixture(scope="module")
@@ -121,8 +124,7 @@ def studied(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> Ite
         driver.kill()
     early = written(home / "run")
     with Driver(words, home) as driver:
-        driver.wait_until(lambda: bool(at_work(driver)))
-        os.kill(at_work(driver)[0], signal.SIGKILL)
+        driver.wait_until(lambda: kill_a_trial(driver))
         output = driver.wait()
     yield Studied(home / "run", words, early, output)
 
