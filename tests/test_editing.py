@@ -21,6 +21,7 @@ from pipelines.artifacts import RunDir
 from pipelines.concepts import load_concepts
 from pipelines.config import Config, ConfigError, load_config
 from pipelines.editing import EditConcept, file_of, load_about
+from pipelines.session import ray_session
 from pipelines.stages import StageError
 from tests import tiny_diffusion
 from tests.tiny_clip import save_clip
@@ -275,29 +276,30 @@ def test_two_diffusion_models_compete_through_ray(
         *(f"editing.models.{name}={path}" for name, path in models.items()),
         *(f"editing.steps.{name}=3" for name in models),
     ]
-    assert main(["concepts", *words]) == 0
-    assert main(["pairs", *words]) == 0
-    concepts = [c for c in load_concepts(run) if c.origin != "paraphrased"]
-    choice = run.read_table("editing/choice.parquet").to_pylist()
-    chosen = {r["concept_id"]: r["editor"] for r in choice if r["chosen"]}
-    assert set(chosen) == {c.concept_id for c in concepts} and len(choice) == 2 * len(concepts)
-    for c in concepts:
-        reports = [r for r in choice if r["concept_id"] == c.concept_id]
-        assert chosen[c.concept_id] == max(reports, key=lambda r: r["overall"])["editor"]
-        rows = run.read_table(file_of(c.concept_id)).to_pylist()
-        assert len(rows) == 12 and {r["editor"] for r in rows} == {chosen[c.concept_id]}
-        assert json.loads(rows[0]["scores"]).keys() == {
-            "change",
-            "direction",
-            "identity",
-            "quality",
-        }
-    assert main(["pairs", *words]) == 0
-    assert "pairs: finished earlier" in capfd.readouterr().err
-    # a model that is not there: one line that names the key
-    words = [w for w in words if not w.startswith("editing.models.instruct")]
-    assert main(["pairs", *words, "redo=[pairs]"]) == 1
-    assert "editing.models.instruct_pix2pix=FOLDER" in capfd.readouterr().err.splitlines()[-1]
+    with ray_session(load_config(words)):
+        assert main(["concepts", *words]) == 0
+        assert main(["pairs", *words]) == 0
+        concepts = [c for c in load_concepts(run) if c.origin != "paraphrased"]
+        choice = run.read_table("editing/choice.parquet").to_pylist()
+        chosen = {r["concept_id"]: r["editor"] for r in choice if r["chosen"]}
+        assert set(chosen) == {c.concept_id for c in concepts} and len(choice) == 2 * len(concepts)
+        for c in concepts:
+            reports = [r for r in choice if r["concept_id"] == c.concept_id]
+            assert chosen[c.concept_id] == max(reports, key=lambda r: r["overall"])["editor"]
+            rows = run.read_table(file_of(c.concept_id)).to_pylist()
+            assert len(rows) == 12 and {r["editor"] for r in rows} == {chosen[c.concept_id]}
+            assert json.loads(rows[0]["scores"]).keys() == {
+                "change",
+                "direction",
+                "identity",
+                "quality",
+            }
+        assert main(["pairs", *words]) == 0
+        assert "pairs: finished earlier" in capfd.readouterr().err
+        # a model that is not there: one line that names the key
+        words = [w for w in words if not w.startswith("editing.models.instruct")]
+        assert main(["pairs", *words, "redo=[pairs]"]) == 1
+        assert "editing.models.instruct_pix2pix=FOLDER" in capfd.readouterr().err.splitlines()[-1]
 
 
 @pytest.mark.parametrize(

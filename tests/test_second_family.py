@@ -1,6 +1,13 @@
-"""A run of all stages whose target is not the default family, on a real local Ray."""
+"""A run whose target is not the default family, in an object store, killed once and continued.
+
+On a real local Ray and a real S3 server (moto's) on loopback. What it made is then read from a copy
+in a folder.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -19,24 +26,79 @@ from pipelines.config import ConfigError, load_config
 from pipelines.gans import load_adapter
 from pipelines.plan_work import Shapes
 from pipelines.serving import Loaded, TextPart, TranslatorPart, WeightPart
-from pipelines.stages import STAGES
+from pipelines.stages import STAGES, inventory
 from pipelines.weights import load_layout
 from tests.driver import Driver
 
 WORDS = ["preset=tiny", "translator.family=resnet", "translator.blocks=2"]
+STEPS = ["base.steps=60", "gans.steps=20"]
+BUCKET = "bucket"
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
-    folder = tmp_path_factory.mktemp("resnet")
-    words = [*WORDS, "base.steps=30", "gans.steps=20", f"run_dir={folder}/run"]
-    with Driver(["run", *words], folder) as driver:
-        driver.wait()
-    return RunDir(f"{folder}/run")
+def bucket() -> Iterator[str]:
+    """URI of a bucket; its address and keys are in the environment, as for any S3 store."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as environment:
+        for key, value in {
+            "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+            "AWS_ACCESS_KEY_ID": "key",
+            "AWS_SECRET_ACCESS_KEY": "secret",
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }.items():
+            environment.setenv(key, value)
+        boto3.client("s3").create_bucket(Bucket=BUCKET)
+        yield f"s3://{BUCKET}"
+    server.stop()
 
 
-def test_every_stage_ran_with_the_family(run: RunDir) -> None:
-    assert all(run.exists(f"stages/{stage.name}.json") for stage in STAGES)
+@pytest.fixture(scope="module")
+def stored(bucket: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[RunDir, str]:
+    """The run in the bucket, and what the second command printed."""
+    run = RunDir(f"{bucket}/runs/resnet")
+    assert not run.local
+    logs = tmp_path_factory.mktemp("stored")
+    command = ["run", *WORDS, *STEPS, f"run_dir={run.uri}"]
+    with Driver(command, logs) as driver:
+        driver.wait_until(lambda: bool(run.files("train/base")))  # its first checkpoint
+        driver.kill()
+    with Driver(command, logs) as driver:
+        return run, driver.wait()
+
+
+@pytest.fixture(scope="module")
+def run(stored: tuple[RunDir, str], tmp_path_factory: pytest.TempPathFactory) -> RunDir:
+    """A copy of it in a folder."""
+    copy = RunDir(f"{tmp_path_factory.mktemp('resnet')}/run")
+    for name in stored[0].files(""):
+        copy.write(name, stored[0].read(name))
+    return copy
+
+
+def test_it_went_on_after_the_kill_and_nothing_is_missing(stored: tuple[RunDir, str]) -> None:
+    run, printed = stored
+    assert "base: continuing where it was stopped" in printed
+    for stage in STAGES:
+        assert run.read_json(f"stages/{stage.name}.json")["files"] == inventory(run, stage) != {}
+    assert run.files("errors") == []
+    adapter = load_adapter(run, run.files("adapters")[0].rpartition("/")[0])
+    load_base(load_config([*WORDS, f"run_dir={run.uri}"]), run)[0].check(adapter)
+
+
+def test_what_a_store_refuses_is_one_line(bucket: str, tmp_path: Path) -> None:
+    words = ["concepts", "preset=tiny", "run_dir=s3://no-such-bucket/run"]
+    with Driver(words, tmp_path) as driver:
+        assert driver.process.wait(120) == 1
+        last = driver.output().strip().splitlines()[-1]
+    assert last.startswith("denoised-weights: ") and "no-such-bucket" in last
+
+
+def test_the_base_is_of_the_family(run: RunDir) -> None:
     about = run.read_json("base/base.json")["translator"]
     assert about == {
         "family": "resnet",
