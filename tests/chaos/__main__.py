@@ -163,6 +163,8 @@ def trial(
         if kind != "driver" or not out["killed"]:
             status = driver.process.wait(600)
     starts = 1
+    if status not in (0, None):  # nobody killed the driver
+        out["gave_up"] = driver.output().strip().splitlines()[-1][:500]
     while status != 0 and starts <= AGAIN:
         starts += 1
         with Driver(words, home, RAY_ADDRESS=nodes.address) as driver:
