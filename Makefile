@@ -30,7 +30,7 @@ lint: install
 bench: install
 	$(BIN)/python -m tests.bench.demo_stages
 
-# kills workers, nodes and drivers at random moments; an hour or more
+# kills workers, nodes and drivers at random moments; two hours or more
 chaos: install
 	$(BIN)/python -m tests.chaos
 
