@@ -205,7 +205,7 @@ def _run_once(
                 max_concurrent_trials=study.concurrent,
                 reuse_actors=True,
                 trial_name_creator=lambda t: f"{name}-{t.trial_id}",
-                trial_dirname_creator=lambda t: t.trial_id,
+                trial_dirname_creator=lambda t: t.config["trial"]["key"],
             ),
             run_config=tune.RunConfig(
                 name=name,
@@ -217,7 +217,8 @@ def _run_once(
         ).fit()
     errors: dict[str, BaseException] = {}
     for result in (results[i] for i in range(len(results))):
-        key = (result.config or {})["trial"]["key"]
+        # not result.config, which a trial that died before its first report has not
+        key = Path(result.path).name
         if result.error is None:
             records.mark_stopped(run_dir, key)
         elif not records.ended(run_dir, key):  # what fails after its last record has lost nothing
