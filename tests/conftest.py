@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import shutil
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,8 +79,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     made = shared / "finished.pickle"
     with FileLock(shared / "finished.lock"):
         if not made.exists():
-            (shared / "finished").mkdir()
-            made.write_bytes(pickle.dumps(killed_and_continued(shared / "finished")))
+            # a new folder: where the first process has failed, the second one fails by itself
+            folder = Path(tempfile.mkdtemp(prefix="finished-", dir=shared))
+            made.write_bytes(pickle.dumps(killed_and_continued(folder)))
         return pickle.loads(made.read_bytes())
 
 

@@ -40,8 +40,8 @@ class InstructDiffusionPipeline(StableDiffusionInstructPix2PixPipeline):
 
     def _encode_prompt(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         # diffusers imports lazily: a type checker sees a placeholder class without methods
-        encoded = super()._encode_prompt(*args, **kwargs)  # type: ignore[misc]  # see above
-        text, null, _ = encoded.chunk(3)
+        parent: Any = super()
+        text, null, _ = parent._encode_prompt(*args, **kwargs).chunk(3)
         return torch.cat([text, null, text])
 
 

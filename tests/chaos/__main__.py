@@ -10,7 +10,7 @@ three times.
 
 `elastic` trains the base on two nodes with `cluster.least_workers=1`: one is lost, and another one
 comes when training has gone on without it. At its end it must have made all steps, have two workers
-again, and have gone back by no more than the distance of two checkpoints.
+again, and by the lines it printed have gone back by no more than the distance of two checkpoints.
 
 The tally is kept in tests/chaos/tally.json after every trial, so a run that is stopped goes on.
 """
