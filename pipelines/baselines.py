@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from modeling.comodgan import CoModGanConfig
-from modeling.comodgan_training import CoModGanRecipe, CoModGanTraining
+from modeling.baselines.comodgan import CoModGanConfig
+from modeling.baselines.comodgan_training import CoModGanRecipe, CoModGanTraining
+from modeling.baselines.pix2pix_training import Pix2PixConfig, Pix2PixTraining
+from modeling.baselines.scratch_training import ScratchRecipe, ScratchTraining
 from modeling.discriminator import DiscriminatorConfig
-from modeling.pix2pix_training import Pix2PixConfig, Pix2PixTraining
 from modeling.resnet_generator import ResNetGeneratorConfig
-from modeling.scratch_training import ScratchRecipe, ScratchTraining
 from pipelines.config import CoModGan, Config, Pix2Pix, Scratch
 from pipelines.config_checks import check_baseline
 

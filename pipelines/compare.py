@@ -20,13 +20,13 @@ from typing import Any
 import pyarrow as pa
 import torch
 
+from modeling.baselines.scratch_training import ScratchTraining
 from modeling.concepts import Concept
 from modeling.coreset import image_coreset
 from modeling.cost import TranslatorCost
 from modeling.images import encode_png
 from modeling.lora import Adapter, stack
 from modeling.metrics import MIN_FRECHET_COUNT, frechet_distance_from_features, kid
-from modeling.scratch_training import ScratchTraining
 from modeling.training import ConceptData, Recipe, to_unit, train_adapters, translate_all
 from pipelines import comparison_numbers, report_comparison
 from pipelines import config as configuration

@@ -495,7 +495,8 @@ class Compare:
 
 @dataclass
 class Scratch:
-    """What the from-scratch baselines of Table 1 have in common (modeling/scratch_training.py)."""
+    """What the from-scratch baselines of Table 1 have in common
+    (modeling/baselines/scratch_training.py)."""
 
     epochs: int = 200
     batch: int = 8
@@ -513,7 +514,7 @@ class Scratch:
 
 @dataclass
 class Pix2Pix(Scratch):
-    """The baseline pix2pix (modeling/pix2pix_training.py)."""
+    """The baseline pix2pix (modeling/baselines/pix2pix_training.py)."""
 
     width: int = 32
     blocks: int = 9
@@ -529,7 +530,7 @@ class Pix2Pix(Scratch):
 
 @dataclass
 class CoModGan(Scratch):
-    """The baseline pix2pix-zero-distilled (modeling/comodgan_training.py)."""
+    """The baseline pix2pix-zero-distilled (modeling/baselines/comodgan_training.py)."""
 
     lr: float = 2e-3
     discriminator_lr: float = 2e-3

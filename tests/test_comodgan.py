@@ -5,7 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from modeling.comodgan import CoModGanConfig, CoModGanError, CoModGenerator, StyleGanDiscriminator
+from modeling.baselines.comodgan import (
+    CoModGanConfig,
+    CoModGanError,
+    CoModGenerator,
+    StyleGanDiscriminator,
+)
 from modeling.cost import META, weights_of
 
 TINY = CoModGanConfig(16, channel_base=64, channel_max=8, z_dim=6, w_dim=5, mapping_layers=2)

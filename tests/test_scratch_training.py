@@ -12,18 +12,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from modeling.comodgan import CoModGanConfig
-from modeling.comodgan_training import (
+from modeling.baselines.comodgan import CoModGanConfig
+from modeling.baselines.comodgan_training import (
     CoModGanRecipe,
     CoModGanTraining,
     path_lengths,
     r1_penalty,
 )
+from modeling.baselines.pix2pix_training import Pix2PixConfig, Pix2PixTraining
+from modeling.baselines.scratch_training import ScratchRecipe, ScratchTraining
 from modeling.cost import META, count_flops, weights_of
 from modeling.discriminator import DiscriminatorConfig
-from modeling.pix2pix_training import Pix2PixConfig, Pix2PixTraining
 from modeling.resnet_generator import ResNetGeneratorConfig
-from modeling.scratch_training import ScratchRecipe, ScratchTraining
 
 PIX2PIX = Pix2PixConfig(
     ResNetGeneratorConfig(width=8, blocks=1, downs=1, dropout=0.5),

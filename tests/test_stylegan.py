@@ -12,8 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from modeling import stylegan
-from modeling.stylegan import EqualConv, EqualLinear, Mapping, ResidualDown, StyleConv, ToRgb
+from modeling.baselines import stylegan
+from modeling.baselines.stylegan import (
+    EqualConv,
+    EqualLinear,
+    Mapping,
+    ResidualDown,
+    StyleConv,
+    ToRgb,
+)
 
 
 def upfirdn(x: Tensor, kernel: Tensor, up: int, down: int, before: int, after: int) -> Tensor:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from modeling.stylegan import (
+from modeling.baselines.stylegan import (
     EqualConv,
     EqualLinear,
     Mapping,

@@ -1,7 +1,7 @@
 """Training of a whole network on one concept's pairs: the from-scratch baselines of Table 1.
 
-One interface for pix2pix (modeling/pix2pix_training.py) and for the Co-Mod-GAN that
-pix2pix-zero is distilled into (modeling/comodgan_training.py): both see every training pair in
+One interface for pix2pix (pix2pix_training.py) and for the Co-Mod-GAN that
+pix2pix-zero is distilled into (comodgan_training.py): both see every training pair in
 every epoch, alternate an update of the discriminator with one of the generator, and keep the
 generator.
 """

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from modeling.baselines.scratch_training import ScratchRecipe, ScratchTraining
 from modeling.discriminator import (
     DiscriminatorConfig,
     PatchDiscriminator,
@@ -20,7 +21,6 @@ from modeling.discriminator import (
     discriminator_loss,
 )
 from modeling.resnet_generator import ResNetGenerator, ResNetGeneratorConfig
-from modeling.scratch_training import ScratchRecipe, ScratchTraining
 
 
 @dataclass(frozen=True)

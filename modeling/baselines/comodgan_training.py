@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from modeling.comodgan import CoModGanConfig, CoModGenerator, StyleGanDiscriminator
+from modeling.baselines.comodgan import CoModGanConfig, CoModGenerator, StyleGanDiscriminator
+from modeling.baselines.scratch_training import ScratchRecipe, ScratchTraining
 from modeling.cost import META, count_flops
 from modeling.discriminator import adversarial_loss, discriminator_loss
-from modeling.scratch_training import ScratchRecipe, ScratchTraining
 
 PATH_DECAY = 0.01
 """What one update counts in the mean length of paths."""
