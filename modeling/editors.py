@@ -16,9 +16,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from modeling.avatars import ATTRIBUTES, portrait, render
-from modeling.concepts import Concept
+from modeling.concepts.grammar import FAMILIES
+from modeling.concepts.planning import Concept
 from modeling.filters import FILTER_KEYS, apply_filter
-from modeling.grammar import FAMILIES
 from modeling.images import ImageError, decode_image, list_images
 
 AVATARS = "avatars"

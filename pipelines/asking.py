@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from typing import Any
 
-from modeling.language_models import (
+from modeling.concepts.language_models import (
     Answer,
     LanguageModel,
     LanguageModelError,

@@ -21,7 +21,7 @@ import torch
 
 from modeling.base_training import BaseTraining
 from modeling.codec import Normalisation, NormalisationSums
-from modeling.concepts import Concept, plan_concepts
+from modeling.concepts.planning import Concept, plan_concepts
 from modeling.cost import TOKENS
 from modeling.discriminator import PatchDiscriminator
 from modeling.editors import EXACT, EditError, Editor, Source, avatar_sources, make_editor, supports

@@ -21,7 +21,7 @@ import pyarrow as pa
 import torch
 
 from modeling.baselines.scratch_training import ScratchTraining
-from modeling.concepts import Concept
+from modeling.concepts.planning import Concept
 from modeling.coreset import image_coreset
 from modeling.cost import TranslatorCost
 from modeling.images import encode_png

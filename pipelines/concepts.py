@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from modeling.concepts import (
+from modeling.concepts.planning import (
     Concept,
     ConceptError,
     ConceptSpec,

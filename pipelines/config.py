@@ -119,7 +119,7 @@ class Editing:
 
 @dataclass
 class Concepts:
-    """Which concepts there are, and which are held out (modeling/concepts.py)."""
+    """Which concepts there are, and which are held out (modeling/concepts/planning.py)."""
 
     source: str = "grammar"
     """grammar | llm: written by a language model (section llm), of the keys below combinations
@@ -162,7 +162,7 @@ class PerCategory:
 
 @dataclass
 class LanguageModelKeys:
-    """A language model and how it is asked (modeling/language_models.py)."""
+    """A language model and how it is asked (modeling/concepts/language_models.py)."""
 
     provider: str = "endpoint"
     """endpoint (OpenAI-compatible: vLLM, Ray Serve LLM, hosted) | local (transformers)"""
@@ -194,7 +194,7 @@ class LanguageModelKeys:
 
 @dataclass
 class Llm:
-    """Concepts that a language model writes (modeling/concept_writer.py; paper Sec. 3.1, 5.1)."""
+    """Concepts that a language model writes (modeling/concepts/writer.py; paper Sec. 3.1, 5.1)."""
 
     counts: PerCategory = field(default_factory=PerCategory)
     """Written and distinct, held-out ones included."""

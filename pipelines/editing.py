@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from modeling.concepts import Concept
+from modeling.concepts.planning import Concept
 from modeling.diffusion_editors.instructions import instruction
 from modeling.editor_choice import best_editor, overall
 from modeling.editors import (

@@ -17,7 +17,7 @@ import pyarrow as pa
 import torch
 
 from modeling.base_training import BaseTraining
-from modeling.concepts import Concept
+from modeling.concepts.planning import Concept
 from modeling.coreset import image_coreset
 from modeling.discriminator import PatchDiscriminator
 from modeling.images import encode_png

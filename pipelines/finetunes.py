@@ -16,7 +16,7 @@ import pyarrow as pa
 import torch
 from safetensors.torch import load, save
 
-from modeling.concepts import Concept, concept_id, parse_concept
+from modeling.concepts.planning import Concept, concept_id, parse_concept
 from modeling.editors import (
     EXACT,
     EditError,

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from modeling.concepts import Concept
+from modeling.concepts.planning import Concept
 from modeling.editors import EditError, EditResult, load_source, make_editor, source_ids
 from modeling.features import FeatureExtractor, make_features
 from pipelines.artifacts import RunDir

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from modeling.avatars import portrait, render
 from modeling.codec import BlockLayout
-from modeling.concepts import ConceptError, ConceptSpec, plan_concepts
+from modeling.concepts.planning import ConceptError, ConceptSpec, plan_concepts
 from modeling.convergence import kept_steps
 from modeling.cost import TOKENS, TranslatorCost
 from modeling.editors import EXACT, supports

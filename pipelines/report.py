@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from modeling.concepts import Concept
+from modeling.concepts.planning import Concept
 from modeling.features import EfficientNetLite0, Inception
 from pipelines import config as configuration
 from pipelines import (

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from modeling.concepts import Concept
+from modeling.concepts.planning import Concept
 from modeling.images import decode_image
 from pipelines.contenders import CEILING, IDENTITY, PREDICTION, SHUFFLED
 from pipelines.report_numbers import WHENS, Numbers, When, scores, step_of

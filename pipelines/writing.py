@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from modeling.concept_writer import ConceptWriter, WritingSpec, combined_concept, written_concepts
-from modeling.concepts import Concept, ConceptError
-from modeling.near_duplicates import NearDuplicates
+from modeling.concepts.near_duplicates import NearDuplicates
+from modeling.concepts.planning import Concept, ConceptError
+from modeling.concepts.writer import ConceptWriter, WritingSpec, combined_concept, written_concepts
 from modeling.text import TextEncoder
 from pipelines.artifacts import RunDir
 from pipelines.asking import Asker

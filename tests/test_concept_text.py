@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modeling.concept_text import (
+from modeling.concepts.text import (
     content_words,
     has_phrase,
     meaningless,

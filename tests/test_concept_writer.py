@@ -11,24 +11,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modeling.concept_prompts import (
+from modeling.concepts.language_models import Answer, Prompt
+from modeling.concepts.near_duplicates import NearDuplicates
+from modeling.concepts.planning import ConceptError, from_table, to_table
+from modeling.concepts.prompts import (
     AnswerError,
     paraphrase_messages,
     read_concepts,
     read_paraphrases,
     write_messages,
 )
-from modeling.concept_text import has_phrase, normal_form
-from modeling.concept_writer import (
+from modeling.concepts.text import has_phrase, normal_form
+from modeling.concepts.writer import (
     Ask,
     ConceptWriter,
     WritingSpec,
     combined_concept,
     written_concepts,
 )
-from modeling.concepts import ConceptError, from_table, to_table
-from modeling.language_models import Answer, Prompt
-from modeling.near_duplicates import NearDuplicates
 from tests.chat_server import answer_to
 from tests.word_vectors import word_vectors
 

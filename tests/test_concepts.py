@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modeling.concepts import (
+from modeling.concepts.grammar import CATEGORIES, COLOURS, FAMILIES, colour_rgb
+from modeling.concepts.planning import (
     Concept,
     ConceptError,
     ConceptSpec,
@@ -21,7 +22,6 @@ from modeling.concepts import (
     plan_concepts,
     to_table,
 )
-from modeling.grammar import CATEGORIES, COLOURS, FAMILIES, colour_rgb
 
 SMALL = ["hair", "skin", "expression", "background", "beanie", "scarf", "duotone", "sketch", "tone"]
 

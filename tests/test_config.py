@@ -9,7 +9,7 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from modeling.concepts import plan_concepts
+from modeling.concepts.planning import plan_concepts
 from modeling.editors import make_editor
 from pipelines import config as configuration
 from pipelines import config_checks

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from modeling.concepts import Concept
+from modeling.concepts.planning import Concept
 from modeling.diffusion_editors.core import EditorOptions, edit_seed
 from modeling.diffusion_editors.img2img import ImageToImage
 from modeling.diffusion_editors.instructions import TEMPLATES, check_templates

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from modeling.concepts import Concept, to_table
+from modeling.concepts.planning import Concept, to_table
 from modeling.editors import EditError, EditResult, Source
 from modeling.images import decode_image
 from pipelines import config as configuration

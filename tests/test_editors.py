@@ -16,7 +16,8 @@ from PIL import Image
 
 from modeling import images
 from modeling.avatars import ATTRIBUTES, AvatarError, portrait, render
-from modeling.concepts import Concept, concept_id
+from modeling.concepts.grammar import FAMILIES
+from modeling.concepts.planning import Concept, concept_id
 from modeling.editors import (
     REGISTRY,
     SOURCES,
@@ -29,7 +30,6 @@ from modeling.editors import (
     source_ids,
 )
 from modeling.filters import FILTER_KEYS, FILTERS, FilterError, apply_filter
-from modeling.grammar import FAMILIES
 from modeling.images import ImageError, decode_image, encode_png, list_images
 
 

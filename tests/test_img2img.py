@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from modeling.concepts import Concept
+from modeling.concepts.planning import Concept
 from modeling.diffusion_editors.core import EditorOptions, edit_seed
 from modeling.diffusion_editors.img2img import ImageToImage
 from modeling.editors import EditError, EditResult, load_source, make_editor

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from modeling.concepts import Concept
+from modeling.concepts.planning import Concept
 from modeling.diffusion_editors import instruct_diffusion
 from modeling.diffusion_editors.core import DiffusionEditor, EditorOptions, edit_seed
 from modeling.diffusion_editors.instruct_diffusion import InstructDiffusion, convert

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from modeling.language_models import (
+from modeling.concepts.language_models import (
     Answer,
     EndpointModel,
     LanguageModel,

@@ -10,10 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modeling import near_duplicates
-from modeling.concept_text import content_words
-from modeling.concept_text import words as all_words
-from modeling.near_duplicates import NearDuplicates
+from modeling.concepts import near_duplicates
+from modeling.concepts.near_duplicates import NearDuplicates
+from modeling.concepts.text import content_words
+from modeling.concepts.text import words as all_words
 from modeling.text import TextEncoder
 from tests.word_vectors import word_vectors
 

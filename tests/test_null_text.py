@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
-from modeling.concepts import Concept
+from modeling.concepts.planning import Concept
 from modeling.diffusion_editors.attention_maps import MappedAttention, changed_attention
 from modeling.diffusion_editors.ddim_inversion import DDIM
 from modeling.diffusion_editors.null_text import (

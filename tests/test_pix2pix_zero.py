@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from modeling.concepts import Concept
+from modeling.concepts.planning import Concept
 from modeling.diffusion_editors.attention_maps import changed_attention
 from modeling.diffusion_editors.ddim_inversion import DDIM
 from modeling.diffusion_editors.noise_regularisation import (

@@ -15,7 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modeling.concepts import plan_concepts
+from modeling.concepts.planning import plan_concepts
 from modeling.cost import stable_diffusion
 from modeling.editors import DIFFUSION as DIFFUSION_EDITORS
 from modeling.editors import make_editor

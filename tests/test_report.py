@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from modeling.concepts import Concept, to_table
+from modeling.concepts.planning import Concept, to_table
 from modeling.images import encode_png
 from pipelines import report
 from pipelines.artifacts import ArtifactError, RunDir

@@ -35,7 +35,7 @@ from cluster.local import free_port
 from cluster.validate import check_serve
 from modeling import weight_generator
 from modeling.codec import BlockLayout, NormalisationSums
-from modeling.concepts import plan_concepts, to_table
+from modeling.concepts.planning import plan_concepts, to_table
 from modeling.editors import supports
 from modeling.images import decode_image, encode_png
 from modeling.lora import CONFIG_FILE, WEIGHTS_FILE, from_bytes

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from modeling.concept_text import has_phrase, normal_form
-from modeling.language_models import LanguageModelError
+from modeling.concepts.language_models import LanguageModelError
+from modeling.concepts.text import has_phrase, normal_form
 from pipelines.artifacts import ArtifactError, RunDir
 from pipelines.concepts import load_concepts, load_text
 from pipelines.config import ConfigError, load_config

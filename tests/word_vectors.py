@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from modeling.concept_text import words
+from modeling.concepts.text import words
 
 
 def word_vectors(texts: Sequence[str]) -> np.ndarray:

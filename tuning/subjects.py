@@ -16,7 +16,7 @@ import numpy as np
 import safetensors.torch
 import torch
 
-from modeling.concepts import Concept
+from modeling.concepts.planning import Concept
 from modeling.features import FeatureExtractor
 from modeling.lora import AdaptedTranslator, Adapter, stack
 from modeling.metrics import frechet_distance_from_features, kid

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from modeling.concepts import Concept
+from modeling.concepts.planning import Concept
 from modeling.diffusion_editors.instructions import check_templates, instruction
 from modeling.diffusion_editors.loading import check_folder, check_weights, one_line
 from modeling.editors import EditError, EditResult, Source, change

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from modeling.concepts import Concept
+from modeling.concepts.planning import Concept
 from modeling.editors import EditError
 
 TEMPLATES: Mapping[str, Mapping[str, str]] = {

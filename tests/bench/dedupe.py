@@ -23,9 +23,9 @@ from pathlib import Path
 
 import numpy as np
 
-from modeling.concept_text import content_words
-from modeling.grammar import FAMILIES
-from modeling.near_duplicates import NearDuplicates
+from modeling.concepts.grammar import FAMILIES
+from modeling.concepts.near_duplicates import NearDuplicates
+from modeling.concepts.text import content_words
 from pipelines.machine import machine
 from tests.bench.demo_stages import RESULTS
 

@@ -18,7 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from modeling.concepts import Concept, to_table
+from modeling.concepts.planning import Concept, to_table
 from modeling.editors import EditResult, load_source, make_editor, source_ids
 from pipelines.artifacts import RunDir
 from pipelines.config import load_config

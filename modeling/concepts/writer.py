@@ -18,7 +18,11 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from modeling.concept_prompts import (
+from modeling.concepts.grammar import CATEGORIES
+from modeling.concepts.language_models import Answer, Prompt
+from modeling.concepts.near_duplicates import Embed, NearDuplicates
+from modeling.concepts.planning import Concept, ConceptError, concept_id
+from modeling.concepts.prompts import (
     PARAPHRASE_SCHEMA,
     WRITE_SCHEMA,
     AnswerError,
@@ -27,11 +31,7 @@ from modeling.concept_prompts import (
     read_paraphrases,
     write_messages,
 )
-from modeling.concept_text import content_words, has_phrase, meaningless, normal_form
-from modeling.concepts import Concept, ConceptError, concept_id
-from modeling.grammar import CATEGORIES
-from modeling.language_models import Answer, Prompt
-from modeling.near_duplicates import Embed, NearDuplicates
+from modeling.concepts.text import content_words, has_phrase, meaningless, normal_form
 
 Ask = Callable[[list[Prompt]], list[Answer]]
 """Prompts → an answer to each, in order."""

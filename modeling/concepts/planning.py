@@ -20,7 +20,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from modeling.grammar import CATEGORIES, FAMILIES, Family
+from modeling.concepts.grammar import CATEGORIES, FAMILIES, Family
 
 SPLITS = ("train", "val", "test")
 

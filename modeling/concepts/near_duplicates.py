@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from modeling.concept_text import content_words, split_parts, words
+from modeling.concepts.text import content_words, split_parts, words
 
 Vectors = npt.NDArray[np.float32]
 Embed = Callable[[list[str]], Vectors]
