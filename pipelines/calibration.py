@@ -24,7 +24,9 @@ from modeling.codec import Normalisation, NormalisationSums
 from modeling.concepts.planning import Concept, plan_concepts
 from modeling.cost import TOKENS
 from modeling.discriminator import PatchDiscriminator
-from modeling.editors import EXACT, EditError, Editor, Source, avatar_sources, make_editor, supports
+from modeling.editors.interface import EditError, Editor, Source
+from modeling.editors.registry import EXACT, make_editor, supports
+from modeling.editors.sources import avatar_sources
 from modeling.features import FeatureError
 from modeling.generator_training import GeneratorTraining, ImageBatch
 from modeling.images import encode_png

@@ -17,7 +17,7 @@ from modeling.concepts.planning import (
     plan_concepts,
     to_table,
 )
-from modeling.editors import supports
+from modeling.editors.registry import supports
 from modeling.text import TextEncoder
 from pipelines.artifacts import RunDir
 from pipelines.config import Config, ConfigError, resolve_editor

@@ -707,7 +707,7 @@ class Config:
     seed: int = 0
     editor: str = "auto"
     """auto = avatar for avatars, filter for a folder; best = the best of editing.candidates for
-    each concept; or one of modeling/editors.py."""
+    each concept; or one of modeling/editors/registry.py."""
     text_encoder: str = "minilm"
     """minilm (packaged), or the folder or cached hub id of a transformers model such as CLIP."""
     repeats: int = 1
@@ -897,7 +897,7 @@ def from_dict(tree: dict[str, Any]) -> Config:
 
 def exact_editor(config: Config) -> bool:
     """Whether the editor draws the true edit of any picture, at next to no cost."""
-    from modeling.editors import EXACT
+    from modeling.editors.registry import EXACT
 
     return resolve_editor(config) in EXACT
 

@@ -198,7 +198,7 @@ FRACTIONS = (
 
 def check(config: Config) -> None:
     """Raise ConfigError on an impossible combination."""
-    from modeling.editors import DIFFUSION, EXACT
+    from modeling.editors.registry import DIFFUSION, EXACT
 
     c = config
     _choice("images.source", c.images.source, ("avatars", "folder"))

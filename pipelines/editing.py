@@ -12,17 +12,10 @@ import pyarrow as pa
 
 from modeling.concepts.planning import Concept
 from modeling.diffusion_editors.instructions import instruction
-from modeling.editor_choice import best_editor, overall
-from modeling.editors import (
-    EXACT,
-    EditError,
-    Editor,
-    EditResult,
-    Source,
-    load_source,
-    make_editor,
-    source_ids,
-)
+from modeling.editors.choice import best_editor, overall
+from modeling.editors.interface import EditError, Editor, EditResult, Source
+from modeling.editors.registry import EXACT, make_editor
+from modeling.editors.sources import load_source, source_ids
 from modeling.images import ImageError, encode_png
 from pipelines import config as configuration
 from pipelines.actors import map_actors
@@ -59,7 +52,7 @@ def pilot_file(editor: str, concept_id: str) -> str:
 
 
 def editor_options(config: Config, name: str) -> dict[str, Any]:
-    """Options of modeling.editors.make_editor; an exact editor has none."""
+    """Options of modeling.editors.registry.make_editor; an exact editor has none."""
     if name in EXACT:
         return {}
     e = config.editing
@@ -95,7 +88,7 @@ class EditActor:
         e, images = self.config.editing, self.config.images
         self.scores: Scores | None = None
         if e.clip:
-            from modeling.edit_scores import EditScores
+            from modeling.editors.scores import EditScores
 
             self.scores = EditScores(e.clip, e.identity, allow_download=self.config.allow_download)
         self.sources: dict[str, Source] = {}

@@ -17,15 +17,9 @@ import torch
 from safetensors.torch import load, save
 
 from modeling.concepts.planning import Concept, concept_id, parse_concept
-from modeling.editors import (
-    EXACT,
-    EditError,
-    EditResult,
-    load_source,
-    make_editor,
-    source_ids,
-    supports,
-)
+from modeling.editors.interface import EditError, EditResult
+from modeling.editors.registry import EXACT, make_editor, supports
+from modeling.editors.sources import load_source, source_ids
 from modeling.images import decode_image, encode_png
 from modeling.lora import CONFIG_FILE, Adapter, stack, to_files
 from modeling.training import ConceptData, to_unit, train_adapters, translate_all

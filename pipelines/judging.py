@@ -13,7 +13,9 @@ import numpy as np
 import torch
 
 from modeling.concepts.planning import Concept
-from modeling.editors import EditError, EditResult, load_source, make_editor, source_ids
+from modeling.editors.interface import EditError, EditResult
+from modeling.editors.registry import make_editor
+from modeling.editors.sources import load_source, source_ids
 from modeling.features import FeatureExtractor, make_features
 from pipelines.artifacts import RunDir
 from pipelines.config import Config, exact_editor, resolve_editor

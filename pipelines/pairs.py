@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from modeling.concepts.planning import Concept
-from modeling.editors import source_ids
+from modeling.editors.sources import source_ids
 from modeling.images import decode_image
 from pipelines.artifacts import ArtifactError, RunDir
 from pipelines.concepts import load_concepts, with_pairs

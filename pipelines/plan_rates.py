@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 
 from modeling.cost import GeneratorCost, stable_diffusion
-from modeling.editors import EXACT
+from modeling.editors.registry import EXACT
 from pipelines.config import Config, ConfigError
 from pipelines.generator import generator_config, members
 from pipelines.plan_work import (

@@ -12,12 +12,12 @@ from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 
-from modeling.avatars import portrait, render
 from modeling.codec import BlockLayout
 from modeling.concepts.planning import ConceptError, ConceptSpec, plan_concepts
 from modeling.convergence import kept_steps
 from modeling.cost import TOKENS, TranslatorCost
-from modeling.editors import EXACT, supports
+from modeling.editors.avatars import portrait, render
+from modeling.editors.registry import EXACT, supports
 from modeling.images import decode_image, encode_png, list_images
 from modeling.lora import to_files
 from pipelines.adapt import scored_steps

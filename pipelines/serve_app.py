@@ -26,7 +26,7 @@ from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
 from PIL import Image, UnidentifiedImageError
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from modeling.avatars import portrait, render
+from modeling.editors.avatars import portrait, render
 from modeling.images import ImageError, decode_image, encode_jpeg, encode_png
 from pipelines import finetune_request
 from pipelines.adapter_ids import (

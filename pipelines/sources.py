@@ -8,7 +8,7 @@ from pipelines.config import Images
 
 
 def location(images: Images) -> str:
-    """What modeling.editors calls the source: "avatars", or a folder."""
+    """What modeling.editors.registry calls the source: "avatars", or a folder."""
     return "avatars" if images.source == "avatars" else images.path
 
 

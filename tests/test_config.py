@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from modeling.concepts.planning import plan_concepts
-from modeling.editors import make_editor
+from modeling.editors.registry import make_editor
 from pipelines import config as configuration
 from pipelines import config_checks
 from pipelines.concepts import concept_spec

@@ -12,7 +12,9 @@ from PIL import Image
 from modeling.concepts.planning import Concept
 from modeling.diffusion_editors.controlnet import ControlNet, edges
 from modeling.diffusion_editors.core import EditorOptions, edit_seed
-from modeling.editors import EditError, EditResult, load_source, make_editor
+from modeling.editors.interface import EditError, EditResult
+from modeling.editors.registry import make_editor
+from modeling.editors.sources import load_source
 from tests import tiny_diffusion
 
 GREY = Concept("grey-hair-000000", "grey hair", "facial", (), "train")

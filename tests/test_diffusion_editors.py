@@ -21,7 +21,9 @@ from modeling.concepts.planning import Concept
 from modeling.diffusion_editors.core import EditorOptions, edit_seed
 from modeling.diffusion_editors.img2img import ImageToImage
 from modeling.diffusion_editors.instructions import TEMPLATES, check_templates
-from modeling.editors import EditError, EditResult, Source, load_source, make_editor
+from modeling.editors.interface import EditError, EditResult, Source
+from modeling.editors.registry import make_editor
+from modeling.editors.sources import load_source
 from tests import tiny_diffusion
 
 GREY = Concept("grey-hair-000000", "grey hair", "facial", (), "train")

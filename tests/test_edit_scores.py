@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from modeling.edit_scores import NEUTRAL, EditScoreError, EditScores
-from modeling.editor_choice import PARTS, best_editor, overall
-from modeling.editors import load_source
+from modeling.editors.choice import PARTS, best_editor, overall
+from modeling.editors.scores import NEUTRAL, EditScoreError, EditScores
+from modeling.editors.sources import load_source
 from tests.tiny_clip import save_clip
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from modeling.concepts.planning import Concept, to_table
-from modeling.editors import EditError, EditResult, Source
+from modeling.editors.interface import EditError, EditResult, Source
 from modeling.images import decode_image
 from pipelines import config as configuration
 from pipelines import config_checks, editing, pairs
@@ -200,7 +200,7 @@ def judged(monkeypatch: pytest.MonkeyPatch, quality: dict[str, float]) -> None:
 
     plain = editing.EditActor.__init__
     monkeypatch.setattr(editing.EditActor, "__init__", init)
-    monkeypatch.setattr("modeling.edit_scores.EditScores.__init__", lambda self, *a, **k: None)
+    monkeypatch.setattr("modeling.editors.scores.EditScores.__init__", lambda self, *a, **k: None)
 
 
 def test_the_best_candidate_edits_the_rest(

@@ -15,21 +15,19 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from modeling import images
-from modeling.avatars import ATTRIBUTES, AvatarError, portrait, render
 from modeling.concepts.grammar import FAMILIES
 from modeling.concepts.planning import Concept, concept_id
-from modeling.editors import (
-    REGISTRY,
+from modeling.editors.avatars import ATTRIBUTES, AvatarError, portrait, render
+from modeling.editors.filters import FILTER_KEYS, FILTERS, FilterError, apply_filter
+from modeling.editors.interface import EditError, Source
+from modeling.editors.registry import REGISTRY, make_editor
+from modeling.editors.sources import (
     SOURCES,
-    EditError,
-    Source,
     avatar_sources,
     folder_sources,
     load_source,
-    make_editor,
     source_ids,
 )
-from modeling.filters import FILTER_KEYS, FILTERS, FilterError, apply_filter
 from modeling.images import ImageError, decode_image, encode_png, list_images
 
 

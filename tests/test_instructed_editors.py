@@ -15,7 +15,9 @@ from modeling.diffusion_editors import instruct_diffusion
 from modeling.diffusion_editors.core import DiffusionEditor, EditorOptions, edit_seed
 from modeling.diffusion_editors.instruct_diffusion import InstructDiffusion, convert
 from modeling.diffusion_editors.instruct_pix2pix import InstructPix2Pix
-from modeling.editors import EditError, EditResult, load_source, make_editor
+from modeling.editors.interface import EditError, EditResult
+from modeling.editors.registry import make_editor
+from modeling.editors.sources import load_source
 from tests import tiny_diffusion
 
 GREY = Concept("grey-hair-000000", "grey hair", "facial", (), "train")

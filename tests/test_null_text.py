@@ -27,7 +27,9 @@ from modeling.diffusion_editors.null_text import (
     optimise_nulls,
 )
 from modeling.diffusion_editors.prompt_to_prompt import Alignment, PromptToPrompt, align
-from modeling.editors import EditError, EditResult, load_source, make_editor
+from modeling.editors.interface import EditError, EditResult
+from modeling.editors.registry import make_editor
+from modeling.editors.sources import load_source
 from tests import tiny_diffusion
 
 GREY = Concept("grey-hair-000000", "grey hair", "facial", (), "train")

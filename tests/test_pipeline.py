@@ -24,7 +24,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from modeling.codec import NormalisationSums
-from modeling.editors import load_source, make_editor
+from modeling.editors.registry import make_editor
+from modeling.editors.sources import load_source
 from modeling.images import decode_image, encode_png
 from modeling.lora import WEIGHTS_FILE, AdapterError
 from modeling.training import batch_order

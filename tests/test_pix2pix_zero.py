@@ -27,7 +27,9 @@ from modeling.diffusion_editors.pix2pix_zero import (
     kept_in,
     map_gradient,
 )
-from modeling.editors import EditResult, load_source, make_editor
+from modeling.editors.interface import EditResult
+from modeling.editors.registry import make_editor
+from modeling.editors.sources import load_source
 from tests import tiny_diffusion
 
 STEPS = 4

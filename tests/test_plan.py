@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from modeling.concepts.planning import plan_concepts
 from modeling.cost import stable_diffusion
-from modeling.editors import DIFFUSION as DIFFUSION_EDITORS
-from modeling.editors import make_editor
+from modeling.editors.registry import DIFFUSION as DIFFUSION_EDITORS
+from modeling.editors.registry import make_editor
 from pipelines import calibration
 from pipelines.__main__ import main
 from pipelines.concepts import concept_spec

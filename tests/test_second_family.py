@@ -16,7 +16,7 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 
-from modeling.avatars import portrait, render
+from modeling.editors.avatars import portrait, render
 from modeling.target_families import from_description, frozen_target
 from pipelines.adapt import heldout, load_timings, step_folder
 from pipelines.adapter_ids import Ask

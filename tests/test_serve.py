@@ -36,7 +36,7 @@ from cluster.validate import check_serve
 from modeling import weight_generator
 from modeling.codec import BlockLayout, NormalisationSums
 from modeling.concepts.planning import plan_concepts, to_table
-from modeling.editors import supports
+from modeling.editors.registry import supports
 from modeling.images import decode_image, encode_png
 from modeling.lora import CONFIG_FILE, WEIGHTS_FILE, from_bytes
 from modeling.target_families import from_description, frozen_target

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from modeling.diffusion_editors.core import DiffusionEditor, EditorOptions, unflagged
-from modeling.editors import EditError
+from modeling.editors.interface import EditError
 
 EDGES = (100, 200)
 """Canny's thresholds: those of the published ControlNet's own examples."""

@@ -15,7 +15,7 @@ from PIL import Image
 from modeling.concepts.planning import Concept
 from modeling.diffusion_editors.instructions import check_templates, instruction
 from modeling.diffusion_editors.loading import check_folder, check_weights, one_line
-from modeling.editors import EditError, EditResult, Source, change
+from modeling.editors.interface import EditError, EditResult, Source, change
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 UNSET = -1.0
@@ -92,7 +92,7 @@ def edit_seed(image_id: str, concept_id: str, seed: int) -> int:
 
 
 class DiffusionEditor(ABC):
-    """An Editor (modeling/editors.py) around a diffusers pipeline, loaded once.
+    """An Editor (modeling/editors/registry.py) around a diffusers pipeline, loaded once.
 
     A subclass names its method (`name`, `model`, `style`), loads in `load` and edits a batch in
     `run`. Raises EditError if the model cannot be loaded; the message says how to get it.

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from modeling.diffusion_editors.core import DiffusionEditor, EditorOptions, unflagged
-from modeling.editors import EditError
+from modeling.editors.interface import EditError
 
 Correction = Callable[[Tensor, Tensor, int], Tensor]
 """(the UNet's output, the latents that it saw, t) → the output to step with."""

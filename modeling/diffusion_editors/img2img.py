@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from modeling.diffusion_editors.core import DiffusionEditor, EditorOptions, unflagged
-from modeling.editors import EditError
+from modeling.editors.interface import EditError
 
 STRENGTH, STEPS = 0.6, 50
 

@@ -24,7 +24,7 @@ from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 
 from modeling.diffusion_editors.instruct_pix2pix import InstructPix2Pix
 from modeling.diffusion_editors.loading import check_folder, one_line
-from modeling.editors import EditError
+from modeling.editors.interface import EditError
 
 UNET, EMA = "model.diffusion_model.", "model_ema."
 

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from modeling.diffusion_editors.core import DiffusionEditor, EditorOptions, unflagged
-from modeling.editors import EditError
+from modeling.editors.interface import EditError
 
 
 class InstructPix2Pix(DiffusionEditor):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from modeling.concepts.planning import Concept
-from modeling.editors import EditError
+from modeling.editors.interface import EditError
 
 TEMPLATES: Mapping[str, Mapping[str, str]] = {
     # describes the result

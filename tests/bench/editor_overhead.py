@@ -19,7 +19,9 @@ import time
 from pathlib import Path
 
 from modeling.concepts.planning import Concept, to_table
-from modeling.editors import EditResult, load_source, make_editor, source_ids
+from modeling.editors.interface import EditResult
+from modeling.editors.registry import make_editor
+from modeling.editors.sources import load_source, source_ids
 from pipelines.artifacts import RunDir
 from pipelines.config import load_config
 from pipelines.editing import EditConcept, edit_with, editor_options, file_of

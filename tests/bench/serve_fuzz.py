@@ -23,7 +23,7 @@ from PIL import Image
 from schemathesis import GenerationMode
 
 from cluster.local import free_port
-from modeling.avatars import portrait, render
+from modeling.editors.avatars import portrait, render
 from modeling.images import encode_png
 from pipelines import config as configuration
 from pipelines import serve

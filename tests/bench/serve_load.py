@@ -30,7 +30,7 @@ import numpy as np
 import psutil
 
 from cluster.local import free_port
-from modeling.avatars import portrait, render
+from modeling.editors.avatars import portrait, render
 from modeling.images import encode_png
 from pipelines import config as configuration
 from pipelines import serve

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from modeling.editor_choice import PARTS
+from modeling.editors.choice import PARTS
 
 NEUTRAL = "a photo of a person"
 GOOD, BAD = "Good photo.", "Bad photo."

@@ -2,7 +2,7 @@
 
 The paper keeps the edit "of best perceptual quality" (Sec. 5.1) and does not say how that is
 measured. Here: CLIP directional similarity × identity preservation × no-reference image quality
-(modeling/edit_scores.py), over a few pilot images.
+(modeling/editors/scores.py), over a few pilot images.
 """
 
 from __future__ import annotations

@@ -1,0 +1,54 @@
+"""Every editor by its name: exact ones (exact.py) and diffusion models (diffusion/).
+
+A new editor is one class and one line here.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+from modeling.editors.exact import AvatarEditor, FilterEditor
+from modeling.editors.interface import EditError, Editor
+
+
+def _diffusion(module: str, kind: str) -> Callable[..., Editor]:
+    """Makes a diffusion editor; diffusers is imported only then."""
+
+    def make(**options: Any) -> Editor:
+        from modeling.diffusion_editors.core import EditorOptions
+
+        editors = importlib.import_module(f"modeling.diffusion_editors.{module}")
+        editor: Editor = getattr(editors, kind)(EditorOptions(**options))
+        return editor
+
+    return make
+
+
+# Name -> how to make the editor. One line adds one.
+EXACT: dict[str, Callable[..., Editor]] = {"avatar": AvatarEditor, "filter": FilterEditor}
+DIFFUSION: dict[str, Callable[..., Editor]] = {
+    "img2img": _diffusion("img2img", "ImageToImage"),
+    "instruct_pix2pix": _diffusion("instruct_pix2pix", "InstructPix2Pix"),
+    "null_text": _diffusion("null_text", "NullTextInversion"),
+    "controlnet": _diffusion("controlnet", "ControlNet"),
+    "instruct_diffusion": _diffusion("instruct_diffusion", "InstructDiffusion"),
+    "pix2pix_zero": _diffusion("pix2pix_zero", "Pix2PixZero"),
+}
+REGISTRY = EXACT | DIFFUSION
+
+
+def supports(name: str) -> Callable[[str], bool]:
+    """Whether the editor can apply a family's concepts; a diffusion model takes any text."""
+    return EXACT[name]().supports if name in EXACT else lambda family: True
+
+
+def make_editor(name: str, **options: Any) -> Editor:
+    """Make the editor registered as `name`; raises EditError that lists the names otherwise.
+
+    options: of a diffusion editor, see EditorOptions.
+    """
+    if name not in REGISTRY:
+        raise EditError(f"unknown editor {name!r}: use one of {', '.join(REGISTRY)}")
+    return REGISTRY[name](**options)
