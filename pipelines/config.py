@@ -60,7 +60,7 @@ class Images:
 
 @dataclass
 class Editing:
-    """The diffusion editors (modeling/diffusion_editors); exact editors need none of it.
+    """The diffusion editors (modeling/editors/diffusion); exact editors need none of it.
 
     Mappings are by editor's name, as in editing.steps.null_text=50.
     """

@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 
 from modeling.concepts.planning import Concept
-from modeling.diffusion_editors.instructions import instruction
 from modeling.editors.choice import best_editor, overall
+from modeling.editors.diffusion.instructions import instruction
 from modeling.editors.interface import EditError, Editor, EditResult, Source
 from modeling.editors.registry import EXACT, make_editor
 from modeling.editors.sources import load_source, source_ids

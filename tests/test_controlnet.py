@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from modeling.concepts.planning import Concept
-from modeling.diffusion_editors.controlnet import ControlNet, edges
-from modeling.diffusion_editors.core import EditorOptions, edit_seed
+from modeling.editors.diffusion.controlnet import ControlNet, edges
+from modeling.editors.diffusion.core import EditorOptions, edit_seed
 from modeling.editors.interface import EditError, EditResult
 from modeling.editors.registry import make_editor
 from modeling.editors.sources import load_source
@@ -73,7 +73,7 @@ def test_the_picture_is_that_of_the_bare_pipeline(models: dict[str, str]) -> Non
 def test_the_edges_are_seen(models: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     editor = make_editor("controlnet", steps=4, **models)
     usual = pictures(editor.edit(SOURCES, GREY))
-    module = "modeling.diffusion_editors.controlnet.edges"
+    module = "modeling.editors.diffusion.controlnet.edges"
     monkeypatch.setattr(module, lambda image: Image.new("RGB", image.size))
     assert (pictures(editor.edit(SOURCES, GREY)) != usual).any()
 
@@ -87,7 +87,7 @@ def test_edges_are_found_at_the_editing_size(
         sizes.append(image.size)
         return edges(image)
 
-    monkeypatch.setattr("modeling.diffusion_editors.controlnet.edges", seen)
+    monkeypatch.setattr("modeling.editors.diffusion.controlnet.edges", seen)
     results = make_editor("controlnet", steps=2, size=48, **models).edit(SOURCES[:1], GREY)
     assert pictures(results).shape == (1, 32, 32, 3)
     assert sizes == [(48, 48)]

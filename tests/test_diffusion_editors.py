@@ -18,9 +18,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from modeling.concepts.planning import Concept
-from modeling.diffusion_editors.core import EditorOptions, edit_seed
-from modeling.diffusion_editors.img2img import ImageToImage
-from modeling.diffusion_editors.instructions import TEMPLATES, check_templates
+from modeling.editors.diffusion.core import EditorOptions, edit_seed
+from modeling.editors.diffusion.img2img import ImageToImage
+from modeling.editors.diffusion.instructions import TEMPLATES, check_templates
 from modeling.editors.interface import EditError, EditResult, Source
 from modeling.editors.registry import make_editor
 from modeling.editors.sources import load_source

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 from modeling.concepts.planning import Concept
-from modeling.diffusion_editors.core import EditorOptions, edit_seed
-from modeling.diffusion_editors.img2img import ImageToImage
+from modeling.editors.diffusion.core import EditorOptions, edit_seed
+from modeling.editors.diffusion.img2img import ImageToImage
 from modeling.editors.interface import EditError, EditResult
 from modeling.editors.registry import make_editor
 from modeling.editors.sources import load_source

@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 
 from modeling.concepts.planning import Concept
-from modeling.diffusion_editors import instruct_diffusion
-from modeling.diffusion_editors.core import DiffusionEditor, EditorOptions, edit_seed
-from modeling.diffusion_editors.instruct_diffusion import InstructDiffusion, convert
-from modeling.diffusion_editors.instruct_pix2pix import InstructPix2Pix
+from modeling.editors.diffusion import instruct_diffusion
+from modeling.editors.diffusion.core import DiffusionEditor, EditorOptions, edit_seed
+from modeling.editors.diffusion.instruct_diffusion import InstructDiffusion, convert
+from modeling.editors.diffusion.instruct_pix2pix import InstructPix2Pix
 from modeling.editors.interface import EditError, EditResult
 from modeling.editors.registry import make_editor
 from modeling.editors.sources import load_source

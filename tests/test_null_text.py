@@ -18,15 +18,15 @@ from PIL import Image
 from torch import Tensor
 
 from modeling.concepts.planning import Concept
-from modeling.diffusion_editors.attention_maps import MappedAttention, changed_attention
-from modeling.diffusion_editors.ddim_inversion import DDIM
-from modeling.diffusion_editors.null_text import (
+from modeling.editors.diffusion.attention_maps import MappedAttention, changed_attention
+from modeling.editors.diffusion.ddim_inversion import DDIM
+from modeling.editors.diffusion.null_text import (
     Inversion,
     NullTextInversion,
     follow,
     optimise_nulls,
 )
-from modeling.diffusion_editors.prompt_to_prompt import Alignment, PromptToPrompt, align
+from modeling.editors.diffusion.prompt_to_prompt import Alignment, PromptToPrompt, align
 from modeling.editors.interface import EditError, EditResult
 from modeling.editors.registry import make_editor
 from modeling.editors.sources import load_source

@@ -12,15 +12,15 @@ import torch
 from torch import Tensor
 
 from modeling.concepts.planning import Concept
-from modeling.diffusion_editors.attention_maps import changed_attention
-from modeling.diffusion_editors.ddim_inversion import DDIM
-from modeling.diffusion_editors.noise_regularisation import (
+from modeling.editors.diffusion.attention_maps import changed_attention
+from modeling.editors.diffusion.ddim_inversion import DDIM
+from modeling.editors.diffusion.noise_regularisation import (
     NoiseRegularisation,
     auto_correlation,
     divergence,
     rolled,
 )
-from modeling.diffusion_editors.pix2pix_zero import (
+from modeling.editors.diffusion.pix2pix_zero import (
     SENTENCES,
     Pix2PixZero,
     edit_along,

@@ -17,9 +17,9 @@ def _diffusion(module: str, kind: str) -> Callable[..., Editor]:
     """Makes a diffusion editor; diffusers is imported only then."""
 
     def make(**options: Any) -> Editor:
-        from modeling.diffusion_editors.core import EditorOptions
+        from modeling.editors.diffusion.core import EditorOptions
 
-        editors = importlib.import_module(f"modeling.diffusion_editors.{module}")
+        editors = importlib.import_module(f"modeling.editors.diffusion.{module}")
         editor: Editor = getattr(editors, kind)(EditorOptions(**options))
         return editor
 

@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from modeling.diffusion_editors.core import EditorOptions, Evaluations
-from modeling.diffusion_editors.ddim_inversion import DDIM, InversionEditor
-from modeling.diffusion_editors.prompt_to_prompt import PromptToPrompt, align
+from modeling.editors.diffusion.core import EditorOptions, Evaluations
+from modeling.editors.diffusion.ddim_inversion import DDIM, InversionEditor
+from modeling.editors.diffusion.prompt_to_prompt import PromptToPrompt, align
 
 GUIDANCE = 7.5
 INNER_STEPS = 10

@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from modeling.diffusion_editors.attention_maps import Change, changed_attention
-from modeling.diffusion_editors.core import Evaluations
-from modeling.diffusion_editors.ddim_inversion import DDIM, InversionEditor
-from modeling.diffusion_editors.noise_regularisation import NoiseRegularisation
+from modeling.editors.diffusion.attention_maps import Change, changed_attention
+from modeling.editors.diffusion.core import Evaluations
+from modeling.editors.diffusion.ddim_inversion import DDIM, InversionEditor
+from modeling.editors.diffusion.noise_regularisation import NoiseRegularisation
 
 GUIDANCE = 5.0
 AMOUNT = 0.1

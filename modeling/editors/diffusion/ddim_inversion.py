@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from modeling.diffusion_editors.core import DiffusionEditor, EditorOptions, unflagged
+from modeling.editors.diffusion.core import DiffusionEditor, EditorOptions, unflagged
 from modeling.editors.interface import EditError
 
 Correction = Callable[[Tensor, Tensor, int], Tensor]

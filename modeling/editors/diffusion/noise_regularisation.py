@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from modeling.diffusion_editors.ddim_inversion import DDIM
+from modeling.editors.diffusion.ddim_inversion import DDIM
 
 COARSEST = 8
 """The pyramid of resolutions stops at a height of this or less."""

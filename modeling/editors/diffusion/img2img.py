@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from modeling.diffusion_editors.core import DiffusionEditor, EditorOptions, unflagged
+from modeling.editors.diffusion.core import DiffusionEditor, EditorOptions, unflagged
 from modeling.editors.interface import EditError
 
 STRENGTH, STEPS = 0.6, 50

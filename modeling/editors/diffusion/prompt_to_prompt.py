@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from modeling.diffusion_editors.attention_maps import changed_attention
+from modeling.editors.diffusion.attention_maps import changed_attention
 
 
 class Alignment(NamedTuple):

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from modeling.diffusion_editors.core import DiffusionEditor, EditorOptions, unflagged
+from modeling.editors.diffusion.core import DiffusionEditor, EditorOptions, unflagged
 from modeling.editors.interface import EditError
 
 EDGES = (100, 200)

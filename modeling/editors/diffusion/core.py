@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 
 from modeling.concepts.planning import Concept
-from modeling.diffusion_editors.instructions import check_templates, instruction
-from modeling.diffusion_editors.loading import check_folder, check_weights, one_line
+from modeling.editors.diffusion.instructions import check_templates, instruction
+from modeling.editors.diffusion.loading import check_folder, check_weights, one_line
 from modeling.editors.interface import EditError, EditResult, Source, change
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
