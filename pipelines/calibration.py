@@ -27,10 +27,10 @@ from modeling.discriminator import PatchDiscriminator
 from modeling.editors.interface import EditError, Editor, Source
 from modeling.editors.registry import EXACT, make_editor, supports
 from modeling.editors.sources import avatar_sources
-from modeling.features import FeatureError
 from modeling.generator_training import GeneratorTraining, ImageBatch
 from modeling.images import encode_png
 from modeling.lora import AdaptedTranslator, from_bytes, stack, to_files
+from modeling.metrics.features import FeatureError
 from modeling.target_families import frozen_target, make_target
 from modeling.text import TextColumns, TextEncoder, TextEncoderError
 from modeling.training import ConceptData, Recipe, pad_tokens, train_adapters, translate_all

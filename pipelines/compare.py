@@ -26,7 +26,7 @@ from modeling.coreset import image_coreset
 from modeling.cost import TranslatorCost
 from modeling.images import encode_png
 from modeling.lora import Adapter, stack
-from modeling.metrics import MIN_FRECHET_COUNT, frechet_distance_from_features, kid
+from modeling.metrics.distances import MIN_FRECHET_COUNT, frechet_distance_from_features, kid
 from modeling.training import ConceptData, Recipe, to_unit, train_adapters, translate_all
 from pipelines import comparison_numbers, report_comparison
 from pipelines import config as configuration

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from modeling.metrics import paired_bootstrap
+from modeling.metrics.distances import paired_bootstrap
 from pipelines.config import BASELINES
 from pipelines.contenders import IDENTITY, PREDICTION
 from pipelines.report_numbers import Numbers, duration, finite, mean, verdicts

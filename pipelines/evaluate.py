@@ -22,7 +22,7 @@ from modeling.coreset import image_coreset
 from modeling.discriminator import PatchDiscriminator
 from modeling.images import encode_png
 from modeling.lora import Adapter, stack
-from modeling.metrics import frechet_distance_from_features, kid
+from modeling.metrics.distances import frechet_distance_from_features, kid
 from modeling.target_families import make_target
 from modeling.training import (
     ConceptData,

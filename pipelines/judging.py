@@ -16,7 +16,7 @@ from modeling.concepts.planning import Concept
 from modeling.editors.interface import EditError, EditResult
 from modeling.editors.registry import make_editor
 from modeling.editors.sources import load_source, source_ids
-from modeling.features import FeatureExtractor, make_features
+from modeling.metrics.features import FeatureExtractor, make_features
 from pipelines.artifacts import RunDir
 from pipelines.config import Config, exact_editor, resolve_editor
 from pipelines.pairs import load_pairs

@@ -16,7 +16,7 @@ import torch
 
 from modeling.convergence import converged_at, kept_steps, steps_to_train
 from modeling.lora import Adapter, stack
-from modeling.metrics import MIN_FRECHET_COUNT, frechet_distance_from_features, kid
+from modeling.metrics.distances import MIN_FRECHET_COUNT, frechet_distance_from_features, kid
 from modeling.training import ConceptData, train_adapters, translate_all
 from pipelines import config as configuration
 from pipelines.artifacts import RunDir

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 
 from modeling.codec import BlockLayout
 from modeling.lora import AdaptedTranslator
-from modeling.metrics import paired_bootstrap
+from modeling.metrics.distances import paired_bootstrap
 from modeling.rank_search import (
     Gains,
     adapted_layers,

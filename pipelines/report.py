@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from modeling.concepts.planning import Concept
-from modeling.features import EfficientNetLite0, Inception
+from modeling.metrics.features import EfficientNetLite0, Inception
 from pipelines import config as configuration
 from pipelines import (
     evaluate,

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from modeling.metrics import paired_bootstrap
+from modeling.metrics.distances import paired_bootstrap
 from pipelines.contenders import (
     CEILING,
     GOALS,

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-import modeling.features
-from modeling.features import (
+import modeling.metrics.features
+from modeling.metrics.distances import frechet_distance_from_features, kid
+from modeling.metrics.features import (
     INCEPTION_FILE,
     EfficientNetLite0,
     FeatureError,
@@ -19,7 +20,6 @@ from modeling.features import (
     find_inception,
     make_features,
 )
-from modeling.metrics import frechet_distance_from_features, kid
 from tests.tiny_clip import save_clip
 
 
@@ -130,7 +130,7 @@ def inception_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         warnings.simplefilter("ignore", FutureWarning)  # TorchScript is deprecated
         torch.jit.save(torch.jit.script(TinyInception()), str(path))
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    monkeypatch.setattr(modeling.features, "INCEPTION_SHA256", digest)
+    monkeypatch.setattr(modeling.metrics.features, "INCEPTION_SHA256", digest)
     return path
 
 
@@ -201,14 +201,14 @@ def test_a_bad_download_leaves_nothing_behind(
         find_inception(cache_folder=tmp_path, allow_download=True)
     assert list(tmp_path.iterdir()) == []
     digest = hashlib.sha256(b"half").hexdigest()
-    monkeypatch.setattr(modeling.features, "INCEPTION_SHA256", digest)
+    monkeypatch.setattr(modeling.metrics.features, "INCEPTION_SHA256", digest)
     path = find_inception(cache_folder=tmp_path, allow_download=True)
     assert path.read_bytes() == b"half" and list(tmp_path.iterdir()) == [path]
 
 
 def test_importing_the_modules_is_light() -> None:
     code = (
-        "import sys, modeling.features, modeling.metrics;"
+        "import sys, modeling.metrics.features, modeling.metrics.distances;"
         "assert not {'torch', 'cleanfid', 'scipy', 'ray'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modeling.metrics import (
+from modeling.metrics.distances import (
     MetricError,
     frechet_distance,
     frechet_distance_from_features,

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from modeling.features import EfficientNetLite0
-from modeling.metrics import MetricError, frechet_distance, kid
+from modeling.metrics.distances import MetricError, frechet_distance, kid
+from modeling.metrics.features import EfficientNetLite0
 from modeling.training import ConceptData
 from pipelines import pilot, stages
 from pipelines.__main__ import main

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from modeling.metrics import paired_bootstrap
+from modeling.metrics.distances import paired_bootstrap
 from tuning.study import StudyError
 
 Mean = dict[str, Any]

@@ -17,9 +17,9 @@ import safetensors.torch
 import torch
 
 from modeling.concepts.planning import Concept
-from modeling.features import FeatureExtractor
 from modeling.lora import AdaptedTranslator, Adapter, stack
-from modeling.metrics import frechet_distance_from_features, kid
+from modeling.metrics.distances import frechet_distance_from_features, kid
+from modeling.metrics.features import FeatureExtractor
 from modeling.text import TextEmbedding
 from modeling.training import to_unit, train_adapters, translate_all
 from pipelines.artifacts import ArtifactError, RunDir

@@ -2,7 +2,7 @@
 
 Curves use `l1` and `kid`; `frechet_distance_from_features` is for end points, at equal and large
 n only, because its estimate is biased upwards, the more the fewer the images.
-Features come from `modeling.features`; nothing here reads files or starts workers.
+Features come from `modeling.metrics.features`; nothing here reads files or starts workers.
 """
 
 from __future__ import annotations
