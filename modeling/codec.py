@@ -22,6 +22,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from modeling.targets.layers import LayerGroup
+
 Centre = Literal["element", "tensor"]
 FORMAT = "denoised-weights/block-layout"
 VERSION = 1
@@ -30,21 +32,6 @@ RULES = (1, 2, 3)
 
 class CodecError(ValueError):
     """An adapter, layout or normalisation that does not fit; the message names the tensor."""
-
-
-@dataclass(frozen=True)
-class LayerGroup:
-    """One layer's adapter keys: LoRA A and B (both "" for a norm alone), and norm affines."""
-
-    name: str
-    a: str
-    b: str
-    norm: tuple[str, ...]
-
-    @property
-    def keys(self) -> tuple[str, ...]:
-        """All keys, in the order A, B, norm."""
-        return tuple(k for k in (self.a, self.b) if k) + self.norm
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from modeling.discriminator import DiscriminatorConfig, PatchDiscriminator
-from modeling.lora import AdaptedTranslator
-from modeling.target_families import frozen_target, make_target
-from modeling.target_network import TargetConfig
+from modeling.targets.discriminator import DiscriminatorConfig, PatchDiscriminator
+from modeling.targets.families import frozen_target, make_target
+from modeling.targets.lora import AdaptedTranslator
+from modeling.targets.network import TargetConfig
 from modeling.weight_generator import GeneratorConfig, build
 
 META = torch.device("meta")
@@ -64,8 +64,8 @@ def weights_of(module: nn.Module) -> int:
 class TranslatorCost:
     """FLOPs of a translator, its adapter and its discriminator, for one image of `size` pixels.
 
-    Steps follow modeling/training.py and modeling/base_training.py; `batch` images share what is
-    done once a step (forming W + B·A).
+    Steps follow modeling/targets/adapter_training.py and modeling/targets/base_training.py; `batch`
+    images share what is done once a step (forming W + B·A).
     """
 
     def __init__(

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from modeling import training_state
 from modeling.codec import BlockLayout, Normalisation
-from modeling.discriminator import PatchDiscriminator, adversarial_loss, discriminator_loss
-from modeling.lora import AdaptedTranslator
-from modeling.training import to_unit
+from modeling.targets.adapter_training import to_unit
+from modeling.targets.discriminator import PatchDiscriminator, adversarial_loss, discriminator_loss
+from modeling.targets.lora import AdaptedTranslator
 from modeling.weight_generator import (
     EMA,
     TextBatch,

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from modeling.coreset import image_coreset
-from modeling.lora import CONFIG_FILE, Adapter, to_files
-from modeling.training import ConceptData, Recipe, train_adapters
+from modeling.targets.adapter_training import ConceptData, Recipe, train_adapters
+from modeling.targets.coreset import image_coreset
+from modeling.targets.lora import CONFIG_FILE, Adapter, to_files
 from modeling.weight_generator import WeightGenerator
 from pipelines import config as configuration
 from pipelines.actors import map_actors

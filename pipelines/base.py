@@ -14,19 +14,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from modeling.base_training import BaseTraining
-from modeling.coreset import kmeans
-from modeling.discriminator import DiscriminatorConfig, PatchDiscriminator
-from modeling.lora import AdaptedTranslator
-from modeling.target_families import (
+from modeling.targets.adapter_training import Recipe, batch_order, pad_tokens, to_unit
+from modeling.targets.base_training import BaseTraining
+from modeling.targets.coreset import kmeans
+from modeling.targets.discriminator import DiscriminatorConfig, PatchDiscriminator
+from modeling.targets.families import (
     describe,
     from_description,
     frozen_target,
     make_target,
     target_config,
 )
-from modeling.target_network import TargetConfig, TargetNetwork
-from modeling.training import Recipe, batch_order, pad_tokens, to_unit
+from modeling.targets.lora import AdaptedTranslator
+from modeling.targets.network import TargetConfig, TargetNetwork
 from pipelines import config as configuration
 from pipelines.artifacts import ArtifactError, RunDir
 from pipelines.concepts import load_text, with_adapter

@@ -9,8 +9,8 @@ from modeling.baselines.comodgan import CoModGanConfig
 from modeling.baselines.comodgan_training import CoModGanRecipe, CoModGanTraining
 from modeling.baselines.pix2pix_training import Pix2PixConfig, Pix2PixTraining
 from modeling.baselines.scratch_training import ScratchRecipe, ScratchTraining
-from modeling.discriminator import DiscriminatorConfig
-from modeling.resnet_generator import ResNetGeneratorConfig
+from modeling.targets.discriminator import DiscriminatorConfig
+from modeling.targets.resnet_generator import ResNetGeneratorConfig
 from pipelines.config import CoModGan, Config, Pix2Pix, Scratch
 from pipelines.config_checks import check_baseline
 

@@ -19,21 +19,27 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from modeling.base_training import BaseTraining
 from modeling.codec import Normalisation, NormalisationSums
 from modeling.concepts.planning import Concept, plan_concepts
 from modeling.cost import TOKENS
-from modeling.discriminator import PatchDiscriminator
 from modeling.editors.interface import EditError, Editor, Source
 from modeling.editors.registry import EXACT, make_editor, supports
 from modeling.editors.sources import avatar_sources
 from modeling.generator_training import GeneratorTraining, ImageBatch
 from modeling.images import encode_png
-from modeling.lora import AdaptedTranslator, from_bytes, stack, to_files
 from modeling.metrics.features import FeatureError
-from modeling.target_families import frozen_target, make_target
+from modeling.targets.adapter_training import (
+    ConceptData,
+    Recipe,
+    pad_tokens,
+    train_adapters,
+    translate_all,
+)
+from modeling.targets.base_training import BaseTraining
+from modeling.targets.discriminator import PatchDiscriminator
+from modeling.targets.families import frozen_target, make_target
+from modeling.targets.lora import AdaptedTranslator, from_bytes, stack, to_files
 from modeling.text import TextColumns, TextEncoder, TextEncoderError
-from modeling.training import ConceptData, Recipe, pad_tokens, train_adapters, translate_all
 from modeling.weight_generator import SamplingMethod, TextBatch, build, predict_blocks
 from pipelines import adapt, gans
 from pipelines.artifacts import RunDir

@@ -22,12 +22,18 @@ import torch
 
 from modeling.baselines.scratch_training import ScratchTraining
 from modeling.concepts.planning import Concept
-from modeling.coreset import image_coreset
 from modeling.cost import TranslatorCost
 from modeling.images import encode_png
-from modeling.lora import Adapter, stack
 from modeling.metrics.distances import MIN_FRECHET_COUNT, frechet_distance_from_features, kid
-from modeling.training import ConceptData, Recipe, to_unit, train_adapters, translate_all
+from modeling.targets.adapter_training import (
+    ConceptData,
+    Recipe,
+    to_unit,
+    train_adapters,
+    translate_all,
+)
+from modeling.targets.coreset import image_coreset
+from modeling.targets.lora import Adapter, stack
 from pipelines import comparison_numbers, report_comparison
 from pipelines import config as configuration
 from pipelines.actors import map_actors

@@ -236,11 +236,12 @@ DECIDE_WRITING = tuple(f.name for f in fields(Llm) if f.name not in ("writer", "
 
 @dataclass
 class TranslatorShape:
-    """The network that is adapted; each family (modeling/target_families.py) reads its own keys."""
+    """The network that is adapted; each family (modeling/targets/families.py) reads its own
+    keys."""
 
     family: str = "e2gan"
-    """e2gan (modeling/translator.py) | resnet (modeling/resnet_generator.py), which reads no
-    prompt."""
+    """e2gan (modeling/targets/translator.py) | resnet (modeling/targets/resnet_generator.py), which
+    reads no prompt."""
     width: int = 16
     downs: int = 1
     edge_kernel: int = 7
@@ -291,7 +292,7 @@ class Gans:
     """Collection: one adapter per training concept, all by one recipe (Eq. 4)."""
 
     steps: int = 48
-    """0 = found on pilot concepts by the convergence rule (modeling/convergence.py)."""
+    """0 = found on pilot concepts by the convergence rule (modeling/targets/convergence.py)."""
     batch: int = 16
     lr: float = 5e-3
     lr_floor: float = 0.0
@@ -314,7 +315,7 @@ class Gans:
 
 @dataclass
 class Ranks:
-    """The search for a rank per layer (modeling/rank_search.py), a command of its own."""
+    """The search for a rank per layer (modeling/targets/rank_search.py), a command of its own."""
 
     choices: list[int] = field(default_factory=lambda: [1, 2, 4, 8])
     """Ranks that a layer may get; the search trains adapters of the highest."""

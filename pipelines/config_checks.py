@@ -280,8 +280,8 @@ def check(config: Config) -> None:
 
 
 def _check_translator(c: Config) -> None:
-    from modeling.target_families import target_config
-    from modeling.target_network import TargetError
+    from modeling.targets.families import target_config
+    from modeling.targets.network import TargetError
 
     try:
         # a shape is possible or not whatever the text encoder, which is not loaded here

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from modeling.controls import KernelRidge, mean_adapter, nearest_text, noised_nearest, shuffled
-from modeling.lora import Adapter
+from modeling.targets.lora import Adapter
 from modeling.weight_generator import WeightGenerator
 from pipelines.adapt import Predictor, heldout
 from pipelines.artifacts import RunDir

@@ -20,7 +20,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from modeling.lora import CONFIG_FILE, WEIGHTS_FILE, AdaptedTranslator, AdapterError, from_bytes
+from modeling.targets.lora import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    AdaptedTranslator,
+    AdapterError,
+    from_bytes,
+)
 from pipelines.artifacts import RunDir, parquet_bytes
 from pipelines.base import load_base
 from pipelines.concepts import load_concepts

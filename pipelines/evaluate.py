@@ -1,8 +1,8 @@
 """Stage `evaluate`: the prediction against every control, at equal n, along the fine-tune.
 
 Every method starts from its own adapter and takes the same steps on the same images from the same
-discriminator (modeling/training.py); they differ in the start alone. Scored on images that no
-training saw: fresh avatars, or the test split of a folder.
+discriminator (modeling/targets/adapter_training.py); they differ in the start alone. Scored on
+images that no training saw: fresh avatars, or the test split of a folder.
 """
 
 from __future__ import annotations
@@ -16,15 +16,10 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from modeling.base_training import BaseTraining
 from modeling.concepts.planning import Concept
-from modeling.coreset import image_coreset
-from modeling.discriminator import PatchDiscriminator
 from modeling.images import encode_png
-from modeling.lora import Adapter, stack
 from modeling.metrics.distances import frechet_distance_from_features, kid
-from modeling.target_families import make_target
-from modeling.training import (
+from modeling.targets.adapter_training import (
     ConceptData,
     Trained,
     batch_order,
@@ -34,6 +29,11 @@ from modeling.training import (
     train_adapters,
     translate_all,
 )
+from modeling.targets.base_training import BaseTraining
+from modeling.targets.coreset import image_coreset
+from modeling.targets.discriminator import PatchDiscriminator
+from modeling.targets.families import make_target
+from modeling.targets.lora import Adapter, stack
 from pipelines import config as configuration
 from pipelines.actors import map_actors
 from pipelines.adapt import cut, load_timings, recipe, scored_steps, step_folder

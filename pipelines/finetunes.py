@@ -21,8 +21,8 @@ from modeling.editors.interface import EditError, EditResult
 from modeling.editors.registry import EXACT, make_editor, supports
 from modeling.editors.sources import load_source, source_ids
 from modeling.images import decode_image, encode_png
-from modeling.lora import CONFIG_FILE, Adapter, stack, to_files
-from modeling.training import ConceptData, to_unit, train_adapters, translate_all
+from modeling.targets.adapter_training import ConceptData, to_unit, train_adapters, translate_all
+from modeling.targets.lora import CONFIG_FILE, Adapter, stack, to_files
 from pipelines import config as configuration
 from pipelines.adapt import recipe
 from pipelines.adapter_ids import FINETUNED

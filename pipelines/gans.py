@@ -1,8 +1,8 @@
 """Stage `gans`: one LoRA adapter per training concept, by a pool of trainer actors.
 
-Ray Data feeds batches of concepts to `modeling.training.train_adapters`. All concepts share base,
-LoRA seed, discriminator start, image order and number of steps, so that their adapters are
-comparable. One folder per concept in PEFT's format; `metrics.json` is written last.
+Ray Data feeds batches of concepts to `modeling.targets.adapter_training.train_adapters`. All
+concepts share base, LoRA seed, discriminator start, image order and number of steps, so that their
+adapters are comparable. One folder per concept in PEFT's format; `metrics.json` is written last.
 """
 
 from __future__ import annotations
@@ -15,9 +15,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from modeling.convergence import kept_steps
-from modeling.lora import CONFIG_FILE, WEIGHTS_FILE, Adapter, from_bytes, stack, to_files
-from modeling.training import ConceptData, Recipe, Trained, to_unit, train_adapters, translate_all
+from modeling.targets.adapter_training import (
+    ConceptData,
+    Recipe,
+    Trained,
+    to_unit,
+    train_adapters,
+    translate_all,
+)
+from modeling.targets.convergence import kept_steps
+from modeling.targets.lora import CONFIG_FILE, WEIGHTS_FILE, Adapter, from_bytes, stack, to_files
 from pipelines import config as configuration
 from pipelines.actors import map_actors
 from pipelines.artifacts import RunDir

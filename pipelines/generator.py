@@ -15,8 +15,8 @@ import pyarrow as pa
 import torch
 
 from modeling.generator_training import GeneratorRecipe, GeneratorTraining, ImageBatch
+from modeling.targets.adapter_training import batch_order, pad_tokens
 from modeling.text import TextEmbedding
-from modeling.training import batch_order, pad_tokens
 from modeling.weight_generator import (
     CONFIG_FILE,
     EMA_FILE,

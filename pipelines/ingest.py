@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from modeling.training import batch_order
+from modeling.targets.adapter_training import batch_order
 from pipelines.weights import to_numpy
 
 CACHE_BYTES = 4 * 2**30

@@ -1,8 +1,9 @@
 """How long the adapters are trained with gans.steps=0: found on pilot concepts.
 
 Each pilot is trained at a constant rate for gans.pilot_steps and scored on the way, on validation
-images. The convergence rule (modeling/convergence.py) is applied to the mean. A Fréchet distance
-says more about n than about the pictures when they are few: then the kernel distance is taken.
+images. The convergence rule (modeling/targets/convergence.py) is applied to the mean. A Fréchet
+distance says more about n than about the pictures when they are few: then the kernel distance is
+taken.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from modeling.convergence import converged_at, kept_steps, steps_to_train
-from modeling.lora import Adapter, stack
 from modeling.metrics.distances import MIN_FRECHET_COUNT, frechet_distance_from_features, kid
-from modeling.training import ConceptData, train_adapters, translate_all
+from modeling.targets.adapter_training import ConceptData, train_adapters, translate_all
+from modeling.targets.convergence import converged_at, kept_steps, steps_to_train
+from modeling.targets.lora import Adapter, stack
 from pipelines import config as configuration
 from pipelines.artifacts import RunDir
 from pipelines.concepts import with_adapter

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from modeling.lora import Adapter
+from modeling.targets.lora import Adapter
 from modeling.text import TextEmbedding
 from modeling.weight_generator import TextBatch, WeightGenerator, draw_noise, predict_blocks
 from pipelines.artifacts import RunDir

@@ -1,8 +1,8 @@
 """Command `ranks`: search a LoRA rank per layer on the base's concepts, at the configured size.
 
-Trains adapters three times: of the highest rank for the search (modeling/rank_search.py), of the
-ranks found, and of lora.rank and lora.ranks as they are, which the others are compared with. It
-changes nothing: what it prints is pasted into the configuration before `gans`.
+Trains adapters three times: of the highest rank for the search (modeling/targets/rank_search.py),
+of the ranks found, and of lora.rank and lora.ranks as they are, which the others are compared with.
+It changes nothing: what it prints is pasted into the configuration before `gans`.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from modeling.codec import BlockLayout
-from modeling.lora import AdaptedTranslator
 from modeling.metrics.distances import paired_bootstrap
-from modeling.rank_search import (
+from modeling.targets.adapter_training import ConceptData, Trained
+from modeling.targets.lora import AdaptedTranslator
+from modeling.targets.rank_search import (
     Gains,
     adapted_layers,
     energy_gains,
@@ -25,7 +26,6 @@ from modeling.rank_search import (
     rank_costs,
     search_ranks,
 )
-from modeling.training import ConceptData, Trained
 from pipelines import config as configuration
 from pipelines.actors import map_actors
 from pipelines.artifacts import RunDir

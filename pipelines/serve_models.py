@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from ray import serve
 
-from modeling.lora import AdapterError
+from modeling.targets.lora import AdapterError
 from modeling.text import TextEmbedding
 from pipelines import config as configuration
 from pipelines import finetunes

@@ -19,9 +19,16 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from modeling.lora import CONFIG_FILE, WEIGHTS_FILE, Adapter, AdapterError, from_bytes, to_files
+from modeling.targets.adapter_training import pad_tokens, to_uint8, to_unit
+from modeling.targets.lora import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    Adapter,
+    AdapterError,
+    from_bytes,
+    to_files,
+)
 from modeling.text import TextEmbedding, TextEncoder
-from modeling.training import pad_tokens, to_uint8, to_unit
 from pipelines.adapter_ids import Ask, OtherModelError, UnknownAdapterError
 from pipelines.artifacts import ArtifactError, RunDir
 from pipelines.base import load_base
@@ -234,8 +241,8 @@ class TranslatorPart:
         """Edit uint8 [S, S, 3] each; S is the size that the run was trained at.
 
         On an accelerator all go through one set of grouped operations. A CPU's are slower than
-        one adapter after another (modeling/lora.py), so there the pictures of one adapter go
-        together.
+        one adapter after another (modeling/targets/lora.py), so there the pictures of one adapter
+        go together.
         """
         pictures = np.stack([picture for picture, _ in asks])
         source = to_unit(torch.from_numpy(pictures).permute(0, 3, 1, 2).to(self.device))

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import torch
 
 from modeling.codec import BlockLayout, Centre, CodecError, Normalisation, NormalisationSums
-from modeling.lora import AdapterError
+from modeling.targets.lora import AdapterError
 from pipelines.artifacts import ArtifactError, RunDir
 from pipelines.base import load_base
 from pipelines.concepts import load_concepts, with_adapter

@@ -20,7 +20,7 @@ import pytest
 from safetensors.torch import load_file
 
 from cluster.local import LocalCluster, LocalClusterError, free_port, main, numbers
-from modeling.lora import WEIGHTS_FILE
+from modeling.targets.lora import WEIGHTS_FILE
 from pipelines.artifacts import RunDir
 from pipelines.concepts import load_concepts, with_adapter
 from tests.conftest import Finished, last_checkpoint

@@ -15,13 +15,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.func import vmap
 
-from modeling.codec import (
-    BlockLayout,
-    CodecError,
-    LayerGroup,
-    Normalisation,
-    NormalisationSums,
-)
+from modeling.codec import BlockLayout, CodecError, Normalisation, NormalisationSums
+from modeling.targets.layers import LayerGroup
 
 Shapes = dict[str, tuple[int, ...]]
 Architecture = tuple[Shapes, list[LayerGroup]]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modeling.convergence import converged_at, kept_steps, steps_to_train
+from modeling.targets.convergence import converged_at, kept_steps, steps_to_train
 
 SCORES = st.lists(st.floats(-10, 10, allow_nan=False), min_size=1, max_size=12)
 

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modeling.coreset import CoresetError, kmeans
+from modeling.targets.coreset import CoresetError, kmeans
 
 
 def clusters(seed: int, count: int = 6, each: int = 15) -> tuple[np.ndarray, np.ndarray]:

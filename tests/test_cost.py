@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from modeling.cost import ANCHORS, GeneratorCost, TranslatorCost, count_flops, stable_diffusion
-from modeling.discriminator import DiscriminatorConfig, PatchDiscriminator
-from modeling.target_families import frozen_target
-from modeling.translator import TranslatorConfig
+from modeling.targets.discriminator import DiscriminatorConfig, PatchDiscriminator
+from modeling.targets.families import frozen_target
+from modeling.targets.translator import TranslatorConfig
 from modeling.weight_generator import GeneratorConfig
 from pipelines.base import discriminator_config, translator_config
 from pipelines.config import Config, load_config

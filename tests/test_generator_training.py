@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from modeling.codec import BlockLayout, Normalisation
-from modeling.discriminator import DiscriminatorConfig, PatchDiscriminator, adversarial_loss
 from modeling.generator_training import GeneratorRecipe, GeneratorTraining, ImageBatch
-from modeling.lora import AdaptedTranslator, Adapter
-from modeling.training import to_unit
-from modeling.translator import Translator, TranslatorConfig
+from modeling.targets.adapter_training import to_unit
+from modeling.targets.discriminator import DiscriminatorConfig, PatchDiscriminator, adversarial_loss
+from modeling.targets.lora import AdaptedTranslator, Adapter
+from modeling.targets.translator import Translator, TranslatorConfig
 from modeling.weight_generator import (
     GeneratorConfig,
     GeneratorError,

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.func import vmap
 
 from modeling.codec import BlockLayout
-from modeling.conv_norm import ConvNorm
-from modeling.lora import (
+from modeling.targets.conv_norm import ConvNorm
+from modeling.targets.lora import (
     CONFIG_FILE,
     PREFIX,
     WEIGHTS_FILE,
@@ -32,7 +32,7 @@ from modeling.lora import (
     to_files,
     unstack,
 )
-from modeling.translator import Translator, TranslatorConfig
+from modeling.targets.translator import Translator, TranslatorConfig
 
 TINY: dict[str, Any] = {"width": 8, "text_dim": 6, "heads": 2, "edge_kernel": 3}
 

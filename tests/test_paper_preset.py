@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from modeling.codec import BlockLayout
-from modeling.discriminator import PatchDiscriminator
-from modeling.lora import AdaptedTranslator
-from modeling.translator import Translator
+from modeling.targets.discriminator import PatchDiscriminator
+from modeling.targets.lora import AdaptedTranslator
+from modeling.targets.translator import Translator
 from modeling.unet1d import UNet1d
 from modeling.weight_generator import GeneratorConfig
 from pipelines.base import discriminator_config, translator_config

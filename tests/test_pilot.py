@@ -12,7 +12,7 @@ import torch
 
 from modeling.metrics.distances import MetricError, frechet_distance, kid
 from modeling.metrics.features import EfficientNetLite0
-from modeling.training import ConceptData
+from modeling.targets.adapter_training import ConceptData
 from pipelines import pilot, stages
 from pipelines.__main__ import main
 from pipelines.artifacts import RunDir

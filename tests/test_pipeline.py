@@ -27,8 +27,8 @@ from modeling.codec import NormalisationSums
 from modeling.editors.registry import make_editor
 from modeling.editors.sources import load_source
 from modeling.images import decode_image, encode_png
-from modeling.lora import WEIGHTS_FILE, AdapterError
-from modeling.training import batch_order
+from modeling.targets.adapter_training import batch_order
+from modeling.targets.lora import WEIGHTS_FILE, AdapterError
 from pipelines.__main__ import main
 from pipelines.artifacts import ArtifactError, RunDir
 from pipelines.concepts import load_concepts, load_text
@@ -175,7 +175,7 @@ def test_the_image_loss_draws_from_concepts_with_and_without_an_adapter(
 def test_adapters_load_in_peft_and_edit_as_ours_do(run: RunDir, config: Config) -> None:
     from peft import PeftModel
 
-    from modeling.target_families import from_description, frozen_target
+    from modeling.targets.families import from_description, frozen_target
     from pipelines.base import load_base
     from pipelines.gans import load_adapter
 

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from modeling.lora import AdaptedTranslator, Adapter
-from modeling.rank_search import (
+from modeling.targets.families import frozen_target
+from modeling.targets.lora import AdaptedTranslator, Adapter
+from modeling.targets.rank_search import (
     Gains,
     RankError,
     adapted_layers,
@@ -25,8 +26,7 @@ from modeling.rank_search import (
     spectra,
     truncated,
 )
-from modeling.target_families import frozen_target
-from modeling.translator import TranslatorConfig
+from modeling.targets.translator import TranslatorConfig
 
 TINY: dict[str, Any] = {"width": 8, "text_dim": 6, "heads": 2, "edge_kernel": 3}
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import yaml
 
-from modeling.rank_search import adapted_layers, rank_costs
+from modeling.targets.rank_search import adapted_layers, rank_costs
 from pipelines import ranks
 from pipelines.__main__ import main
 from pipelines.artifacts import RunDir

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from modeling.cost import META, weights_of
-from modeling.discriminator import DiscriminatorConfig, PatchDiscriminator
-from modeling.resnet_generator import ResNetGenerator, ResNetGeneratorConfig
+from modeling.targets.discriminator import DiscriminatorConfig, PatchDiscriminator
+from modeling.targets.resnet_generator import ResNetGenerator, ResNetGeneratorConfig
 
 SMALL = ResNetGeneratorConfig(width=4, blocks=1)
 

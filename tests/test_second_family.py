@@ -17,7 +17,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 
 from modeling.editors.avatars import portrait, render
-from modeling.target_families import from_description, frozen_target
+from modeling.targets.families import from_description, frozen_target
 from pipelines.adapt import heldout, load_timings, step_folder
 from pipelines.adapter_ids import Ask
 from pipelines.artifacts import RunDir

@@ -38,11 +38,11 @@ from modeling.codec import BlockLayout, NormalisationSums
 from modeling.concepts.planning import plan_concepts, to_table
 from modeling.editors.registry import supports
 from modeling.images import decode_image, encode_png
-from modeling.lora import CONFIG_FILE, WEIGHTS_FILE, from_bytes
-from modeling.target_families import from_description, frozen_target
+from modeling.targets.adapter_training import to_uint8, to_unit
+from modeling.targets.families import from_description, frozen_target
+from modeling.targets.lora import CONFIG_FILE, WEIGHTS_FILE, from_bytes
+from modeling.targets.translator import Translator
 from modeling.text import TextEmbedding, TextEncoder
-from modeling.training import to_uint8, to_unit
-from modeling.translator import Translator
 from pipelines import base, serve, stages
 from pipelines import config as configuration
 from pipelines.adapter_ids import Ask, UnknownAdapterError, name_of, parse

@@ -19,12 +19,27 @@ from peft import PeftModel
 from torch import Tensor, nn
 from torch.func import vmap
 
-from modeling.base_training import BaseTraining
 from modeling.codec import BlockLayout
-from modeling.conv_norm import ChannelAffine, ConvNorm
 from modeling.cost import TranslatorCost, count_flops
-from modeling.discriminator import DiscriminatorConfig, PatchDiscriminator
-from modeling.lora import (
+from modeling.targets.adapter_training import (
+    ConceptData,
+    Recipe,
+    to_unit,
+    train_adapters,
+    translate_all,
+)
+from modeling.targets.base_training import BaseTraining
+from modeling.targets.conv_norm import ChannelAffine, ConvNorm
+from modeling.targets.discriminator import DiscriminatorConfig, PatchDiscriminator
+from modeling.targets.families import (
+    FAMILIES,
+    describe,
+    from_description,
+    frozen_target,
+    make_target,
+    target_config,
+)
+from modeling.targets.lora import (
     PREFIX,
     AdaptedTranslator,
     Adapter,
@@ -33,18 +48,9 @@ from modeling.lora import (
     stack,
     to_files,
 )
-from modeling.resnet_generator import ResNetGenerator, ResNetGeneratorConfig
-from modeling.target_families import (
-    FAMILIES,
-    describe,
-    from_description,
-    frozen_target,
-    make_target,
-    target_config,
-)
-from modeling.target_network import TargetConfig, TargetError, TargetNetwork
-from modeling.training import ConceptData, Recipe, to_unit, train_adapters, translate_all
-from modeling.translator import TranslatorConfig
+from modeling.targets.network import TargetConfig, TargetError, TargetNetwork
+from modeling.targets.resnet_generator import ResNetGenerator, ResNetGeneratorConfig
+from modeling.targets.translator import TranslatorConfig
 
 TEXT_DIM, SIDE = 6, 16
 SMALL: dict[str, Any] = {"width": 8, "downs": 1, "heads": 2, "edge_kernel": 3, "blocks": 2}
@@ -362,10 +368,10 @@ def test_only_the_registry_imports_a_family() -> None:
     assert theirs <= imports_of(REGISTRY)
     for path in modules():
         used = imports_of(path)
-        adapts = used & {"modeling.lora", "modeling.codec", "modeling.target_families"}
+        adapts = used & {"modeling.targets.lora", "modeling.codec", "modeling.targets.families"}
         if path != REGISTRY and adapts:
             assert not used & theirs, f"{path.name} imports {used & theirs}"
-        assert path == REGISTRY or "modeling.translator" not in used, path.name
+        assert path == REGISTRY or "modeling.targets.translator" not in used, path.name
 
 
 def test_only_the_registry_and_the_default_name_a_family() -> None:

@@ -16,16 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from modeling.base_training import BaseTraining
-from modeling.coreset import image_coreset
-from modeling.discriminator import (
-    DiscriminatorConfig,
-    PatchDiscriminator,
-    adversarial_loss,
-    discriminator_loss,
-)
-from modeling.lora import AdaptedTranslator, Adapter, stack
-from modeling.training import (
+from modeling.targets.adapter_training import (
     ConceptData,
     Recipe,
     Trained,
@@ -36,7 +27,16 @@ from modeling.training import (
     train_adapters,
     translate_all,
 )
-from modeling.translator import Translator, TranslatorConfig
+from modeling.targets.base_training import BaseTraining
+from modeling.targets.coreset import image_coreset
+from modeling.targets.discriminator import (
+    DiscriminatorConfig,
+    PatchDiscriminator,
+    adversarial_loss,
+    discriminator_loss,
+)
+from modeling.targets.lora import AdaptedTranslator, Adapter, stack
+from modeling.targets.translator import Translator, TranslatorConfig
 
 TINY: dict[str, Any] = {"width": 8, "text_dim": 6, "heads": 2, "edge_kernel": 3}
 L1_ONLY = Recipe(steps=5, batch=4, lr=0.02, lr_final=0.02, gan_weight=0.0)

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from modeling.conv_norm import ChannelAffine
-from modeling.target_families import frozen_target
-from modeling.target_network import TargetError
-from modeling.translator import Translator, TranslatorConfig
+from modeling.targets.conv_norm import ChannelAffine
+from modeling.targets.families import frozen_target
+from modeling.targets.network import TargetError
+from modeling.targets.translator import Translator, TranslatorConfig
 
 TINY: dict[str, Any] = {"width": 8, "text_dim": 6, "heads": 2, "edge_kernel": 3}
 

@@ -16,11 +16,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modeling.lora import AdaptedTranslator, Adapter, stack
-from modeling.target_families import frozen_target
+from modeling.targets.adapter_training import to_unit, translate_all
+from modeling.targets.families import frozen_target
+from modeling.targets.lora import AdaptedTranslator, Adapter, stack
+from modeling.targets.translator import Translator, TranslatorConfig
 from modeling.text import TextEmbedding
-from modeling.training import to_unit, translate_all
-from modeling.translator import Translator, TranslatorConfig
 from modeling.weight_generator import WeightGenerator
 from pipelines.__main__ import main
 from pipelines.artifacts import RunDir

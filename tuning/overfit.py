@@ -20,7 +20,7 @@ import torch
 
 from modeling.codec import BlockLayout, Normalisation
 from modeling.generator_training import GeneratorTraining
-from modeling.lora import AdaptedTranslator, Adapter
+from modeling.targets.lora import AdaptedTranslator, Adapter
 from modeling.weight_generator import SamplingMethod, WeightGenerator, build, predict_blocks, unwrap
 from pipelines.artifacts import RunDir
 from pipelines.base import load_base

@@ -17,11 +17,11 @@ import safetensors.torch
 import torch
 
 from modeling.concepts.planning import Concept
-from modeling.lora import AdaptedTranslator, Adapter, stack
 from modeling.metrics.distances import frechet_distance_from_features, kid
 from modeling.metrics.features import FeatureExtractor
+from modeling.targets.adapter_training import to_unit, train_adapters, translate_all
+from modeling.targets.lora import AdaptedTranslator, Adapter, stack
 from modeling.text import TextEmbedding
-from modeling.training import to_unit, train_adapters, translate_all
 from pipelines.artifacts import ArtifactError, RunDir
 from pipelines.concepts import load_concepts, with_adapter
 from pipelines.config import Config, ConfigError

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from modeling.baselines.comodgan import CoModGanConfig, CoModGenerator, StyleGanDiscriminator
 from modeling.baselines.scratch_training import ScratchRecipe, ScratchTraining
 from modeling.cost import META, count_flops
-from modeling.discriminator import adversarial_loss, discriminator_loss
+from modeling.targets.discriminator import adversarial_loss, discriminator_loss
 
 PATH_DECAY = 0.01
 """What one update counts in the mean length of paths."""

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from modeling.baselines.scratch_training import ScratchRecipe, ScratchTraining
-from modeling.discriminator import (
+from modeling.targets.discriminator import (
     DiscriminatorConfig,
     PatchDiscriminator,
     adversarial_loss,
     discriminator_loss,
 )
-from modeling.resnet_generator import ResNetGenerator, ResNetGeneratorConfig
+from modeling.targets.resnet_generator import ResNetGenerator, ResNetGeneratorConfig
 
 
 @dataclass(frozen=True)

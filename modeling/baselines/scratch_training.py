@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from modeling import training_state
 from modeling.cost import META, count_flops, weights_of
-from modeling.training import batch_order, to_uint8, to_unit
+from modeling.targets.adapter_training import batch_order, to_uint8, to_unit
 
 
 @dataclass(frozen=True)

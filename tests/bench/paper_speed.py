@@ -23,10 +23,10 @@ from typing import Any
 import torch
 
 from modeling.codec import BlockLayout
-from modeling.discriminator import DiscriminatorConfig, PatchDiscriminator
-from modeling.lora import AdaptedTranslator
-from modeling.target_families import frozen_target
-from modeling.training import ConceptData, Recipe, train_adapters
+from modeling.targets.adapter_training import ConceptData, Recipe, train_adapters
+from modeling.targets.discriminator import DiscriminatorConfig, PatchDiscriminator
+from modeling.targets.families import frozen_target
+from modeling.targets.lora import AdaptedTranslator
 from modeling.weight_generator import GeneratorConfig, TextBatch, build, predict_blocks
 from pipelines.base import translator_config
 from pipelines.config import Config, load_config

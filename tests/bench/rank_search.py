@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from modeling.metrics.distances import paired_bootstrap
-from modeling.rank_search import rank_costs, search_ranks
+from modeling.targets.rank_search import rank_costs, search_ranks
 from pipelines import ranks
 from pipelines.artifacts import RunDir
 from pipelines.base import load_base

@@ -16,11 +16,11 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from modeling.base_training import BaseTraining
-from modeling.coreset import image_coreset
-from modeling.discriminator import PatchDiscriminator
-from modeling.target_families import make_target
-from modeling.training import batch_order, pad_tokens, to_unit, train_adapters
+from modeling.targets.adapter_training import batch_order, pad_tokens, to_unit, train_adapters
+from modeling.targets.base_training import BaseTraining
+from modeling.targets.coreset import image_coreset
+from modeling.targets.discriminator import PatchDiscriminator
+from modeling.targets.families import make_target
 from pipelines import config as configuration
 from pipelines.adapt import Predictor, cut, heldout, recipe
 from pipelines.artifacts import RunDir

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from modeling.discriminator import PatchDiscriminator, adversarial_loss, discriminator_loss
-from modeling.lora import AdaptedTranslator, Adapter, stack, unstack
+from modeling.targets.discriminator import PatchDiscriminator, adversarial_loss, discriminator_loss
+from modeling.targets.lora import AdaptedTranslator, Adapter, stack, unstack
 
 
 @dataclass(frozen=True)

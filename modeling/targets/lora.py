@@ -20,9 +20,9 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from modeling.codec import LayerGroup
-from modeling.conv_norm import ChannelAffine
-from modeling.target_network import TargetNetwork
+from modeling.targets.conv_norm import ChannelAffine
+from modeling.targets.layers import LayerGroup
+from modeling.targets.network import TargetNetwork
 
 if TYPE_CHECKING:
     from peft import LoraConfig

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from modeling.codec import LayerGroup
-from modeling.lora import AdaptedTranslator, Adapter
+from modeling.targets.layers import LayerGroup
+from modeling.targets.lora import AdaptedTranslator, Adapter
 
 Gains = dict[str, dict[int, float]]
 """Layer → rank → how much of what high-rank adapters learn is kept at it; more is better."""

@@ -12,7 +12,7 @@ from typing import Protocol, Self
 
 from torch import Tensor, nn
 
-from modeling.conv_norm import ConvNorm
+from modeling.targets.conv_norm import ConvNorm
 
 
 class TargetError(ValueError):

@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from modeling.resnet_generator import ResNetGenerator, ResNetGeneratorConfig
-from modeling.target_network import TargetConfig, TargetError, TargetNetwork
-from modeling.translator import Translator, TranslatorConfig
+from modeling.targets.network import TargetConfig, TargetError, TargetNetwork
+from modeling.targets.resnet_generator import ResNetGenerator, ResNetGeneratorConfig
+from modeling.targets.translator import Translator, TranslatorConfig
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modeling.conv_norm import ConvNorm
-from modeling.target_network import TargetError, TargetNetwork
+from modeling.targets.conv_norm import ConvNorm
+from modeling.targets.network import TargetError, TargetNetwork
 
 
 @dataclass(frozen=True)
