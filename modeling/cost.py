@@ -20,7 +20,8 @@ from modeling.targets.discriminator import DiscriminatorConfig, PatchDiscriminat
 from modeling.targets.families import frozen_target, make_target
 from modeling.targets.lora import AdaptedTranslator
 from modeling.targets.network import TargetConfig
-from modeling.weight_generator import GeneratorConfig, build
+from modeling.weights.interface import GeneratorConfig
+from modeling.weights.weight_generator import build
 
 META = torch.device("meta")
 TOKENS = 12

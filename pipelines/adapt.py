@@ -16,7 +16,7 @@ import torch
 from modeling.targets.adapter_training import ConceptData, Recipe, train_adapters
 from modeling.targets.coreset import image_coreset
 from modeling.targets.lora import CONFIG_FILE, Adapter, to_files
-from modeling.weight_generator import WeightGenerator
+from modeling.weights.interface import WeightGenerator
 from pipelines import config as configuration
 from pipelines.actors import map_actors
 from pipelines.artifacts import RunDir

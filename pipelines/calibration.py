@@ -19,13 +19,11 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from modeling.codec import Normalisation, NormalisationSums
 from modeling.concepts.planning import Concept, plan_concepts
 from modeling.cost import TOKENS
 from modeling.editors.interface import EditError, Editor, Source
 from modeling.editors.registry import EXACT, make_editor, supports
 from modeling.editors.sources import avatar_sources
-from modeling.generator_training import GeneratorTraining, ImageBatch
 from modeling.images import encode_png
 from modeling.metrics.features import FeatureError
 from modeling.targets.adapter_training import (
@@ -40,7 +38,10 @@ from modeling.targets.discriminator import PatchDiscriminator
 from modeling.targets.families import frozen_target, make_target
 from modeling.targets.lora import AdaptedTranslator, from_bytes, stack, to_files
 from modeling.text import TextColumns, TextEncoder, TextEncoderError
-from modeling.weight_generator import SamplingMethod, TextBatch, build, predict_blocks
+from modeling.weights.codec import Normalisation, NormalisationSums
+from modeling.weights.generator_training import GeneratorTraining, ImageBatch
+from modeling.weights.interface import SamplingMethod, TextBatch
+from modeling.weights.weight_generator import build, predict_blocks
 from pipelines import adapt, gans
 from pipelines.artifacts import RunDir
 from pipelines.base import base_recipe, discriminator_config, translator_config
@@ -52,14 +53,7 @@ from pipelines.judging import features_of
 from pipelines.log import log
 from pipelines.machine import machine
 from pipelines.plan_rates import Rate, Rates
-from pipelines.plan_work import (
-    Pool,
-    Shapes,
-    actors_of,
-    candidate_editors,
-    image_splits,
-    workers_of,
-)
+from pipelines.plan_work import Pool, Shapes, actors_of, candidate_editors, image_splits, workers_of
 from pipelines.text_table import writing_text
 
 SECONDS = 2.0

@@ -327,7 +327,7 @@ class Ranks:
 
 @dataclass
 class Weights:
-    """The codec (modeling/codec.py; paper Sec. 4.2)."""
+    """The codec (modeling/weights/codec.py; paper Sec. 4.2)."""
 
     block_size: int = 128
     grouping: int = 1

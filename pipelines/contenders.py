@@ -12,9 +12,15 @@ from typing import Any
 
 import torch
 
-from modeling.controls import KernelRidge, mean_adapter, nearest_text, noised_nearest, shuffled
 from modeling.targets.lora import Adapter
-from modeling.weight_generator import WeightGenerator
+from modeling.weights.controls import (
+    KernelRidge,
+    mean_adapter,
+    nearest_text,
+    noised_nearest,
+    shuffled,
+)
+from modeling.weights.interface import WeightGenerator
 from pipelines.adapt import Predictor, heldout
 from pipelines.artifacts import RunDir
 from pipelines.config import CONTROLS

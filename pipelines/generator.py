@@ -14,21 +14,19 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from modeling.generator_training import GeneratorRecipe, GeneratorTraining, ImageBatch
 from modeling.targets.adapter_training import batch_order, pad_tokens
 from modeling.text import TextEmbedding
-from modeling.weight_generator import (
+from modeling.weights.checkpoint import (
     CONFIG_FILE,
     EMA_FILE,
     MODEL_FILE,
     Checkpoint,
-    GeneratorConfig,
-    GeneratorError,
-    TextBatch,
-    build,
     from_files,
     to_files,
 )
+from modeling.weights.generator_training import GeneratorRecipe, GeneratorTraining, ImageBatch
+from modeling.weights.interface import GeneratorConfig, GeneratorError, TextBatch
+from modeling.weights.weight_generator import build
 from pipelines import config as configuration
 from pipelines.artifacts import ArtifactError, RunDir
 from pipelines.base import load_base

@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 
-from modeling.codec import BlockLayout
 from modeling.concepts.planning import ConceptError, ConceptSpec, plan_concepts
 from modeling.cost import TOKENS, TranslatorCost
 from modeling.editors.avatars import portrait, render
@@ -20,6 +19,7 @@ from modeling.editors.registry import EXACT, supports
 from modeling.images import decode_image, encode_png, list_images
 from modeling.targets.convergence import kept_steps
 from modeling.targets.lora import to_files
+from modeling.weights.codec import BlockLayout
 from pipelines.adapt import scored_steps
 from pipelines.base import discriminator_config, translator_config
 from pipelines.concepts import concept_spec

@@ -8,7 +8,8 @@ import torch
 
 from modeling.targets.lora import Adapter
 from modeling.text import TextEmbedding
-from modeling.weight_generator import TextBatch, WeightGenerator, draw_noise, predict_blocks
+from modeling.weights.interface import TextBatch, WeightGenerator
+from modeling.weights.weight_generator import draw_noise, predict_blocks
 from pipelines.artifacts import RunDir
 from pipelines.config import Adapt
 from pipelines.generator import text_batch

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from omegaconf import OmegaConf
 
-from modeling.codec import BlockLayout
 from modeling.metrics.distances import paired_bootstrap
 from modeling.targets.adapter_training import ConceptData, Trained
 from modeling.targets.lora import AdaptedTranslator
@@ -26,6 +25,7 @@ from modeling.targets.rank_search import (
     rank_costs,
     search_ranks,
 )
+from modeling.weights.codec import BlockLayout
 from pipelines import config as configuration
 from pipelines.actors import map_actors
 from pipelines.artifacts import RunDir

@@ -27,14 +27,7 @@ from pipelines.adapt import load_timings
 from pipelines.artifacts import RunDir
 from pipelines.concepts import load_concepts
 from pipelines.config import Config
-from pipelines.contenders import (
-    CEILING,
-    CONTINUED,
-    IDENTITY,
-    PREDICTION,
-    SCRATCH,
-    WEIGHTS_ONLY,
-)
+from pipelines.contenders import CEILING, CONTINUED, IDENTITY, PREDICTION, SCRATCH, WEIGHTS_ONLY
 from pipelines.gans import FOLDER as ADAPTERS
 from pipelines.gans import load_metrics
 from pipelines.log import log

@@ -11,14 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipelines.contenders import (
-    CEILING,
-    CONTINUED,
-    IDENTITY,
-    PREDICTION,
-    REFERENCES,
-    SCRATCH,
-)
+from pipelines.contenders import CEILING, CONTINUED, IDENTITY, PREDICTION, REFERENCES, SCRATCH
 
 # method -> colour on a light page, on a dark page
 COLOURS = {

@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from modeling.codec import BlockLayout, Centre, CodecError, Normalisation, NormalisationSums
 from modeling.targets.lora import AdapterError
+from modeling.weights.codec import BlockLayout, Centre, CodecError, Normalisation, NormalisationSums
 from pipelines.artifacts import ArtifactError, RunDir
 from pipelines.base import load_base
 from pipelines.concepts import load_concepts, with_adapter

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.func import vmap
 
-from modeling.codec import BlockLayout, CodecError, Normalisation, NormalisationSums
 from modeling.targets.layers import LayerGroup
+from modeling.weights.codec import BlockLayout, CodecError, Normalisation, NormalisationSums
 
 Shapes = dict[str, tuple[int, ...]]
 Architecture = tuple[Shapes, list[LayerGroup]]

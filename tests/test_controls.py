@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sklearn.kernel_ridge import KernelRidge as ReferenceRidge
 from torch import Tensor
 
-from modeling.controls import (
+from modeling.weights.controls import (
     ControlError,
     KernelRidge,
     mean_adapter,

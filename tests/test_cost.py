@@ -12,7 +12,7 @@ from modeling.cost import ANCHORS, GeneratorCost, TranslatorCost, count_flops, s
 from modeling.targets.discriminator import DiscriminatorConfig, PatchDiscriminator
 from modeling.targets.families import frozen_target
 from modeling.targets.translator import TranslatorConfig
-from modeling.weight_generator import GeneratorConfig
+from modeling.weights.interface import GeneratorConfig
 from pipelines.base import discriminator_config, translator_config
 from pipelines.config import Config, load_config
 from pipelines.plan_work import text_dim

@@ -13,7 +13,7 @@ from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modeling.diffusion import (
+from modeling.weights.diffusion import (
     BetaSchedule,
     DiffusionError,
     NoiseSchedule,

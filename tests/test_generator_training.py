@@ -11,19 +11,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from modeling.codec import BlockLayout, Normalisation
-from modeling.generator_training import GeneratorRecipe, GeneratorTraining, ImageBatch
 from modeling.targets.adapter_training import to_unit
 from modeling.targets.discriminator import DiscriminatorConfig, PatchDiscriminator, adversarial_loss
 from modeling.targets.lora import AdaptedTranslator, Adapter
 from modeling.targets.translator import Translator, TranslatorConfig
-from modeling.weight_generator import (
-    GeneratorConfig,
-    GeneratorError,
-    TextBatch,
-    build,
-    predict_blocks,
-)
+from modeling.weights.codec import BlockLayout, Normalisation
+from modeling.weights.generator_training import GeneratorRecipe, GeneratorTraining, ImageBatch
+from modeling.weights.interface import GeneratorConfig, GeneratorError, TextBatch
+from modeling.weights.weight_generator import build, predict_blocks
 
 TEXT_DIM, BLOCK, CONCEPTS = 6, 32, 4
 RECIPE = GeneratorRecipe(steps=6, lr=3e-3)

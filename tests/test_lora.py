@@ -17,7 +17,6 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from torch.func import vmap
 
-from modeling.codec import BlockLayout
 from modeling.targets.conv_norm import ConvNorm
 from modeling.targets.lora import (
     CONFIG_FILE,
@@ -33,6 +32,7 @@ from modeling.targets.lora import (
     unstack,
 )
 from modeling.targets.translator import Translator, TranslatorConfig
+from modeling.weights.codec import BlockLayout
 
 TINY: dict[str, Any] = {"width": 8, "text_dim": 6, "heads": 2, "edge_kernel": 3}
 

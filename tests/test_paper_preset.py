@@ -7,12 +7,12 @@ from math import prod
 import pytest
 import torch
 
-from modeling.codec import BlockLayout
 from modeling.targets.discriminator import PatchDiscriminator
 from modeling.targets.lora import AdaptedTranslator
 from modeling.targets.translator import Translator
-from modeling.unet1d import UNet1d
-from modeling.weight_generator import GeneratorConfig
+from modeling.weights.codec import BlockLayout
+from modeling.weights.interface import GeneratorConfig
+from modeling.weights.unet1d import UNet1d
 from pipelines.base import discriminator_config, translator_config
 from pipelines.config import Config, load_config
 

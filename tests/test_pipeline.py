@@ -23,12 +23,12 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from modeling.codec import NormalisationSums
 from modeling.editors.registry import make_editor
 from modeling.editors.sources import load_source
 from modeling.images import decode_image, encode_png
 from modeling.targets.adapter_training import batch_order
 from modeling.targets.lora import WEIGHTS_FILE, AdapterError
+from modeling.weights.codec import NormalisationSums
 from pipelines.__main__ import main
 from pipelines.artifacts import ArtifactError, RunDir
 from pipelines.concepts import load_concepts, load_text

@@ -33,8 +33,6 @@ from starlette.responses import Response
 
 from cluster.local import free_port
 from cluster.validate import check_serve
-from modeling import weight_generator
-from modeling.codec import BlockLayout, NormalisationSums
 from modeling.concepts.planning import plan_concepts, to_table
 from modeling.editors.registry import supports
 from modeling.images import decode_image, encode_png
@@ -43,6 +41,8 @@ from modeling.targets.families import from_description, frozen_target
 from modeling.targets.lora import CONFIG_FILE, WEIGHTS_FILE, from_bytes
 from modeling.targets.translator import Translator
 from modeling.text import TextEmbedding, TextEncoder
+from modeling.weights import weight_generator
+from modeling.weights.codec import BlockLayout, NormalisationSums
 from pipelines import base, serve, stages
 from pipelines import config as configuration
 from pipelines.adapter_ids import Ask, UnknownAdapterError, name_of, parse

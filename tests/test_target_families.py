@@ -19,7 +19,6 @@ from peft import PeftModel
 from torch import Tensor, nn
 from torch.func import vmap
 
-from modeling.codec import BlockLayout
 from modeling.cost import TranslatorCost, count_flops
 from modeling.targets.adapter_training import (
     ConceptData,
@@ -51,6 +50,7 @@ from modeling.targets.lora import (
 from modeling.targets.network import TargetConfig, TargetError, TargetNetwork
 from modeling.targets.resnet_generator import ResNetGenerator, ResNetGeneratorConfig
 from modeling.targets.translator import TranslatorConfig
+from modeling.weights.codec import BlockLayout
 
 TEXT_DIM, SIDE = 6, 16
 SMALL: dict[str, Any] = {"width": 8, "downs": 1, "heads": 2, "edge_kernel": 3, "blocks": 2}
@@ -368,7 +368,11 @@ def test_only_the_registry_imports_a_family() -> None:
     assert theirs <= imports_of(REGISTRY)
     for path in modules():
         used = imports_of(path)
-        adapts = used & {"modeling.targets.lora", "modeling.codec", "modeling.targets.families"}
+        adapts = used & {
+            "modeling.targets.lora",
+            "modeling.weights.codec",
+            "modeling.targets.families",
+        }
         if path != REGISTRY and adapts:
             assert not used & theirs, f"{path.name} imports {used & theirs}"
         assert path == REGISTRY or "modeling.targets.translator" not in used, path.name

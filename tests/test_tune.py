@@ -21,7 +21,7 @@ from modeling.targets.families import frozen_target
 from modeling.targets.lora import AdaptedTranslator, Adapter, stack
 from modeling.targets.translator import Translator, TranslatorConfig
 from modeling.text import TextEmbedding
-from modeling.weight_generator import WeightGenerator
+from modeling.weights.interface import WeightGenerator
 from pipelines.__main__ import main
 from pipelines.artifacts import RunDir
 from pipelines.base import load_base

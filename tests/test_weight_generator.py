@@ -13,24 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from modeling.block_transformer import BlockLinear, sinusoidal_encoding
-from modeling.unet1d import UNet1d
-from modeling.weight_generator import (
-    CONFIG_FILE,
-    EMA,
-    EMA_FILE,
-    MODEL_FILE,
-    GeneratorConfig,
-    GeneratorError,
-    TextBatch,
-    WeightGenerator,
-    build,
-    denoising_loss,
-    from_files,
-    predict_blocks,
-    to_files,
-    unwrap,
-)
+from modeling.weights.block_transformer import BlockLinear, sinusoidal_encoding
+from modeling.weights.checkpoint import CONFIG_FILE, EMA_FILE, MODEL_FILE, from_files, to_files
+from modeling.weights.ema import EMA
+from modeling.weights.interface import GeneratorConfig, GeneratorError, TextBatch, WeightGenerator
+from modeling.weights.unet1d import UNet1d
+from modeling.weights.weight_generator import build, denoising_loss, predict_blocks, unwrap
 
 TEXT_DIM = 12
 TRANSFORMER: dict[str, Any] = {

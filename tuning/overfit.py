@@ -18,10 +18,11 @@ from typing import Any, cast
 
 import torch
 
-from modeling.codec import BlockLayout, Normalisation
-from modeling.generator_training import GeneratorTraining
 from modeling.targets.lora import AdaptedTranslator, Adapter
-from modeling.weight_generator import SamplingMethod, WeightGenerator, build, predict_blocks, unwrap
+from modeling.weights.codec import BlockLayout, Normalisation
+from modeling.weights.generator_training import GeneratorTraining
+from modeling.weights.interface import SamplingMethod, WeightGenerator
+from modeling.weights.weight_generator import build, predict_blocks, unwrap
 from pipelines.artifacts import RunDir
 from pipelines.base import load_base
 from pipelines.config import Config, to_dict

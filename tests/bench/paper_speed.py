@@ -22,12 +22,13 @@ from typing import Any
 
 import torch
 
-from modeling.codec import BlockLayout
 from modeling.targets.adapter_training import ConceptData, Recipe, train_adapters
 from modeling.targets.discriminator import DiscriminatorConfig, PatchDiscriminator
 from modeling.targets.families import frozen_target
 from modeling.targets.lora import AdaptedTranslator
-from modeling.weight_generator import GeneratorConfig, TextBatch, build, predict_blocks
+from modeling.weights.codec import BlockLayout
+from modeling.weights.interface import GeneratorConfig, TextBatch
+from modeling.weights.weight_generator import build, predict_blocks
 from pipelines.base import translator_config
 from pipelines.config import Config, load_config
 from pipelines.machine import machine

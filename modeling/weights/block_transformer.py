@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modeling.weight_generator import GeneratorConfig, WeightGenerator
+from modeling.weights.interface import GeneratorConfig, WeightGenerator
 
 
 def sinusoidal_encoding(n: Tensor, d: int) -> Tensor:

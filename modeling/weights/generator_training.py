@@ -14,17 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from modeling import training_state
-from modeling.codec import BlockLayout, Normalisation
 from modeling.targets.adapter_training import to_unit
 from modeling.targets.discriminator import PatchDiscriminator, adversarial_loss, discriminator_loss
 from modeling.targets.lora import AdaptedTranslator
-from modeling.weight_generator import (
-    EMA,
-    TextBatch,
-    WeightGenerator,
-    denoising_loss,
-    predict_blocks,
-)
+from modeling.weights.codec import BlockLayout, Normalisation
+from modeling.weights.ema import EMA
+from modeling.weights.interface import TextBatch, WeightGenerator
+from modeling.weights.weight_generator import denoising_loss, predict_blocks
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modeling.block_transformer import Attention, FeedForward, SinusoidalEmbedding, TextContext
-from modeling.weight_generator import GeneratorConfig, WeightGenerator
+from modeling.weights.block_transformer import (
+    Attention,
+    FeedForward,
+    SinusoidalEmbedding,
+    TextContext,
+)
+from modeling.weights.interface import GeneratorConfig, WeightGenerator
 
 
 class ResBlock1d(nn.Module):

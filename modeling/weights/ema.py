@@ -1,0 +1,77 @@
+"""The average of a model's weights that is served.
+
+torch's AveragedModel has no warm-up for its fused update and keeps a second module; this is one
+fused call a step on plain tensors, and its state is what checkpoints hold.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from modeling.weights.interface import GeneratorError
+
+
+class EMA:
+    """Exponential moving average of a module's parameters and buffers.
+
+    The decay warms up as (1 + n) / (10 + n) after n updates, so that the random start is forgotten
+    at once. `updates` and `average` are the whole state.
+    """
+
+    def __init__(self, model: nn.Module, decay: float = 0.999) -> None:
+        if not 0 <= decay < 1:
+            raise GeneratorError(f"EMA decay must lie in [0, 1), not {decay}")
+        self.decay = decay
+        self.updates = 0
+        self.average = {k: v.detach().clone() for k, v in model.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Take in the model's current values; its keys must be those of the start."""
+        values = model.state_dict()
+        self._check_keys(values)
+        keep = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        floating = [k for k, v in values.items() if v.is_floating_point()]
+        torch._foreach_lerp_(
+            [self.average[k] for k in floating], [values[k] for k in floating], 1 - keep
+        )
+        for key in values.keys() - set(floating):
+            self.average[key].copy_(values[key])
+        self.updates += 1
+
+    def copy_to(self, model: nn.Module) -> None:
+        """Overwrite the model's values by the average."""
+        self._check_keys(model.state_dict())
+        model.load_state_dict(self.average)
+
+    def averaged(self, model: nn.Module) -> nn.Module:
+        """A copy of the model that holds the average; the model itself is left alone."""
+        twin = copy.deepcopy(model)
+        self.copy_to(twin)
+        return twin
+
+    def state(self) -> dict[str, Any]:
+        """Decay, updates and a copy of the average, for `load_state`."""
+        average = {k: v.clone() for k, v in self.average.items()}
+        return {"decay": self.decay, "updates": self.updates, "average": average}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state()` of an EMA of the same module."""
+        self._check_keys(state["average"])
+        for key, value in state["average"].items():
+            if value.shape != self.average[key].shape:
+                raise GeneratorError(f"EMA value {key!r} has shape {tuple(value.shape)}")
+            self.average[key].copy_(value)
+        self.decay, self.updates = float(state["decay"]), int(state["updates"])
+
+    def _check_keys(self, values: Mapping[str, Tensor]) -> None:
+        odd = sorted(values.keys() ^ self.average.keys())
+        if odd:
+            raise GeneratorError(
+                f"EMA and model differ at {odd[0]!r}: use the same module, unwrapped"
+            )
