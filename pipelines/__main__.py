@@ -9,9 +9,10 @@ import re
 import sys
 from collections.abc import Sequence
 
-from pipelines import config as configuration
 from pipelines.artifacts import RunDir
-from pipelines.config import ConfigError
+from pipelines.config import tree as config_tree
+from pipelines.config.error import ConfigError
+from pipelines.config.load import load_config, preset_names
 from pipelines.session import set_environment
 
 DATASET = ("export-dataset", "import-dataset")
@@ -41,7 +42,7 @@ def help_text() -> str:
         "  export-dataset  publish the collected adapters: run_dir=… target=… licence=…",
         "  import-dataset  read such a dataset into a fresh run directory: source=… run_dir=…",
         "",
-        f"presets:   {', '.join(configuration.preset_names())} (preset=demo is the default)",
+        f"presets:   {', '.join(preset_names())} (preset=demo is the default)",
         "keys:      preset run_dir seed editor text_encoder images.source images.path",
         "           weights.block_size weights.grouping … (`denoised-weights config` lists all)",
         "",
@@ -108,9 +109,9 @@ def _command(command: str, words: list[str]) -> int:
         from tuning.command import tune
 
         return tune(words)
-    config = configuration.load_config(words)
+    config = load_config(words)
     if command == "config":
-        print(configuration.to_yaml(config), end="")
+        print(config_tree.to_yaml(config), end="")
         return 0
     run = RunDir(config.run_dir)
     if command == "serve":

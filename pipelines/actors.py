@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from pipelines.config import Config
+from pipelines.config.schema import Config
 from pipelines.log import log
 
 

@@ -17,10 +17,10 @@ from modeling.targets.adapter_training import ConceptData, Recipe, train_adapter
 from modeling.targets.coreset import image_coreset
 from modeling.targets.lora import CONFIG_FILE, Adapter, to_files
 from modeling.weights.interface import WeightGenerator
-from pipelines import config as configuration
 from pipelines.actors import map_actors
 from pipelines.artifacts import RunDir
-from pipelines.config import Config
+from pipelines.config import tree as config_tree
+from pipelines.config.schema import Config
 from pipelines.gans import Trainer
 from pipelines.generator import load_generator
 from pipelines.log import Progress, log
@@ -161,7 +161,7 @@ def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
     todo = [i for i in ids if not run_dir.exists(f"{FOLDER}/{i}/timings.json")]
     progress = Progress("adapt", len(ids), "concepts", len(ids) - len(todo))
     bad = []
-    arguments = {"config": configuration.to_dict(config), "run_dir": run_dir}
+    arguments = {"config": config_tree.to_dict(config), "run_dir": run_dir}
     for row in map_actors(config, AdaptConcept, arguments, [{"concept_id": i} for i in todo]):
         if row["error"]:
             bad.append({"key": row["concept_id"], "reason": row["error"]})

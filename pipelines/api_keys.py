@@ -11,7 +11,8 @@ import hmac
 import os
 from collections.abc import Sequence
 
-from pipelines.config import Config, ConfigError
+from pipelines.config.error import ConfigError
+from pipelines.config.schema import Config
 
 VARIABLE = "DENOISED_WEIGHTS_API_KEYS"
 LEAST = 16

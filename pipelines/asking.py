@@ -24,7 +24,7 @@ from modeling.concepts.language_models import (
 )
 from pipelines.actors import map_actors
 from pipelines.artifacts import ArtifactError, RunDir
-from pipelines.config import Config, LanguageModelKeys
+from pipelines.config.schema import Config, LanguageModelKeys
 from pipelines.log import Progress
 from pipelines.session import threads_per_actor
 

@@ -27,10 +27,10 @@ from modeling.targets.families import (
 )
 from modeling.targets.lora import AdaptedTranslator
 from modeling.targets.network import TargetConfig, TargetNetwork
-from pipelines import config as configuration
 from pipelines.artifacts import ArtifactError, RunDir
 from pipelines.concepts import load_text, with_adapter
-from pipelines.config import Config
+from pipelines.config import tree as config_tree
+from pipelines.config.schema import Config
 from pipelines.editing import file_of
 from pipelines.log import Progress, log
 from pipelines.pairs import Pairs, decode_rows, usable
@@ -125,7 +125,7 @@ def train_loop(settings: dict[str, Any]) -> None:
     from ray.train import get_context
     from ray.train.torch import get_device, prepare_model
 
-    config, run_dir = configuration.from_dict(settings["config"]), settings["run_dir"]
+    config, run_dir = config_tree.from_dict(settings["config"]), settings["run_dir"]
     quiet_worker()
     torch.set_num_threads(threads_per_worker(config, settings["workers"]))
     texts = load_text(run_dir)

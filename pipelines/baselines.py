@@ -11,8 +11,8 @@ from modeling.baselines.pix2pix_training import Pix2PixConfig, Pix2PixTraining
 from modeling.baselines.scratch_training import ScratchRecipe, ScratchTraining
 from modeling.targets.discriminator import DiscriminatorConfig
 from modeling.targets.resnet_generator import ResNetGeneratorConfig
-from pipelines.config import CoModGan, Config, Pix2Pix, Scratch
-from pipelines.config_checks import check_baseline
+from pipelines.config.checks import check_baseline
+from pipelines.config.schema import CoModGan, Config, Pix2Pix, Scratch
 
 
 def make_baseline(

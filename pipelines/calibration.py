@@ -46,7 +46,7 @@ from pipelines import adapt, gans
 from pipelines.artifacts import RunDir
 from pipelines.base import base_recipe, discriminator_config, translator_config
 from pipelines.concepts import concept_spec, load_text
-from pipelines.config import Config
+from pipelines.config.schema import Config
 from pipelines.editing import editor_options
 from pipelines.generator import generator_config, generator_recipe, members
 from pipelines.judging import features_of

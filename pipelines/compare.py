@@ -35,7 +35,6 @@ from modeling.targets.adapter_training import (
 from modeling.targets.coreset import image_coreset
 from modeling.targets.lora import Adapter, stack
 from pipelines import comparison_numbers, report_comparison
-from pipelines import config as configuration
 from pipelines.actors import map_actors
 from pipelines.adapt import cut, heldout
 from pipelines.adapt import recipe as finetune_recipe
@@ -44,8 +43,9 @@ from pipelines.base import discriminator_config, translator_config
 from pipelines.baselines import make_baseline
 from pipelines.comparison_numbers import AS_LONG
 from pipelines.concepts import load_concepts
-from pipelines.config import BASELINES, Config
-from pipelines.config_checks import check_baseline
+from pipelines.config import tree as config_tree
+from pipelines.config.checks import check_baseline
+from pipelines.config.schema import BASELINES, Config
 from pipelines.contenders import IDENTITY, PREDICTION, SHUFFLED, Contenders
 from pipelines.fairness import check_alike, check_unseen
 from pipelines.gans import recipe as collection_recipe
@@ -494,7 +494,7 @@ def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
     there = set(run_dir.files(f"{FOLDER}/jobs"))
     todo = [j for j in names if f"{FOLDER}/jobs/{j}.parquet" not in there]
     progress = Progress("compare", len(names), "jobs", len(names) - len(todo))
-    arguments = {"config": configuration.to_dict(config), "run_dir": run_dir}
+    arguments = {"config": config_tree.to_dict(config), "run_dir": run_dir}
     bad = []
     for row in map_actors(config, CompareMethods, arguments, [{"job": j} for j in todo]):
         if row["error"]:

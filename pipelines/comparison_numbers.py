@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from modeling.metrics.distances import paired_bootstrap
-from pipelines.config import BASELINES
+from pipelines.config.schema import BASELINES
 from pipelines.contenders import IDENTITY, PREDICTION
 from pipelines.report_numbers import Numbers, duration, finite, mean, verdicts
 from pipelines.report_numbers import compare as paired

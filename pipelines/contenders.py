@@ -23,7 +23,7 @@ from modeling.weights.controls import (
 from modeling.weights.interface import WeightGenerator
 from pipelines.adapt import Predictor, heldout
 from pipelines.artifacts import RunDir
-from pipelines.config import CONTROLS
+from pipelines.config.schema import CONTROLS
 from pipelines.generator import Member, load_generator, members
 from pipelines.weights import load_blocks
 

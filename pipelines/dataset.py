@@ -30,7 +30,7 @@ from modeling.targets.lora import (
 from pipelines.artifacts import RunDir, parquet_bytes
 from pipelines.base import load_base
 from pipelines.concepts import load_concepts
-from pipelines.config import ConfigError
+from pipelines.config.error import ConfigError
 from pipelines.log import Progress, log
 from pipelines.stages import BY_NAME, StageError, finished, inventory, made_with
 

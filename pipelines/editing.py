@@ -17,10 +17,11 @@ from modeling.editors.interface import EditError, Editor, EditResult, Source
 from modeling.editors.registry import EXACT, make_editor
 from modeling.editors.sources import load_source, source_ids
 from modeling.images import ImageError, encode_png
-from pipelines import config as configuration
 from pipelines.actors import map_actors
 from pipelines.artifacts import ArtifactError, RunDir
-from pipelines.config import Config, exact_editor
+from pipelines.config import tree as config_tree
+from pipelines.config.derived import exact_editor
+from pipelines.config.schema import Config
 from pipelines.log import Progress, log
 from pipelines.session import threads_per_actor
 from pipelines.sources import location, split_images
@@ -79,7 +80,7 @@ class EditActor:
     """What an actor loads once: the editor, the model that scores, the source images."""
 
     def __init__(self, config: dict[str, Any], run_dir: RunDir, editor: str) -> None:
-        self.config, self.run_dir = configuration.from_dict(config), run_dir
+        self.config, self.run_dir = config_tree.from_dict(config), run_dir
         if not exact_editor(self.config):
             import torch  # seconds, which an exact editor does not need
 
@@ -340,7 +341,7 @@ def edit_with(
 ) -> Iterator[dict[str, Any]]:
     """Concepts through a pool of actors that have loaded this editor."""
     rows = [{"concept": json.dumps(vars(c))} for c in concepts]
-    arguments = {"config": configuration.to_dict(config), "run_dir": run_dir, "editor": editor}
+    arguments = {"config": config_tree.to_dict(config), "run_dir": run_dir, "editor": editor}
     return map_actors(
         config,
         actor,

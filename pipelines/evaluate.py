@@ -34,13 +34,13 @@ from modeling.targets.coreset import image_coreset
 from modeling.targets.discriminator import PatchDiscriminator
 from modeling.targets.families import make_target
 from modeling.targets.lora import Adapter, stack
-from pipelines import config as configuration
 from pipelines.actors import map_actors
 from pipelines.adapt import cut, load_timings, recipe, scored_steps, step_folder
 from pipelines.artifacts import RunDir
 from pipelines.base import base_recipe, discriminator_config, translator_config
 from pipelines.concepts import load_concepts
-from pipelines.config import Config
+from pipelines.config import tree as config_tree
+from pipelines.config.schema import Config
 from pipelines.contenders import (
     CEILING,
     CONTINUED,
@@ -366,7 +366,7 @@ def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
     todo = [i for i in ids if not run_dir.exists(f"{FOLDER}/concepts/{i}.rows.parquet")]
     progress = Progress("evaluate", len(ids), "concepts", len(ids) - len(todo))
     bad = []
-    arguments = {"config": configuration.to_dict(config), "run_dir": run_dir}
+    arguments = {"config": config_tree.to_dict(config), "run_dir": run_dir}
     for row in map_actors(config, EvaluateConcept, arguments, [{"concept_id": i} for i in todo]):
         if row["error"]:
             bad.append({"key": row["concept_id"], "reason": row["error"]})

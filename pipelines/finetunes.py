@@ -23,12 +23,13 @@ from modeling.editors.sources import load_source, source_ids
 from modeling.images import decode_image, encode_png
 from modeling.targets.adapter_training import ConceptData, to_unit, train_adapters, translate_all
 from modeling.targets.lora import CONFIG_FILE, Adapter, stack, to_files
-from pipelines import config as configuration
 from pipelines.adapt import recipe
 from pipelines.adapter_ids import FINETUNED
 from pipelines.artifacts import RunDir
 from pipelines.base import load_base
-from pipelines.config import Config, resolve_editor
+from pipelines.config import tree as config_tree
+from pipelines.config.derived import resolve_editor
+from pipelines.config.schema import Config
 from pipelines.editing import editor_options
 from pipelines.finetune_request import (
     CANCELLED,
@@ -158,7 +159,7 @@ def forget(run: RunDir, keep: int) -> None:
 def finetune(config: dict[str, Any], run: RunDir, job: str) -> None:
     """The whole of one job. It may be run again from its start, and gives the same adapter."""
     try:
-        _finetune(configuration.from_dict(config), run, job)
+        _finetune(config_tree.from_dict(config), run, job)
     except CancelledError:
         end(run, job, CANCELLED)
     except (FinetuneError, EditError) as error:

@@ -25,12 +25,12 @@ from modeling.targets.adapter_training import (
 )
 from modeling.targets.convergence import kept_steps
 from modeling.targets.lora import CONFIG_FILE, WEIGHTS_FILE, Adapter, from_bytes, stack, to_files
-from pipelines import config as configuration
 from pipelines.actors import map_actors
 from pipelines.artifacts import RunDir
 from pipelines.base import load_base
 from pipelines.concepts import load_text, with_adapter
-from pipelines.config import Config
+from pipelines.config import tree as config_tree
+from pipelines.config.schema import Config
 from pipelines.editing import READERS
 from pipelines.log import Progress, log
 from pipelines.pairs import load_pairs, usable
@@ -61,7 +61,7 @@ class Trainer:
     """Everything an actor loads once: base, discriminator start, texts."""
 
     def __init__(self, config: dict[str, Any], run_dir: RunDir) -> None:
-        self.config, self.run_dir = configuration.from_dict(config), run_dir
+        self.config, self.run_dir = config_tree.from_dict(config), run_dir
         torch.set_num_threads(threads_per_actor(self.config))
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.translator, self.discriminator = load_base(self.config, run_dir)
@@ -166,7 +166,7 @@ def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
     there = set(run_dir.files(FOLDER))
     todo = [i for i in ids if f"{FOLDER}/{i}/metrics.json" not in there]
     progress = Progress("gans", len(ids), "concepts", len(ids) - len(todo))
-    arguments = {"config": configuration.to_dict(config), "run_dir": run_dir, "steps": steps}
+    arguments = {"config": config_tree.to_dict(config), "run_dir": run_dir, "steps": steps}
     rows = [{"concept_id": i} for i in todo]
     bad, scores = [], []
     batch = config.gans.concepts_per_batch

@@ -27,11 +27,11 @@ from modeling.weights.checkpoint import (
 from modeling.weights.generator_training import GeneratorRecipe, GeneratorTraining, ImageBatch
 from modeling.weights.interface import GeneratorConfig, GeneratorError, TextBatch
 from modeling.weights.weight_generator import build
-from pipelines import config as configuration
 from pipelines.artifacts import ArtifactError, RunDir
 from pipelines.base import load_base
 from pipelines.concepts import load_concepts, load_text
-from pipelines.config import Config, Generator
+from pipelines.config import tree as config_tree
+from pipelines.config.schema import Config, Generator
 from pipelines.ingest import CACHE_BYTES, Batch, cached_batches, streamed_batches
 from pipelines.log import Progress, log
 from pipelines.pairs import decode_rows, encoded_pairs, usable
@@ -96,7 +96,7 @@ def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
             run_dir,
             "generator",
             train_loop,
-            {"cached": cached, "member": configuration.to_dict(own), "pools": pools},
+            {"cached": cached, "member": config_tree.to_dict(own), "pools": pools},
             {"train": blocks},
             workers=g.workers,
             split_data=not cached,
@@ -163,7 +163,7 @@ def train_loop(settings: dict[str, Any]) -> None:
     from ray.train import get_context
     from ray.train.torch import get_device, prepare_model
 
-    config, run_dir = configuration.from_dict(settings["member"]), settings["run_dir"]
+    config, run_dir = config_tree.from_dict(settings["member"]), settings["run_dir"]
     quiet_worker()
     torch.set_num_threads(threads_per_worker(config, settings["workers"]))
     g = config.generator

@@ -18,7 +18,8 @@ from modeling.editors.registry import make_editor
 from modeling.editors.sources import load_source, source_ids
 from modeling.metrics.features import FeatureExtractor, make_features
 from pipelines.artifacts import RunDir
-from pipelines.config import Config, exact_editor, resolve_editor
+from pipelines.config.derived import exact_editor, resolve_editor
+from pipelines.config.schema import Config
 from pipelines.pairs import load_pairs
 
 FAR = 10**6

@@ -23,7 +23,8 @@ from modeling.editors.sources import source_ids
 from modeling.images import decode_image
 from pipelines.artifacts import ArtifactError, RunDir
 from pipelines.concepts import load_concepts, with_pairs
-from pipelines.config import Config, resolve_editor
+from pipelines.config.derived import resolve_editor
+from pipelines.config.schema import Config
 from pipelines.editing import EditConcept, choose_editors, edit_with, file_of, load_all
 from pipelines.log import Progress, log
 from pipelines.sources import location

@@ -19,10 +19,10 @@ from modeling.metrics.distances import MIN_FRECHET_COUNT, frechet_distance_from_
 from modeling.targets.adapter_training import ConceptData, train_adapters, translate_all
 from modeling.targets.convergence import converged_at, kept_steps, steps_to_train
 from modeling.targets.lora import Adapter, stack
-from pipelines import config as configuration
 from pipelines.artifacts import RunDir
 from pipelines.concepts import with_adapter
-from pipelines.config import Config
+from pipelines.config import tree as config_tree
+from pipelines.config.schema import Config
 from pipelines.gans import FOLDER, Trainer, recipe
 from pipelines.judging import features_of
 from pipelines.log import log
@@ -113,7 +113,7 @@ def find_steps(config: Config, run_dir: RunDir) -> int:
 
     @ray.remote(num_cpus=config.cluster.cpus_per_actor, num_gpus=config.cluster.gpus_per_actor)
     def curve(concept_id: str) -> Curve:
-        return Pilot(configuration.to_dict(config), run_dir).curve(concept_id, score)
+        return Pilot(config_tree.to_dict(config), run_dir).curve(concept_id, score)
 
     result = decide(config, ray.get([curve.remote(i) for i in chosen]), score)
     for concept_id, error in result["failed"].items():

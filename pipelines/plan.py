@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from modeling.cost import ANCHORS
-from pipelines import config as configuration
-from pipelines import config_checks
-from pipelines.config import Config, ConfigError
+from pipelines.config import checks as config_checks
+from pipelines.config import tree as config_tree
+from pipelines.config.error import ConfigError
+from pipelines.config.load import load_config
+from pipelines.config.schema import Config
 from pipelines.plan_rates import Rates, assumed, edit_rate
 from pipelines.plan_rates import to_json as rates_to_json
 from pipelines.plan_work import (
@@ -94,7 +96,7 @@ def plan(words: Sequence[str]) -> int:
     from pipelines.plan_table import table
 
     own, rest = _own(words)
-    config = configuration.load_config(rest)
+    config = load_config(rest)
     shapes = Shapes(config)
     rates = assumed(config, shapes)
     machine = None
@@ -253,7 +255,7 @@ def alternatives(config: Config, rates: Rates) -> list[tuple[str, dict[str, Any]
     c, out = config, []
 
     def half(key: str, what: str) -> None:
-        value = configuration.flat(configuration.to_dict(c))[key]
+        value = config_tree.flat(config_tree.to_dict(c))[key]
         if value >= 2:
             out.append((what, {key: value // 2}))
 
@@ -288,14 +290,14 @@ def alternatives(config: Config, rates: Rates) -> list[tuple[str, dict[str, Any]
 
 def changed(config: Config, keys: dict[str, Any]) -> Config:
     """A copy of the configuration with other values, checked."""
-    tree = configuration.to_dict(config)
+    tree = config_tree.to_dict(config)
     for key, value in keys.items():
         place = tree
         *sections, last = key.split(".")
         for section in sections:
             place = place[section]
         place[last] = value
-    other = configuration.from_dict(tree)
+    other = config_tree.from_dict(tree)
     config_checks.check(other)
     return other
 

@@ -10,7 +10,8 @@ from dataclasses import asdict, dataclass, field, replace
 
 from modeling.cost import GeneratorCost, stable_diffusion
 from modeling.editors.registry import EXACT
-from pipelines.config import Config, ConfigError
+from pipelines.config.error import ConfigError
+from pipelines.config.schema import Config
 from pipelines.generator import generator_config, members
 from pipelines.plan_work import Pool, Shapes, actors_of, candidate_editors, workers_of
 

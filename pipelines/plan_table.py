@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipelines.config import Config
+from pipelines.config.schema import Config
 from pipelines.plan import Plan, Row
 
 

@@ -23,7 +23,9 @@ from modeling.weights.codec import BlockLayout
 from pipelines.adapt import scored_steps
 from pipelines.base import discriminator_config, translator_config
 from pipelines.concepts import concept_spec
-from pipelines.config import Config, ConfigError, exact_editor, resolve_editor
+from pipelines.config.derived import exact_editor, resolve_editor
+from pipelines.config.error import ConfigError
+from pipelines.config.schema import Config
 from pipelines.contenders import SHUFFLED
 from pipelines.generator import members
 from pipelines.session import threads_per_actor, threads_per_worker

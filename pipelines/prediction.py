@@ -11,7 +11,7 @@ from modeling.text import TextEmbedding
 from modeling.weights.interface import TextBatch, WeightGenerator
 from modeling.weights.weight_generator import draw_noise, predict_blocks
 from pipelines.artifacts import RunDir
-from pipelines.config import Adapt
+from pipelines.config.schema import Adapt
 from pipelines.generator import text_batch
 from pipelines.weights import load_layout
 

@@ -26,11 +26,12 @@ from modeling.targets.rank_search import (
     search_ranks,
 )
 from modeling.weights.codec import BlockLayout
-from pipelines import config as configuration
 from pipelines.actors import map_actors
 from pipelines.artifacts import RunDir
 from pipelines.base import load_base
-from pipelines.config import Config, ConfigError, Lora
+from pipelines.config import tree as config_tree
+from pipelines.config.error import ConfigError
+from pipelines.config.schema import Config, Lora
 from pipelines.gans import CollectAdapters, identity_l1
 from pipelines.log import Progress, log
 from pipelines.stages import StageError, record_errors
@@ -196,7 +197,7 @@ def train_at(
     todo = [i for i in concepts if not run_dir.exists(_file(name, i))]
     progress = Progress(f"ranks, {name}", len(concepts), "concepts", len(concepts) - len(todo))
     arguments = {
-        "config": configuration.to_dict(replace(config, lora=lora)),
+        "config": config_tree.to_dict(replace(config, lora=lora)),
         "run_dir": run_dir,
         "steps": steps,
         "name": name,

@@ -13,7 +13,6 @@ from typing import Any
 
 from modeling.concepts.planning import Concept
 from modeling.metrics.features import EfficientNetLite0, Inception
-from pipelines import config as configuration
 from pipelines import (
     evaluate,
     report_comparison,
@@ -26,7 +25,8 @@ from pipelines.adapt import FOLDER as ADAPTED
 from pipelines.adapt import load_timings
 from pipelines.artifacts import RunDir
 from pipelines.concepts import load_concepts
-from pipelines.config import Config
+from pipelines.config import tree as config_tree
+from pipelines.config.schema import Config
 from pipelines.contenders import CEILING, CONTINUED, IDENTITY, PREDICTION, SCRATCH, WEIGHTS_ONLY
 from pipelines.gans import FOLDER as ADAPTERS
 from pipelines.gans import load_metrics
@@ -91,9 +91,7 @@ def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
         held: panel(f"curve-{held}", numbers["methods"], methods)
         for held, numbers in summary["sets"].items()
     }
-    page = report_page.render(
-        summary, grid, curves, configuration.to_yaml(config), _further(run_dir)
-    )
+    page = report_page.render(summary, grid, curves, config_tree.to_yaml(config), _further(run_dir))
     run_dir.write_json(f"{FOLDER}/summary.json", summary)
     run_dir.write(f"{FOLDER}/pictures.png", report_pictures.grid_png(grid, pictured))
     run_dir.write(f"{FOLDER}/index.html", page.encode())

@@ -12,7 +12,7 @@ from typing import Any
 
 from pipelines.artifacts import RunDir
 from pipelines.comparison_numbers import PAPER, in_order, lines, markdown, name_of
-from pipelines.config import BASELINES
+from pipelines.config.schema import BASELINES
 from pipelines.contenders import IDENTITY, PREDICTION
 from pipelines.report_curves import COLOURS, INK, LINE, apart, for_page, plain, stand_in, variable
 from pipelines.report_numbers import Numbers, duration, plural

@@ -17,10 +17,12 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from pipelines import config as configuration
 from pipelines.api_keys import from_environment
 from pipelines.artifacts import ArtifactError, RunDir
-from pipelines.config import Config, ConfigError, Replicas
+from pipelines.config import tree as config_tree
+from pipelines.config.error import ConfigError
+from pipelines.config.load import load_config
+from pipelines.config.schema import Config, Replicas
 from pipelines.finetunes import editors
 from pipelines.log import log
 from pipelines.serve_app import Limits, make_app
@@ -60,8 +62,8 @@ def saved_config(run: RunDir, given: Config) -> Config:
 
 def _check_told(given: Config, saved: Config) -> None:
     """ConfigError if the user set a key, other than serve.* and cluster.*, to another value."""
-    default = configuration.load_config([f"preset={given.preset}"])
-    trees = [configuration.flat(configuration.to_dict(c)) for c in (given, default, saved)]
+    default = load_config([f"preset={given.preset}"])
+    trees = [config_tree.flat(config_tree.to_dict(c)) for c in (given, default, saved)]
     for key in trees[0]:
         told, unset, made = (t.get(key) for t in trees)
         if key.split(".")[0] not in ("preset", "run_dir", "redo") and told not in (unset, made):
@@ -73,7 +75,7 @@ def _check_told(given: Config, saved: Config) -> None:
 
 def _check_serve(config: Config) -> None:
     s = config.serve
-    flat = configuration.flat(configuration.to_dict(config)["serve"])
+    flat = config_tree.flat(config_tree.to_dict(config)["serve"])
     zero = ("cpus", "gpus", "wait_ms", "finetunes_waiting")
     for key, value in flat.items():
         if isinstance(value, bool | str):
@@ -150,7 +152,7 @@ def application(config: Config, run: RunDir) -> Any:
     from pipelines import serve_models as models
 
     allowed, keys, s = limits(config), from_environment(config), config.serve
-    saved, model = configuration.to_dict(config), digests(run)["model"]
+    saved, model = config_tree.to_dict(config), digests(run)["model"]
     deployment: Any = serve.deployment  # its overloads do not know what `ingress` returns
 
     def make() -> Any:
@@ -197,7 +199,7 @@ def build(args: dict[str, Any]) -> Any:
             raise ConfigError(
                 f"args: {key} has no effect here, set http_options in the Serve config"
             )
-    given = configuration.load_config([f"{k}={v}" for k, v in args.items()])
+    given = load_config([f"{k}={v}" for k, v in args.items()])
     run = RunDir(given.run_dir)
     return application(saved_config(run, given), run)
 

@@ -23,11 +23,11 @@ from ray import serve
 
 from modeling.targets.lora import AdapterError
 from modeling.text import TextEmbedding
-from pipelines import config as configuration
 from pipelines import finetunes
 from pipelines.adapter_ids import FINETUNED, Ask, UnknownAdapterError, ask_of, job_of, name_of
 from pipelines.artifacts import ArtifactError, RunDir
-from pipelines.config import Replicas
+from pipelines.config import tree as config_tree
+from pipelines.config.schema import Replicas
 from pipelines.finetune_request import ENDED, FAILED, BusyError, Request
 from pipelines.log import log
 from pipelines.serving import (
@@ -86,7 +86,7 @@ class Text:
     """Text → its embedding, and the nearest concepts that were trained on."""
 
     def __init__(self, config: dict[str, Any], run: RunDir) -> None:
-        c = configuration.from_dict(config)
+        c = config_tree.from_dict(config)
         self.part = TextPart(c, run)
         _set_batch(self.encode, c.serve.text)
 
@@ -106,7 +106,7 @@ class Weights:
     """Name of an adapter → the adapter; keeps the last ones."""
 
     def __init__(self, config: dict[str, Any], run: RunDir, model: str, text: Any) -> None:
-        c = configuration.from_dict(config)
+        c = config_tree.from_dict(config)
         self.part, self.text = WeightPart(c, run), text
         check_model(run, model, self.part.digests["model"])
         self.room = c.serve.cache
@@ -174,7 +174,7 @@ class Translator:
     """Picture + name of an adapter → picture; keeps the last adapters merged."""
 
     def __init__(self, config: dict[str, Any], run: RunDir, model: str, weights: Any) -> None:
-        c = configuration.from_dict(config)
+        c = config_tree.from_dict(config)
         self.part, self.weights = TranslatorPart(c, run), weights
         check_model(run, model, self.part.model)
         _set_batch(self._translate, c.serve.translator)
@@ -223,7 +223,7 @@ class Finetunes:
     def __init__(self, config: dict[str, Any], run: RunDir, weights: Any) -> None:
         import ray
 
-        self.config = configuration.from_dict(config)
+        self.config = config_tree.from_dict(config)
         self.saved, self.run, self.weights = config, run, weights
         c = self.config.cluster
         self.task = ray.remote(num_cpus=c.cpus_per_actor, num_gpus=c.gpus_per_actor, max_retries=3)(

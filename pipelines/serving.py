@@ -33,7 +33,7 @@ from pipelines.adapter_ids import Ask, OtherModelError, UnknownAdapterError
 from pipelines.artifacts import ArtifactError, RunDir
 from pipelines.base import load_base
 from pipelines.concepts import load_concepts, load_text, with_adapter
-from pipelines.config import Config, Replicas
+from pipelines.config.schema import Config, Replicas
 from pipelines.generator import load_generator
 from pipelines.prediction import Decoder
 

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from pipelines.artifacts import RunDir
-from pipelines.config import Config, ConfigError
+from pipelines.config.error import ConfigError
+from pipelines.config.schema import Config
 
 DEFAULTS = {
     "RAY_USAGE_STATS_ENABLED": "0",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from pipelines.config import Images
+from pipelines.config.schema import Images
 
 
 def location(images: Images) -> str:

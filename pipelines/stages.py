@@ -21,9 +21,11 @@ from typing import Any, cast
 import pyarrow as pa
 from omegaconf import OmegaConf
 
-from pipelines import config as configuration
 from pipelines.artifacts import RunDir
-from pipelines.config import DECIDE_ANSWERS, DECIDE_WRITING, Config, ConfigError
+from pipelines.config import tree as config_tree
+from pipelines.config.derived import resolve_editor
+from pipelines.config.error import ConfigError
+from pipelines.config.schema import DECIDE_ANSWERS, DECIDE_WRITING, Config
 from pipelines.log import log
 
 TIMED = ("metrics.json", "timings.json")
@@ -142,8 +144,8 @@ def _lookup(tree: dict[str, Any], key: str) -> Any:
 
 def depends_on(stage: Stage, config: Config) -> dict[str, Any]:
     """The configuration that decides this stage's result."""
-    tree = configuration.to_dict(config)
-    tree["editor"] = configuration.resolve_editor(config)
+    tree = config_tree.to_dict(config)
+    tree["editor"] = resolve_editor(config)
     keys = stage.sections
     if stage.name == "gans" and not config.gans.steps and config.gans.pilot_score == "fd":
         keys += FEATURES
@@ -202,7 +204,7 @@ def made_with(run: RunDir) -> Config:
     OmegaConf.update(tree, "run_dir", run.uri)
     OmegaConf.update(tree, "redo", [])
     # a mapping with text keys: config.yaml is one
-    return configuration.from_dict(cast(dict[str, Any], OmegaConf.to_container(tree)))
+    return config_tree.from_dict(cast(dict[str, Any], OmegaConf.to_container(tree)))
 
 
 def identity(marker: dict[str, Any]) -> str:
@@ -334,7 +336,7 @@ def run_stage(config: Config, run: RunDir, name: str) -> None:
         log(f"{name}: continuing where it was stopped")
     record = {"stage": name, "config": wanted, "inputs": inputs, **provenance()}
     run.write_json(_started(name), record)
-    run.write("config.yaml", configuration.to_yaml(config).encode())
+    run.write("config.yaml", config_tree.to_yaml(config).encode())
     log(f"{name}: {stage.summary}")
     begun = time.perf_counter()
     summary = importlib.import_module(f"pipelines.{name}").run(config, run)

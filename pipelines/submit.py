@@ -16,9 +16,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from pipelines import config as configuration
 from pipelines.artifacts import RunDir
-from pipelines.config import ConfigError
+from pipelines.config.error import ConfigError
+from pipelines.config.load import load_config
 from pipelines.log import log
 from pipelines.stages import BY_NAME, StageError
 
@@ -92,7 +92,7 @@ def job_of(command: str, words: Sequence[str], folder: Path | None = None) -> di
     """
     if command not in (*BY_NAME, "run"):
         raise ConfigError(f"command={command}: one of run, {', '.join(BY_NAME)}")
-    config = configuration.load_config(words)
+    config = load_config(words)
     run = RunDir(config.run_dir)
     if run.local and not config.cluster.shared_storage:
         raise ConfigError(

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipelines import config as configuration
 from pipelines.artifacts import ArtifactError, RunDir
-from pipelines.config import Config
+from pipelines.config import tree as config_tree
+from pipelines.config.schema import Config
 from pipelines.stages import BY_NAME, StageError, depends_on, finished
 
 
@@ -53,7 +53,7 @@ def fit(
     trainer = TorchTrainer(
         loop,
         train_loop_config={
-            "config": configuration.to_dict(config),
+            "config": config_tree.to_dict(config),
             "run_dir": run_dir,
             "workers": workers,
             **settings,

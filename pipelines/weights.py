@@ -22,7 +22,8 @@ from modeling.weights.codec import BlockLayout, Centre, CodecError, Normalisatio
 from pipelines.artifacts import ArtifactError, RunDir
 from pipelines.base import load_base
 from pipelines.concepts import load_concepts, with_adapter
-from pipelines.config import Config, ConfigError
+from pipelines.config.error import ConfigError
+from pipelines.config.schema import Config
 from pipelines.gans import FOLDER as ADAPTERS
 from pipelines.gans import load_adapter
 from pipelines.log import log

@@ -16,7 +16,7 @@ from modeling.concepts.writer import ConceptWriter, WritingSpec, combined_concep
 from modeling.text import TextEncoder
 from pipelines.artifacts import RunDir
 from pipelines.asking import Asker
-from pipelines.config import Config, LanguageModelKeys
+from pipelines.config.schema import Config, LanguageModelKeys
 from pipelines.log import Progress, log
 from pipelines.text_table import TextWriter
 

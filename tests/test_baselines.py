@@ -7,7 +7,9 @@ import torch
 
 from modeling.cost import META, weights_of
 from pipelines.baselines import make_baseline
-from pipelines.config import BASELINES, Config, ConfigError, load_config, preset_names
+from pipelines.config.error import ConfigError
+from pipelines.config.load import load_config, preset_names
+from pipelines.config.schema import BASELINES, Config
 
 
 def on_meta(config: Config, method: str, count: int = 8):

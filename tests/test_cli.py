@@ -11,7 +11,7 @@ import pytest
 
 from pipelines.__main__ import main
 from pipelines.artifacts import ArtifactError
-from pipelines.config import load_config, preset_names
+from pipelines.config.load import load_config, preset_names
 from pipelines.stages import BY_NAME
 from tests.driver import ROOT
 

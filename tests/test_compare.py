@@ -16,7 +16,9 @@ from pipelines.__main__ import main
 from pipelines.artifacts import RunDir
 from pipelines.compare import ADAPTING, CompareMethods, chosen, jobs, spent
 from pipelines.concepts import load_concepts
-from pipelines.config import BASELINES, Config, load_config, to_dict
+from pipelines.config.load import load_config
+from pipelines.config.schema import BASELINES, Config
+from pipelines.config.tree import to_dict
 from pipelines.contenders import IDENTITY
 from pipelines.fairness import UnfairError
 from pipelines.judging import digests

@@ -11,15 +11,18 @@ from hypothesis import strategies as st
 
 from modeling.concepts.planning import plan_concepts
 from modeling.editors.registry import make_editor
-from pipelines import config as configuration
-from pipelines import config_checks
 from pipelines.concepts import concept_spec
-from pipelines.config import Config, ConfigError, load_config
+from pipelines.config import checks as config_checks
+from pipelines.config import tree as config_tree
+from pipelines.config.derived import resolve_editor
+from pipelines.config.error import ConfigError
+from pipelines.config.load import load_config, preset_names
+from pipelines.config.schema import Config
 
 FOLDER = ["images.source=folder", "images.path=photos"]
 
 
-@pytest.mark.parametrize("preset", configuration.preset_names())
+@pytest.mark.parametrize("preset", preset_names())
 def test_every_preset_loads(preset: str) -> None:
     config = load_config([f"preset={preset}"])
     assert (config.preset, config.run_dir) == (preset, f"runs/{preset}")
@@ -29,7 +32,7 @@ def test_every_preset_loads(preset: str) -> None:
 def test_the_concepts_of_a_preset_can_be_planned(words: list[str]) -> None:
     """With photographs, too: the demo's own families are of avatars (paper's take 10 s to plan)."""
     config = load_config(words)
-    editor = make_editor(configuration.resolve_editor(config))
+    editor = make_editor(resolve_editor(config))
     concepts = plan_concepts(concept_spec(config), config.seed, editor.supports)
     assert {"train", "test"} <= {c.split for c in concepts}
     assert all(editor.supports(f) for c in concepts for f in c.families)
@@ -37,8 +40,8 @@ def test_the_concepts_of_a_preset_can_be_planned(words: list[str]) -> None:
 
 def test_the_demo_is_the_default() -> None:
     assert load_config([]) == load_config(["preset=demo"])
-    assert configuration.resolve_editor(load_config([])) == "avatar"
-    assert configuration.resolve_editor(load_config(FOLDER)) == "filter"
+    assert resolve_editor(load_config([])) == "avatar"
+    assert resolve_editor(load_config(FOLDER)) == "filter"
 
 
 def test_the_documented_keys() -> None:
@@ -86,7 +89,7 @@ def test_the_documented_keys() -> None:
     ],
 )
 def test_values_from_the_command_line(word: str, key: str, value: Any) -> None:
-    tree: Any = configuration.to_dict(load_config(["preset=tiny", word]))
+    tree: Any = config_tree.to_dict(load_config(["preset=tiny", word]))
     for part in key.split("."):
         tree = tree[part]
     assert tree == value and type(tree) is type(value)
@@ -273,21 +276,21 @@ def test_exact_editors_draw_what_the_grammar_says(editor: str) -> None:
         load_config(["preset=tiny", f"editor={editor}", "concepts.source=llm"])
 
 
-@pytest.mark.parametrize("preset", configuration.preset_names())
+@pytest.mark.parametrize("preset", preset_names())
 def test_round_trips(preset: str) -> None:
     config = load_config([f"preset={preset}", "seed=3", "lora.ranks={head: 2}", "redo=[base]"])
-    tree = configuration.to_dict(config)
-    assert configuration.from_dict(tree) == config
-    assert yaml.safe_load(configuration.to_yaml(config)) == tree
-    assert configuration.to_dict(configuration.from_dict(tree)) == tree
+    tree = config_tree.to_dict(config)
+    assert config_tree.from_dict(tree) == config
+    assert yaml.safe_load(config_tree.to_yaml(config)) == tree
+    assert config_tree.to_dict(config_tree.from_dict(tree)) == tree
 
 
 def test_a_saved_configuration_is_read_strictly() -> None:
-    tree = configuration.to_dict(load_config(["preset=tiny"]))
+    tree = config_tree.to_dict(load_config(["preset=tiny"]))
     with pytest.raises(ConfigError, match=r"unknown key images\.sise; did you mean images\.size"):
-        configuration.from_dict(tree | {"images": {**tree["images"], "sise": 1}})
+        config_tree.from_dict(tree | {"images": {**tree["images"], "sise": 1}})
     with pytest.raises(ConfigError, match=r"images\.size must be a whole number"):
-        configuration.from_dict(tree | {"images": {**tree["images"], "size": "big"}})
+        config_tree.from_dict(tree | {"images": {**tree["images"], "size": "big"}})
 
 
 def test_every_bound_names_a_number_of_the_schema() -> None:

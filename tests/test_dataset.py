@@ -15,7 +15,7 @@ from safetensors.torch import load
 
 from pipelines.__main__ import main
 from pipelines.artifacts import RunDir
-from pipelines.config import ConfigError
+from pipelines.config.error import ConfigError
 from pipelines.dataset import DatasetError, command, export_dataset, import_dataset
 from pipelines.stages import StageError
 from tests.conftest import Finished

@@ -14,12 +14,15 @@ import pytest
 from modeling.concepts.planning import Concept, to_table
 from modeling.editors.interface import EditError, EditResult, Source
 from modeling.images import decode_image
-from pipelines import config as configuration
-from pipelines import config_checks, editing, pairs
+from pipelines import editing, pairs
 from pipelines.__main__ import main
 from pipelines.artifacts import RunDir
 from pipelines.concepts import load_concepts
-from pipelines.config import Config, ConfigError, load_config
+from pipelines.config import checks as config_checks
+from pipelines.config import tree as config_tree
+from pipelines.config.error import ConfigError
+from pipelines.config.load import load_config
+from pipelines.config.schema import Config
 from pipelines.editing import EditConcept, file_of, load_about
 from pipelines.session import ray_session
 from pipelines.stages import StageError
@@ -76,7 +79,7 @@ def configured(run: RunDir, *words: str) -> Config:
 
 
 def actor(run: RunDir, *words: str, kind: type = EditConcept) -> Any:
-    return kind(configuration.to_dict(configured(run, *words)), run, "img2img")
+    return kind(config_tree.to_dict(configured(run, *words)), run, "img2img")
 
 
 def row(*concepts: Concept) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.artifacts import RunDir
-from pipelines.config import load_config
+from pipelines.config.load import load_config
 from pipelines.stages import redo
 from tests.conftest import Finished
 from tests.driver import ROOT

@@ -14,7 +14,8 @@ from modeling.weights.codec import BlockLayout
 from modeling.weights.interface import GeneratorConfig
 from modeling.weights.unet1d import UNet1d
 from pipelines.base import discriminator_config, translator_config
-from pipelines.config import Config, load_config
+from pipelines.config.load import load_config
+from pipelines.config.schema import Config
 
 CLIP = 768
 """Dimensions of CLIP ViT-L/14's text encoder."""

@@ -16,7 +16,8 @@ from modeling.targets.adapter_training import ConceptData
 from pipelines import pilot, stages
 from pipelines.__main__ import main
 from pipelines.artifacts import RunDir
-from pipelines.config import load_config, to_dict
+from pipelines.config.load import load_config
+from pipelines.config.tree import to_dict
 from pipelines.pairs import load_pairs
 from pipelines.pilot import Curve, Pilot, decide, score_of
 from pipelines.session import ray_session

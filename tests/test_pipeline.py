@@ -32,7 +32,9 @@ from modeling.weights.codec import NormalisationSums
 from pipelines.__main__ import main
 from pipelines.artifacts import ArtifactError, RunDir
 from pipelines.concepts import load_concepts, load_text
-from pipelines.config import Config, load_config, to_dict
+from pipelines.config.load import load_config
+from pipelines.config.schema import Config
+from pipelines.config.tree import to_dict
 from pipelines.generator import _Images, _wordings, image_pools
 from pipelines.pairs import load_pairs
 from pipelines.session import NO_DASHBOARD, ray_session

@@ -15,7 +15,8 @@ from pipelines import ranks
 from pipelines.__main__ import main
 from pipelines.artifacts import RunDir
 from pipelines.base import load_base
-from pipelines.config import load_config, to_dict
+from pipelines.config.load import load_config
+from pipelines.config.tree import to_dict
 from pipelines.gans import CollectAdapters
 from pipelines.session import ray_session
 from pipelines.stages import StageError

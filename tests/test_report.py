@@ -19,7 +19,8 @@ from modeling.concepts.planning import Concept, to_table
 from modeling.images import encode_png
 from pipelines import report
 from pipelines.artifacts import ArtifactError, RunDir
-from pipelines.config import Config, load_config
+from pipelines.config.load import load_config
+from pipelines.config.schema import Config
 from pipelines.contenders import CEILING, IDENTITY, PREDICTION
 from pipelines.evaluate import MEMORY, PICTURES, ROWS
 from pipelines.report_numbers import compare, duration, reach, summarise

@@ -22,7 +22,8 @@ from pipelines.adapt import heldout, load_timings, step_folder
 from pipelines.adapter_ids import Ask
 from pipelines.artifacts import RunDir
 from pipelines.base import load_base
-from pipelines.config import ConfigError, load_config
+from pipelines.config.error import ConfigError
+from pipelines.config.load import load_config
 from pipelines.gans import load_adapter
 from pipelines.plan_work import Shapes
 from pipelines.serving import Loaded, TextPart, TranslatorPart, WeightPart

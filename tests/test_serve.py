@@ -44,13 +44,15 @@ from modeling.text import TextEmbedding, TextEncoder
 from modeling.weights import weight_generator
 from modeling.weights.codec import BlockLayout, NormalisationSums
 from pipelines import base, serve, stages
-from pipelines import config as configuration
 from pipelines.adapter_ids import Ask, UnknownAdapterError, name_of, parse
 from pipelines.api_keys import from_environment, hashed
 from pipelines.artifacts import ArtifactError, RunDir
 from pipelines.base import discriminator_config, load_base, translator_config
 from pipelines.concepts import concept_spec, load_concepts
-from pipelines.config import Config, ConfigError
+from pipelines.config import tree as config_tree
+from pipelines.config.error import ConfigError
+from pipelines.config.load import load_config
+from pipelines.config.schema import Config
 from pipelines.generator import generator_config
 from pipelines.serve_app import Limits, make_app
 from pipelines.serve_http import Admission, proxy_middlewares
@@ -75,7 +77,7 @@ TRAINED = [
 def make_run(folder: Path) -> RunDir:
     """A finished run with random networks, made without Ray or training."""
     run = RunDir(str(folder))
-    config = configuration.load_config([*TRAINED, f"run_dir={folder}"])
+    config = load_config([*TRAINED, f"run_dir={folder}"])
     torch.manual_seed(0)
     network = Translator(translator_config(config, TEXT_DIM)).freeze_statistics()
     torch.nn.init.normal_(network.head.weight, std=0.02)  # zero at the start: it would edit nothing
@@ -112,7 +114,7 @@ def make_run(folder: Path) -> RunDir:
     with writing_text(run) as table:
         embed(TextEncoder(), table, concepts)
 
-    run.write("config.yaml", configuration.to_yaml(config).encode())
+    run.write("config.yaml", config_tree.to_yaml(config).encode())
     for stage in stages.STAGES[:6]:
         marker = {"config": stages.depends_on(stage, config), "inputs": {}}
         run.write_json(
@@ -122,7 +124,7 @@ def make_run(folder: Path) -> RunDir:
 
 
 def told(run: RunDir, *words: str) -> Config:
-    return configuration.load_config([f"run_dir={run.uri}", *words])
+    return load_config([f"run_dir={run.uri}", *words])
 
 
 @pytest.fixture(scope="module")
@@ -462,7 +464,7 @@ def test_what_nobody_waits_for_is_not_made(run: RunDir) -> None:
 
     async def main() -> list[Any]:
         text, model = SimpleNamespace(encode=Encoder()), digests(run)["model"]
-        weights = Weights(configuration.to_dict(config), run, model, text)
+        weights = Weights(config_tree.to_dict(config), run, model, text)
 
         async def predict(ask: tuple[Ask, TextEmbedding]) -> Any:
             await asyncio.sleep(0.3)
@@ -627,8 +629,8 @@ def test_a_request_that_ends_without_an_answer_gets_503(answer: Any, status: int
 
 
 def test_keys_come_from_the_environment_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    asking = configuration.load_config(["serve.require_key=true"])
-    assert from_environment(configuration.load_config([])) == []
+    asking = load_config(["serve.require_key=true"])
+    assert from_environment(load_config([])) == []
     for value, message in ((None, "DENOISED_WEIGHTS_API_KEYS"), ("short", "16 characters")):
         monkeypatch.setenv("DENOISED_WEIGHTS_API_KEYS", value or "")
         with pytest.raises(ConfigError, match=message):

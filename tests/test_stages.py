@@ -13,7 +13,9 @@ import pytest
 
 from pipelines import stages
 from pipelines.artifacts import ArtifactError, RunDir
-from pipelines.config import Config, ConfigError, load_config
+from pipelines.config.error import ConfigError
+from pipelines.config.load import load_config
+from pipelines.config.schema import Config
 from pipelines.stages import (
     BY_NAME,
     STAGES,

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from pipelines.artifacts import RunDir
-from pipelines.config import ConfigError, load_config
+from pipelines.config.error import ConfigError
+from pipelines.config.load import load_config
 from pipelines.contenders import PREDICTION
 from pipelines.stages import STAGES
 from tests.conftest import Finished

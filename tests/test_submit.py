@@ -14,7 +14,8 @@ from pipelines import session
 from pipelines import submit as module
 from pipelines.__main__ import main
 from pipelines.artifacts import RunDir
-from pipelines.config import ConfigError, load_config
+from pipelines.config.error import ConfigError
+from pipelines.config.load import load_config
 from pipelines.submit import SubmitError, follow, job_of, submit
 from tests.driver import ROOT
 

@@ -26,7 +26,8 @@ from pipelines.__main__ import main
 from pipelines.artifacts import RunDir
 from pipelines.base import load_base
 from pipelines.concepts import load_concepts, load_text
-from pipelines.config import ConfigError, load_config
+from pipelines.config.error import ConfigError
+from pipelines.config.load import load_config
 from pipelines.contenders import PREDICTION
 from pipelines.gans import load_adapter
 from pipelines.generator import generator_config

@@ -13,7 +13,8 @@ from modeling.concepts.language_models import LanguageModelError
 from modeling.concepts.text import has_phrase, normal_form
 from pipelines.artifacts import ArtifactError, RunDir
 from pipelines.concepts import load_concepts, load_text
-from pipelines.config import ConfigError, load_config
+from pipelines.config.error import ConfigError
+from pipelines.config.load import load_config
 from pipelines.session import ray_session
 from pipelines.stages import redo, run_stage
 from tests.chat_server import ChatServer, Reply, chat_server

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.artifacts import RunDir
-from pipelines.config import Config, ConfigError
+from pipelines.config.error import ConfigError
+from pipelines.config.schema import Config
 from pipelines.log import log
 from pipelines.report_numbers import Numbers, summarise
 from pipelines.stages import BY_NAME, STAGES, changes, depends_on, finished, identity, run_stage

@@ -16,7 +16,10 @@ import pyarrow as pa
 
 from pipelines.actors import map_actors
 from pipelines.artifacts import ArtifactError, RunDir
-from pipelines.config import Config, ConfigError, from_dict, load_config, to_dict
+from pipelines.config.error import ConfigError
+from pipelines.config.load import load_config
+from pipelines.config.schema import Config
+from pipelines.config.tree import from_dict, to_dict
 from pipelines.log import log
 from pipelines.machine import machine
 from pipelines.session import ray_session

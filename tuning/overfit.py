@@ -25,7 +25,8 @@ from modeling.weights.interface import SamplingMethod, WeightGenerator
 from modeling.weights.weight_generator import build, predict_blocks, unwrap
 from pipelines.artifacts import RunDir
 from pipelines.base import load_base
-from pipelines.config import Config, to_dict
+from pipelines.config.schema import Config
+from pipelines.config.tree import to_dict
 from pipelines.generator import generator_config, generator_recipe, text_batch
 from pipelines.judging import features_of
 from pipelines.log import Progress

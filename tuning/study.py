@@ -17,7 +17,7 @@ from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from pipelines.config import ConfigError
+from pipelines.config.error import ConfigError
 
 STUDIES = Path(__file__).parent / "studies"
 TRIALS = ("overfit", "run")

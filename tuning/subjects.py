@@ -24,7 +24,8 @@ from modeling.targets.lora import AdaptedTranslator, Adapter, stack
 from modeling.text import TextEmbedding
 from pipelines.artifacts import ArtifactError, RunDir
 from pipelines.concepts import load_concepts, with_adapter
-from pipelines.config import Config, ConfigError
+from pipelines.config.error import ConfigError
+from pipelines.config.schema import Config
 from pipelines.gans import FOLDER as ADAPTERS
 from pipelines.gans import Trainer, load_adapter, load_metrics, recipe
 from pipelines.judging import FAR, Judge, features_of

@@ -22,10 +22,10 @@ import torch
 from ray.exceptions import RayActorError
 from ray.tune import Trainable
 
-from pipelines import config as configuration
 from pipelines.artifacts import RunDir
 from pipelines.base import load_base
-from pipelines.config import Config
+from pipelines.config import tree as config_tree
+from pipelines.config.schema import Config
 from pipelines.log import Progress, log
 from pipelines.machine import machine
 from pipelines.session import ray_session
@@ -83,7 +83,7 @@ class TrialActor(Trainable):
 
     def _work(self, settings: dict[str, Any]) -> Iterator[dict[str, Any]]:
         trial = Trial(**settings["trial"])
-        config = configuration.from_dict(trial.config)
+        config = config_tree.from_dict(trial.config)
         run_dir = RunDir(settings["run_dir"])
         about = {
             "variant": trial.variant,
@@ -183,7 +183,7 @@ def _run_once(
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"  # images.path may be relative
     from ray import tune
 
-    steps = max(configuration.from_dict(t.config).generator.steps for t in trials)
+    steps = max(config_tree.from_dict(t.config).generator.steps for t in trials)
     chosen = scheduler(study, steps)
     handed = list(trials) if chosen else list(todo)
     overfits = study.trial == "overfit"

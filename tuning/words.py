@@ -8,7 +8,10 @@ from collections.abc import Sequence
 from dataclasses import fields
 
 from pipelines.artifacts import RunDir
-from pipelines.config import Config, ConfigError, Generator, flat, load_config, to_dict
+from pipelines.config.error import ConfigError
+from pipelines.config.load import load_config
+from pipelines.config.schema import Config, Generator
+from pipelines.config.tree import flat, to_dict
 from pipelines.stages import made_with
 
 

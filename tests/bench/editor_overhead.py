@@ -23,7 +23,7 @@ from modeling.editors.interface import EditResult
 from modeling.editors.registry import make_editor
 from modeling.editors.sources import load_source, source_ids
 from pipelines.artifacts import RunDir
-from pipelines.config import load_config
+from pipelines.config.load import load_config
 from pipelines.editing import EditConcept, edit_with, editor_options, file_of
 from pipelines.machine import machine
 from pipelines.session import ray_session

@@ -30,7 +30,8 @@ from modeling.weights.codec import BlockLayout
 from modeling.weights.interface import GeneratorConfig, TextBatch
 from modeling.weights.weight_generator import build, predict_blocks
 from pipelines.base import translator_config
-from pipelines.config import Config, load_config
+from pipelines.config.load import load_config
+from pipelines.config.schema import Config
 from pipelines.machine import machine
 
 RESULTS = Path(__file__).parent / "results"

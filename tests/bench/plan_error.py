@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.calibration import calibrate
-from pipelines.config import load_config
+from pipelines.config.load import load_config
 from pipelines.machine import machine
 from pipelines.plan import Plan, make_plan
 from pipelines.plan_rates import assumed, to_json

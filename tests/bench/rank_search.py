@@ -24,7 +24,8 @@ from modeling.targets.rank_search import rank_costs, search_ranks
 from pipelines import ranks
 from pipelines.artifacts import RunDir
 from pipelines.base import load_base
-from pipelines.config import Config, Lora, load_config
+from pipelines.config.load import load_config
+from pipelines.config.schema import Config, Lora
 from pipelines.machine import machine
 from pipelines.session import ray_session
 from tests.bench.demo_stages import RESULTS

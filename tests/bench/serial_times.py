@@ -21,10 +21,11 @@ from modeling.targets.base_training import BaseTraining
 from modeling.targets.coreset import image_coreset
 from modeling.targets.discriminator import PatchDiscriminator
 from modeling.targets.families import make_target
-from pipelines import config as configuration
 from pipelines.adapt import Predictor, cut, heldout, recipe
 from pipelines.artifacts import RunDir
 from pipelines.base import base_recipe, discriminator_config, translator_config
+from pipelines.config import tree as config_tree
+from pipelines.config.load import load_config
 from pipelines.machine import machine
 from tests.bench.demo_stages import RESULTS
 
@@ -36,9 +37,9 @@ def main(words: list[str]) -> int:
 
     load = os.getloadavg()
     torch.set_num_threads(1)
-    config = configuration.load_config(words)
+    config = load_config(words)
     run_dir = RunDir(config.run_dir)
-    predictor = Predictor(configuration.to_dict(config), run_dir)
+    predictor = Predictor(config_tree.to_dict(config), run_dir)
     ids = heldout(run_dir, config.adapt.split)
     ids = [ids[i * len(ids) // CONCEPTS] for i in range(min(CONCEPTS, len(ids)))]
     predictor.predict(ids[:1])  # first-call costs are nobody's

@@ -25,9 +25,9 @@ from schemathesis import GenerationMode
 from cluster.local import free_port
 from modeling.editors.avatars import portrait, render
 from modeling.images import encode_png
-from pipelines import config as configuration
 from pipelines import serve
 from pipelines.artifacts import RunDir
+from pipelines.config.load import load_config
 from pipelines.machine import machine
 from pipelines.serve_app import IMAGE_FORMATS
 from pipelines.session import ray_session
@@ -94,7 +94,7 @@ def damaged(url: str, answers: Answers) -> None:
 def main(words: list[str]) -> int:
     # fine-tunes that are over soon: it is not they that are tested
     short = ["serve.max_finetune_steps=5", "serve.max_pairs=4"]
-    told = configuration.load_config([f"serve.port={free_port()}", *short, *words])
+    told = load_config([f"serve.port={free_port()}", *short, *words])
     run = RunDir(told.run_dir)
     config = serve.saved_config(run, told)
     answers: Answers = Counter()

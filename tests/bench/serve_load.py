@@ -32,11 +32,11 @@ import psutil
 from cluster.local import free_port
 from modeling.editors.avatars import portrait, render
 from modeling.images import encode_png
-from pipelines import config as configuration
 from pipelines import serve
 from pipelines.adapter_ids import Ask, name_of
 from pipelines.artifacts import RunDir
-from pipelines.config import Config
+from pipelines.config.load import load_config
+from pipelines.config.schema import Config
 from pipelines.machine import machine
 from pipelines.session import ray_session
 from tests.bench.demo_stages import RESULTS
@@ -150,7 +150,7 @@ def memory() -> dict[str, float]:
 
 
 def main(words: list[str]) -> int:
-    given = configuration.load_config([f"serve.port={free_port()}", *words])
+    given = load_config([f"serve.port={free_port()}", *words])
     run = RunDir(given.run_dir)
     config = serve.saved_config(run, given)
     size = config.images.size

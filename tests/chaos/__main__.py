@@ -235,8 +235,8 @@ def serve_trials(source: Path, home: Path, seeds: list[int], done: Callable[[Any
     from ray import serve as ray_serve
 
     from cluster.local import free_port
-    from pipelines import config as configuration
     from pipelines import serve
+    from pipelines.config.load import load_config
     from tests.test_serve_survives import Load, copies
 
     run = RunDir(str(source))
@@ -244,7 +244,7 @@ def serve_trials(source: Path, home: Path, seeds: list[int], done: Callable[[Any
     with cluster() as nodes:
         ray.init(address=nodes.address, log_to_driver=False)
         try:
-            given = configuration.load_config(words)
+            given = load_config(words)
             url = serve.start(serve.saved_config(run, given), run)
             parts = ("Api", "Text", "Weights", "Translator", "Finetunes")
             for seed in seeds:

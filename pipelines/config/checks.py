@@ -10,18 +10,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from operator import attrgetter
 
-from pipelines.config import (
+from pipelines.config.derived import exact_editor, resolve_editor
+from pipelines.config.error import ConfigError
+from pipelines.config.schema import (
     BASELINES,
     COMPARED,
     CONTROLS,
     Concepts,
     Config,
-    ConfigError,
     Generator,
     Llm,
     PerCategory,
-    exact_editor,
-    resolve_editor,
 )
 
 

@@ -1,0 +1,18 @@
+"""What follows from a configuration."""
+
+from __future__ import annotations
+
+from pipelines.config.schema import Config
+
+
+def exact_editor(config: Config) -> bool:
+    """Whether the editor draws the true edit of any picture, at next to no cost."""
+    from modeling.editors.registry import EXACT
+
+    return resolve_editor(config) in EXACT
+
+
+def resolve_editor(config: Config) -> str:
+    if config.editor != "auto":
+        return config.editor
+    return "avatar" if config.images.source == "avatars" else "filter"
