@@ -9,17 +9,17 @@ import re
 import sys
 from collections.abc import Sequence
 
-from pipelines.artifacts import RunDir
 from pipelines.config import tree as config_tree
 from pipelines.config.error import ConfigError
 from pipelines.config.load import load_config, preset_names
-from pipelines.session import set_environment
+from pipelines.runtime.run_dir import RunDir
+from pipelines.runtime.session import set_environment
 
 DATASET = ("export-dataset", "import-dataset")
 
 
 def help_text() -> str:
-    from pipelines.stages import SIDE_STAGES, STAGES
+    from pipelines.runtime.stage_graph import SIDE_STAGES, STAGES
 
     lines = [
         "usage: denoised-weights COMMAND [key=value …]",
@@ -88,7 +88,7 @@ def _for_people(error: Exception) -> str:
 
 
 def _command(command: str, words: list[str]) -> int:
-    from pipelines.stages import BY_NAME, STAGES, finished, redo, run_stage
+    from pipelines.runtime.stage_graph import BY_NAME, STAGES, finished, redo, run_stage
 
     if command not in (*BY_NAME, "run", "serve", "submit", "plan", "tune", "config", *DATASET):
         raise ConfigError(f"unknown command {command!r}; see denoised-weights --help")
@@ -119,8 +119,8 @@ def _command(command: str, words: list[str]) -> int:
 
         serve_forever(config, run)
         return 0
-    from pipelines.log import log
-    from pipelines.session import ray_session
+    from pipelines.runtime.log import log
+    from pipelines.runtime.session import ray_session
 
     if config.redo:
         redo(config, run, config.redo)

@@ -17,16 +17,16 @@ from modeling.targets.adapter_training import ConceptData, Recipe, train_adapter
 from modeling.targets.coreset import image_coreset
 from modeling.targets.lora import CONFIG_FILE, Adapter, to_files
 from modeling.weights.interface import WeightGenerator
-from pipelines.actors import map_actors
-from pipelines.artifacts import RunDir
 from pipelines.config import tree as config_tree
 from pipelines.config.schema import Config
 from pipelines.gans import Trainer
 from pipelines.generator import load_generator
-from pipelines.log import Progress, log
 from pipelines.pairs import usable
 from pipelines.prediction import Decoder
-from pipelines.stages import record_errors
+from pipelines.runtime.actors import map_actors
+from pipelines.runtime.log import Progress, log
+from pipelines.runtime.run_dir import RunDir
+from pipelines.runtime.stage_graph import record_errors
 
 FOLDER = "adapted"
 

@@ -22,11 +22,11 @@ from modeling.concepts.language_models import (
     make_language_model,
     request_hash,
 )
-from pipelines.actors import map_actors
-from pipelines.artifacts import ArtifactError, RunDir
 from pipelines.config.schema import Config, LanguageModelKeys
-from pipelines.log import Progress
-from pipelines.session import threads_per_actor
+from pipelines.runtime.actors import map_actors
+from pipelines.runtime.log import Progress
+from pipelines.runtime.run_dir import ArtifactError, RunDir
+from pipelines.runtime.session import threads_per_actor
 
 READERS = 32
 """Threads that look for kept answers: an object store replies after a tenth of a second."""

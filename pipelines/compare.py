@@ -35,10 +35,8 @@ from modeling.targets.adapter_training import (
 from modeling.targets.coreset import image_coreset
 from modeling.targets.lora import Adapter, stack
 from pipelines import comparison_numbers, report_comparison
-from pipelines.actors import map_actors
 from pipelines.adapt import cut, heldout
 from pipelines.adapt import recipe as finetune_recipe
-from pipelines.artifacts import RunDir
 from pipelines.base import discriminator_config, translator_config
 from pipelines.baselines import make_baseline
 from pipelines.comparison_numbers import AS_LONG
@@ -50,10 +48,12 @@ from pipelines.contenders import IDENTITY, PREDICTION, SHUFFLED, Contenders
 from pipelines.fairness import check_alike, check_unseen
 from pipelines.gans import recipe as collection_recipe
 from pipelines.judging import FAR, Judge, Judged, digests
-from pipelines.log import Progress, log
-from pipelines.machine import machine
 from pipelines.report_pictures import SOURCE, TRUTH
-from pipelines.stages import StageError, record_errors
+from pipelines.runtime.actors import map_actors
+from pipelines.runtime.log import Progress, log
+from pipelines.runtime.machine import machine
+from pipelines.runtime.run_dir import RunDir
+from pipelines.runtime.stage_graph import StageError, record_errors
 
 FOLDER = "comparison"
 E2GAN = "E²GAN"

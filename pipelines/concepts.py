@@ -19,12 +19,12 @@ from modeling.concepts.planning import (
 )
 from modeling.editors.registry import supports
 from modeling.text import TextEncoder
-from pipelines.artifacts import RunDir
 from pipelines.config.derived import resolve_editor
 from pipelines.config.error import ConfigError
 from pipelines.config.schema import Config
-from pipelines.log import log
-from pipelines.text_table import Texts, writing_text
+from pipelines.runtime.log import log
+from pipelines.runtime.run_dir import RunDir
+from pipelines.runtime.text_table import Texts, writing_text
 from pipelines.writing import embed, write
 
 CONCEPTS = "concepts.parquet"

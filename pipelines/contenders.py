@@ -22,9 +22,9 @@ from modeling.weights.controls import (
 )
 from modeling.weights.interface import WeightGenerator
 from pipelines.adapt import Predictor, heldout
-from pipelines.artifacts import RunDir
 from pipelines.config.schema import CONTROLS
 from pipelines.generator import Member, load_generator, members
+from pipelines.runtime.run_dir import RunDir
 from pipelines.weights import load_blocks
 
 PREDICTION, IDENTITY, CEILING = "prediction", "identity", "ground-truth adapter"

@@ -17,13 +17,13 @@ from modeling.editors.interface import EditError, Editor, EditResult, Source
 from modeling.editors.registry import EXACT, make_editor
 from modeling.editors.sources import load_source, source_ids
 from modeling.images import ImageError, encode_png
-from pipelines.actors import map_actors
-from pipelines.artifacts import ArtifactError, RunDir
 from pipelines.config import tree as config_tree
 from pipelines.config.derived import exact_editor
 from pipelines.config.schema import Config
-from pipelines.log import Progress, log
-from pipelines.session import threads_per_actor
+from pipelines.runtime.actors import map_actors
+from pipelines.runtime.log import Progress, log
+from pipelines.runtime.run_dir import ArtifactError, RunDir
+from pipelines.runtime.session import threads_per_actor
 from pipelines.sources import location, split_images
 
 SCHEMA = pa.schema(

@@ -34,9 +34,7 @@ from modeling.targets.coreset import image_coreset
 from modeling.targets.discriminator import PatchDiscriminator
 from modeling.targets.families import make_target
 from modeling.targets.lora import Adapter, stack
-from pipelines.actors import map_actors
 from pipelines.adapt import cut, load_timings, recipe, scored_steps, step_folder
-from pipelines.artifacts import RunDir
 from pipelines.base import base_recipe, discriminator_config, translator_config
 from pipelines.concepts import load_concepts
 from pipelines.config import tree as config_tree
@@ -53,8 +51,10 @@ from pipelines.contenders import (
 from pipelines.gans import load_adapter
 from pipelines.gans import recipe as collection_recipe
 from pipelines.judging import FAR, Judge, Judged, features_of
-from pipelines.log import Progress, log
-from pipelines.stages import record_errors
+from pipelines.runtime.actors import map_actors
+from pipelines.runtime.log import Progress, log
+from pipelines.runtime.run_dir import RunDir
+from pipelines.runtime.stage_graph import record_errors
 from pipelines.weights import load_blocks, load_layout
 
 FOLDER = "evaluation"

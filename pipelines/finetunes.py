@@ -25,7 +25,6 @@ from modeling.targets.adapter_training import ConceptData, to_unit, train_adapte
 from modeling.targets.lora import CONFIG_FILE, Adapter, stack, to_files
 from pipelines.adapt import recipe
 from pipelines.adapter_ids import FINETUNED
-from pipelines.artifacts import RunDir
 from pipelines.base import load_base
 from pipelines.config import tree as config_tree
 from pipelines.config.derived import resolve_editor
@@ -40,7 +39,8 @@ from pipelines.finetune_request import (
     FinetuneError,
     Request,
 )
-from pipelines.log import log
+from pipelines.runtime.log import log
+from pipelines.runtime.run_dir import RunDir
 from pipelines.serving import JOBS, READ, TOKENS_FILE, Loaded, digest
 
 REQUEST, STATUS, RESULT = "request.json", "status.json", "result.json"

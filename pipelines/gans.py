@@ -25,17 +25,17 @@ from modeling.targets.adapter_training import (
 )
 from modeling.targets.convergence import kept_steps
 from modeling.targets.lora import CONFIG_FILE, WEIGHTS_FILE, Adapter, from_bytes, stack, to_files
-from pipelines.actors import map_actors
-from pipelines.artifacts import RunDir
 from pipelines.base import load_base
 from pipelines.concepts import load_text, with_adapter
 from pipelines.config import tree as config_tree
 from pipelines.config.schema import Config
 from pipelines.editing import READERS
-from pipelines.log import Progress, log
 from pipelines.pairs import load_pairs, usable
-from pipelines.session import threads_per_actor
-from pipelines.stages import record_errors
+from pipelines.runtime.actors import map_actors
+from pipelines.runtime.log import Progress, log
+from pipelines.runtime.run_dir import RunDir
+from pipelines.runtime.session import threads_per_actor
+from pipelines.runtime.stage_graph import record_errors
 
 FOLDER = "adapters"
 

@@ -27,16 +27,16 @@ from modeling.weights.checkpoint import (
 from modeling.weights.generator_training import GeneratorRecipe, GeneratorTraining, ImageBatch
 from modeling.weights.interface import GeneratorConfig, GeneratorError, TextBatch
 from modeling.weights.weight_generator import build
-from pipelines.artifacts import ArtifactError, RunDir
 from pipelines.base import load_base
 from pipelines.concepts import load_concepts, load_text
 from pipelines.config import tree as config_tree
 from pipelines.config.schema import Config, Generator
-from pipelines.ingest import CACHE_BYTES, Batch, cached_batches, streamed_batches
-from pipelines.log import Progress, log
 from pipelines.pairs import decode_rows, encoded_pairs, usable
-from pipelines.session import quiet_worker, threads_per_worker
-from pipelines.training import fit, report
+from pipelines.runtime.ingest import CACHE_BYTES, Batch, cached_batches, streamed_batches
+from pipelines.runtime.log import Progress, log
+from pipelines.runtime.run_dir import ArtifactError, RunDir
+from pipelines.runtime.session import quiet_worker, threads_per_worker
+from pipelines.runtime.training import fit, report
 from pipelines.weights import block_files, drawn, load_layout
 
 FOLDER = "generator"

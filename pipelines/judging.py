@@ -17,10 +17,10 @@ from modeling.editors.interface import EditError, EditResult
 from modeling.editors.registry import make_editor
 from modeling.editors.sources import load_source, source_ids
 from modeling.metrics.features import FeatureExtractor, make_features
-from pipelines.artifacts import RunDir
 from pipelines.config.derived import exact_editor, resolve_editor
 from pipelines.config.schema import Config
 from pipelines.pairs import load_pairs
+from pipelines.runtime.run_dir import RunDir
 
 FAR = 10**6
 """First of the avatars for distances: none is among the pairs or among the others."""

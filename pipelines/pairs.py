@@ -21,14 +21,14 @@ import pyarrow.compute as pc
 from modeling.concepts.planning import Concept
 from modeling.editors.sources import source_ids
 from modeling.images import decode_image
-from pipelines.artifacts import ArtifactError, RunDir
 from pipelines.concepts import load_concepts, with_pairs
 from pipelines.config.derived import resolve_editor
 from pipelines.config.schema import Config
 from pipelines.editing import EditConcept, choose_editors, edit_with, file_of, load_all
-from pipelines.log import Progress, log
+from pipelines.runtime.log import Progress, log
+from pipelines.runtime.run_dir import ArtifactError, RunDir
+from pipelines.runtime.stage_graph import StageError, record_errors
 from pipelines.sources import location
-from pipelines.stages import StageError, record_errors
 
 INDEX = "editing/index.parquet"
 INDEX_SCHEMA = pa.schema(

@@ -28,7 +28,7 @@ from pipelines.config.error import ConfigError
 from pipelines.config.schema import Config
 from pipelines.contenders import SHUFFLED
 from pipelines.generator import members
-from pipelines.session import threads_per_actor, threads_per_worker
+from pipelines.runtime.session import threads_per_actor, threads_per_worker
 
 COMBINED = ("train", "paired", "val", "test")
 PHOTO_BYTES = 1.7

@@ -10,9 +10,9 @@ from modeling.targets.lora import Adapter
 from modeling.text import TextEmbedding
 from modeling.weights.interface import TextBatch, WeightGenerator
 from modeling.weights.weight_generator import draw_noise, predict_blocks
-from pipelines.artifacts import RunDir
 from pipelines.config.schema import Adapt
 from pipelines.generator import text_batch
+from pipelines.runtime.run_dir import RunDir
 from pipelines.weights import load_layout
 
 

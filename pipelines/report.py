@@ -23,19 +23,19 @@ from pipelines import (
 )
 from pipelines.adapt import FOLDER as ADAPTED
 from pipelines.adapt import load_timings
-from pipelines.artifacts import RunDir
 from pipelines.concepts import load_concepts
 from pipelines.config import tree as config_tree
 from pipelines.config.schema import Config
 from pipelines.contenders import CEILING, CONTINUED, IDENTITY, PREDICTION, SCRATCH, WEIGHTS_ONLY
 from pipelines.gans import FOLDER as ADAPTERS
 from pipelines.gans import load_metrics
-from pipelines.log import log
-from pipelines.machine import machine
 from pipelines.report_curves import panel
 from pipelines.report_numbers import Numbers, mean
-from pipelines.session import threads_per_actor
-from pipelines.stages import STAGES, StageError, finished
+from pipelines.runtime.log import log
+from pipelines.runtime.machine import machine
+from pipelines.runtime.run_dir import RunDir
+from pipelines.runtime.session import threads_per_actor
+from pipelines.runtime.stage_graph import STAGES, StageError, finished
 
 FOLDER = "report"
 

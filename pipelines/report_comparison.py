@@ -10,7 +10,6 @@ from html import escape
 from types import SimpleNamespace
 from typing import Any
 
-from pipelines.artifacts import RunDir
 from pipelines.comparison_numbers import PAPER, in_order, lines, markdown, name_of
 from pipelines.config.schema import BASELINES
 from pipelines.contenders import IDENTITY, PREDICTION
@@ -19,6 +18,7 @@ from pipelines.report_numbers import Numbers, duration, plural
 from pipelines.report_page import ABOUT, picture_cell
 from pipelines.report_pictures import SOURCE, TRUTH, When, draw_png
 from pipelines.report_style import style_sheet
+from pipelines.runtime.run_dir import RunDir
 
 TITLES = {
     "pix2pix": "9 ResNet blocks, from scratch",

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from pipelines.artifacts import RunDir
+from pipelines.runtime.run_dir import RunDir
 
 FOLDER = "tuning"
 

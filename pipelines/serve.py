@@ -18,17 +18,17 @@ from dataclasses import replace
 from typing import Any
 
 from pipelines.api_keys import from_environment
-from pipelines.artifacts import ArtifactError, RunDir
 from pipelines.config import tree as config_tree
 from pipelines.config.error import ConfigError
 from pipelines.config.load import load_config
 from pipelines.config.schema import Config, Replicas
 from pipelines.finetunes import editors
-from pipelines.log import log
+from pipelines.runtime.log import log
+from pipelines.runtime.run_dir import ArtifactError, RunDir
+from pipelines.runtime.session import ray_session
+from pipelines.runtime.stage_graph import StageError, finished, made_with
 from pipelines.serve_app import Limits, make_app
 from pipelines.serving import READ, TextPart, WeightPart, digests
-from pipelines.session import ray_session
-from pipelines.stages import StageError, finished, made_with
 
 APP = "denoised-weights"
 DRAIN_SECONDS = 5.0

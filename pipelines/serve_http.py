@@ -74,7 +74,8 @@ class Interrupted:
 
 
 def proxy_middlewares() -> list[Middleware]:
-    """For $RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH of the nodes (pipelines/session.py)."""
+    """For $RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH of the nodes
+    (pipelines/runtime/session.py)."""
     return [Middleware(Interrupted)]
 
 

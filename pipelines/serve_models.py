@@ -25,11 +25,11 @@ from modeling.targets.lora import AdapterError
 from modeling.text import TextEmbedding
 from pipelines import finetunes
 from pipelines.adapter_ids import FINETUNED, Ask, UnknownAdapterError, ask_of, job_of, name_of
-from pipelines.artifacts import ArtifactError, RunDir
 from pipelines.config import tree as config_tree
 from pipelines.config.schema import Replicas
 from pipelines.finetune_request import ENDED, FAILED, BusyError, Request
-from pipelines.log import log
+from pipelines.runtime.log import log
+from pipelines.runtime.run_dir import ArtifactError, RunDir
 from pipelines.serving import (
     AdapterFiles,
     Loaded,

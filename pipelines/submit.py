@@ -16,11 +16,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from pipelines.artifacts import RunDir
 from pipelines.config.error import ConfigError
 from pipelines.config.load import load_config
-from pipelines.log import log
-from pipelines.stages import BY_NAME, StageError
+from pipelines.runtime.log import log
+from pipelines.runtime.run_dir import RunDir
+from pipelines.runtime.stage_graph import BY_NAME, StageError
 
 OWN = ("address", "job", "command")
 """Words of this command; all others are the job's."""

@@ -19,15 +19,16 @@ import torch
 
 from modeling.targets.lora import AdapterError
 from modeling.weights.codec import BlockLayout, Centre, CodecError, Normalisation, NormalisationSums
-from pipelines.artifacts import ArtifactError, RunDir
 from pipelines.base import load_base
 from pipelines.concepts import load_concepts, with_adapter
 from pipelines.config.error import ConfigError
 from pipelines.config.schema import Config
 from pipelines.gans import FOLDER as ADAPTERS
 from pipelines.gans import load_adapter
-from pipelines.log import log
-from pipelines.stages import record_errors
+from pipelines.runtime.log import log
+from pipelines.runtime.run_dir import ArtifactError, RunDir
+from pipelines.runtime.stage_graph import record_errors
+from pipelines.runtime.tensors import to_numpy
 
 FOLDER = "weights"
 
@@ -113,12 +114,6 @@ def _block_tables(
     )
     dataset.context.execution_options.preserve_order = True
     yield from dataset.iter_batches(batch_size=size, batch_format="pyarrow")
-
-
-def to_numpy(column: Any) -> np.ndarray:
-    """A fixed-shape tensor column [rows] → float32 [rows, N, b]."""
-    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    return np.array(array.to_numpy_ndarray())  # Arrow's memory is read-only
 
 
 def checkpoint_rows(config: Config, run_dir: RunDir) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.artifacts import ArtifactError, RunDir
+from pipelines.runtime.run_dir import ArtifactError, RunDir
 
 TABLE = pa.table({"a": list(range(1000)), "b": ["text"] * 1000})
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from pipelines.__main__ import main
-from pipelines.artifacts import ArtifactError
 from pipelines.config.load import load_config, preset_names
-from pipelines.stages import BY_NAME
+from pipelines.runtime.run_dir import ArtifactError
+from pipelines.runtime.stage_graph import BY_NAME
 from tests.driver import ROOT
 
 
@@ -130,7 +130,7 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stages that refuse before they use Ray."""
     from contextlib import nullcontext
 
-    monkeypatch.setattr("pipelines.session.ray_session", lambda config, run: nullcontext())
+    monkeypatch.setattr("pipelines.runtime.session.ray_session", lambda config, run: nullcontext())
 
 
 @pytest.mark.parametrize("stage", [*BY_NAME][1:])

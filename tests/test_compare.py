@@ -13,7 +13,6 @@ import torch
 from modeling.images import decode_image
 from pipelines import comparison_numbers
 from pipelines.__main__ import main
-from pipelines.artifacts import RunDir
 from pipelines.compare import ADAPTING, CompareMethods, chosen, jobs, spent
 from pipelines.concepts import load_concepts
 from pipelines.config.load import load_config
@@ -22,7 +21,8 @@ from pipelines.config.tree import to_dict
 from pipelines.contenders import IDENTITY
 from pipelines.fairness import UnfairError
 from pipelines.judging import digests
-from pipelines.session import ray_session
+from pipelines.runtime.run_dir import RunDir
+from pipelines.runtime.session import ray_session
 from tests.conftest import Finished
 
 METHODS = {

@@ -14,10 +14,10 @@ import yaml
 from safetensors.torch import load
 
 from pipelines.__main__ import main
-from pipelines.artifacts import RunDir
 from pipelines.config.error import ConfigError
 from pipelines.dataset import DatasetError, command, export_dataset, import_dataset
-from pipelines.stages import StageError
+from pipelines.runtime.run_dir import RunDir
+from pipelines.runtime.stage_graph import StageError
 from tests.conftest import Finished
 
 COLLECTED = ("adapters", "base", "concepts.parquet", "text.parquet")
@@ -156,7 +156,7 @@ def rewritten(mine: RunDir, name: str, data: bytes) -> None:
 def test_a_forged_row_is_refused(
     dataset: RunDir, tmp_path: Path, column: str, value: Any, says: str
 ) -> None:
-    from pipelines.artifacts import parquet_bytes
+    from pipelines.runtime.run_dir import parquet_bytes
 
     mine = copy(dataset, tmp_path / "forged")
     table = mine.read_table("data/train-00000.parquet")

@@ -16,7 +16,6 @@ from modeling.editors.interface import EditError, EditResult, Source
 from modeling.images import decode_image
 from pipelines import editing, pairs
 from pipelines.__main__ import main
-from pipelines.artifacts import RunDir
 from pipelines.concepts import load_concepts
 from pipelines.config import checks as config_checks
 from pipelines.config import tree as config_tree
@@ -24,8 +23,9 @@ from pipelines.config.error import ConfigError
 from pipelines.config.load import load_config
 from pipelines.config.schema import Config
 from pipelines.editing import EditConcept, file_of, load_about
-from pipelines.session import ray_session
-from pipelines.stages import StageError
+from pipelines.runtime.run_dir import RunDir
+from pipelines.runtime.session import ray_session
+from pipelines.runtime.stage_graph import StageError
 from tests import tiny_diffusion
 from tests.tiny_clip import save_clip
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.artifacts import RunDir
 from pipelines.config.load import load_config
-from pipelines.stages import redo
+from pipelines.runtime.run_dir import RunDir
+from pipelines.runtime.stage_graph import redo
 from tests.conftest import Finished
 from tests.driver import ROOT
 

@@ -30,15 +30,15 @@ from modeling.targets.adapter_training import batch_order
 from modeling.targets.lora import WEIGHTS_FILE, AdapterError
 from modeling.weights.codec import NormalisationSums
 from pipelines.__main__ import main
-from pipelines.artifacts import ArtifactError, RunDir
 from pipelines.concepts import load_concepts, load_text
 from pipelines.config.load import load_config
 from pipelines.config.schema import Config
 from pipelines.config.tree import to_dict
 from pipelines.generator import _Images, _wordings, image_pools
 from pipelines.pairs import load_pairs
-from pipelines.session import NO_DASHBOARD, ray_session
-from pipelines.stages import STAGES, inventory
+from pipelines.runtime.run_dir import ArtifactError, RunDir
+from pipelines.runtime.session import NO_DASHBOARD, ray_session
+from pipelines.runtime.stage_graph import STAGES, inventory
 from tests.conftest import Finished
 
 LONG = ("ground-truth adapter", "prediction, full budget")
@@ -540,7 +540,7 @@ def test_more_concepts_than_there_are_is_refused(
 def test_cached_batches_are_a_share_of_one_global_order(run: RunDir, ray: None) -> None:
     import ray.data
 
-    from pipelines.ingest import cached_batches
+    from pipelines.runtime.ingest import cached_batches
     from pipelines.weights import load_blocks
 
     ids, blocks = load_blocks(run, "train")
@@ -561,7 +561,7 @@ def test_cached_batches_are_a_share_of_one_global_order(run: RunDir, ray: None) 
 def test_streamed_batches_see_every_row_in_an_epoch(run: RunDir, ray: None) -> None:
     import ray.data
 
-    from pipelines.ingest import streamed_batches
+    from pipelines.runtime.ingest import streamed_batches
     from pipelines.weights import load_blocks
 
     ids, blocks = load_blocks(run, "train")

@@ -13,13 +13,13 @@ import yaml
 from modeling.targets.rank_search import adapted_layers, rank_costs
 from pipelines import ranks
 from pipelines.__main__ import main
-from pipelines.artifacts import RunDir
 from pipelines.base import load_base
 from pipelines.config.load import load_config
 from pipelines.config.tree import to_dict
 from pipelines.gans import CollectAdapters
-from pipelines.session import ray_session
-from pipelines.stages import StageError
+from pipelines.runtime.run_dir import RunDir
+from pipelines.runtime.session import ray_session
+from pipelines.runtime.stage_graph import StageError
 from tests.conftest import Finished
 
 

@@ -18,14 +18,14 @@ from PIL import Image
 from modeling.concepts.planning import Concept, to_table
 from modeling.images import encode_png
 from pipelines import report
-from pipelines.artifacts import ArtifactError, RunDir
 from pipelines.config.load import load_config
 from pipelines.config.schema import Config
 from pipelines.contenders import CEILING, IDENTITY, PREDICTION
 from pipelines.evaluate import MEMORY, PICTURES, ROWS
 from pipelines.report_numbers import compare, duration, reach, summarise
 from pipelines.report_pictures import MAX_PNG_BYTES, chosen
-from pipelines.stages import StageError
+from pipelines.runtime.run_dir import ArtifactError, RunDir
+from pipelines.runtime.stage_graph import StageError
 
 # L1 before and after the fine-tune, for concept i add i / 100 to all: differences stay exact
 LEVELS = {

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from pipelines import stages
-from pipelines.artifacts import ArtifactError, RunDir
 from pipelines.config.error import ConfigError
 from pipelines.config.load import load_config
 from pipelines.config.schema import Config
-from pipelines.stages import (
+from pipelines.runtime import stage_graph as stages
+from pipelines.runtime.run_dir import ArtifactError, RunDir
+from pipelines.runtime.stage_graph import (
     BY_NAME,
     STAGES,
     Stage,

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from pipelines import session
 from pipelines import submit as module
 from pipelines.__main__ import main
-from pipelines.artifacts import RunDir
 from pipelines.config.error import ConfigError
 from pipelines.config.load import load_config
+from pipelines.runtime import session
+from pipelines.runtime.run_dir import RunDir
 from pipelines.submit import SubmitError, follow, job_of, submit
 from tests.driver import ROOT
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from modeling.text import TextColumns, TextEncoder
-from pipelines.artifacts import ArtifactError, RunDir
-from pipelines.text_table import TEXT, Texts, writing_text
+from pipelines.runtime.run_dir import ArtifactError, RunDir
+from pipelines.runtime.text_table import TEXT, Texts, writing_text
 
 TEXTS = ["indigo hair", "a sketch of an old man with a grey beard", "neon", "two scars, mosaic"]
 

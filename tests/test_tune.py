@@ -23,7 +23,6 @@ from modeling.targets.translator import Translator, TranslatorConfig
 from modeling.text import TextEmbedding
 from modeling.weights.interface import WeightGenerator
 from pipelines.__main__ import main
-from pipelines.artifacts import RunDir
 from pipelines.base import load_base
 from pipelines.concepts import load_concepts, load_text
 from pipelines.config.error import ConfigError
@@ -33,6 +32,7 @@ from pipelines.gans import load_adapter
 from pipelines.generator import generator_config
 from pipelines.judging import Judge
 from pipelines.report_studies import section, studies
+from pipelines.runtime.run_dir import RunDir
 from tests.conftest import Finished
 from tests.driver import Driver, descendants
 from tuning import overfit_outcome, trials

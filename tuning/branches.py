@@ -16,12 +16,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipelines.artifacts import RunDir
 from pipelines.config.error import ConfigError
 from pipelines.config.schema import Config
-from pipelines.log import log
 from pipelines.report_numbers import Numbers, summarise
-from pipelines.stages import BY_NAME, STAGES, changes, depends_on, finished, identity, run_stage
+from pipelines.runtime.log import log
+from pipelines.runtime.run_dir import RunDir
+from pipelines.runtime.stage_graph import (
+    BY_NAME,
+    STAGES,
+    changes,
+    depends_on,
+    finished,
+    identity,
+    run_stage,
+)
 
 VALIDATION = ("adapt.split=val", "evaluate.scratch_steps=0", "evaluate.continued=false")
 MADE = STAGES[:-1]

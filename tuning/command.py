@@ -14,16 +14,16 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines.actors import map_actors
-from pipelines.artifacts import ArtifactError, RunDir
 from pipelines.config.error import ConfigError
 from pipelines.config.load import load_config
 from pipelines.config.schema import Config
 from pipelines.config.tree import from_dict, to_dict
-from pipelines.log import log
-from pipelines.machine import machine
-from pipelines.session import ray_session
-from pipelines.stages import finished, provenance, record_errors
+from pipelines.runtime.actors import map_actors
+from pipelines.runtime.log import log
+from pipelines.runtime.machine import machine
+from pipelines.runtime.run_dir import ArtifactError, RunDir
+from pipelines.runtime.session import ray_session
+from pipelines.runtime.stage_graph import finished, provenance, record_errors
 from tuning import branches, overfit_outcome, records, run_outcome
 from tuning.export import markdown
 from tuning.overfit import OVERFIT, generation_seconds, overfit_key

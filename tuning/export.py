@@ -10,8 +10,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipelines.artifacts import ArtifactError, RunDir
 from pipelines.report_studies import FOLDER
+from pipelines.runtime.run_dir import ArtifactError, RunDir
 
 ROOT = Path(__file__).parents[1]
 

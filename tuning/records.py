@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines.artifacts import RunDir, parquet_bytes
+from pipelines.runtime.run_dir import RunDir, parquet_bytes
 
 FOLDER = "tuning/trials"
 ROWS = pa.schema(

@@ -17,7 +17,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipelines.artifacts import RunDir
 from pipelines.contenders import (
     CEILING,
     CONTINUED,
@@ -31,6 +30,7 @@ from pipelines.contenders import (
 )
 from pipelines.report_curves import COLOURS
 from pipelines.report_numbers import Numbers, plural, summarise
+from pipelines.runtime.run_dir import RunDir
 from tuning.panels import panels, save
 
 ROOT = Path(__file__).parents[1]

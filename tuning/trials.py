@@ -22,14 +22,14 @@ import torch
 from ray.exceptions import RayActorError
 from ray.tune import Trainable
 
-from pipelines.artifacts import RunDir
 from pipelines.base import load_base
 from pipelines.config import tree as config_tree
 from pipelines.config.schema import Config
-from pipelines.log import Progress, log
-from pipelines.machine import machine
-from pipelines.session import ray_session
-from pipelines.stages import provenance
+from pipelines.runtime.log import Progress, log
+from pipelines.runtime.machine import machine
+from pipelines.runtime.run_dir import RunDir
+from pipelines.runtime.session import ray_session
+from pipelines.runtime.stage_graph import provenance
 from tuning import branches, records
 from tuning.overfit import Overfitting
 from tuning.study import Study

@@ -7,12 +7,12 @@ import json
 from collections.abc import Sequence
 from dataclasses import fields
 
-from pipelines.artifacts import RunDir
 from pipelines.config.error import ConfigError
 from pipelines.config.load import load_config
 from pipelines.config.schema import Config, Generator
 from pipelines.config.tree import flat, to_dict
-from pipelines.stages import made_with
+from pipelines.runtime.run_dir import RunDir
+from pipelines.runtime.stage_graph import made_with
 
 
 def keys_of(source: RunDir) -> list[str]:

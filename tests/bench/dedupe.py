@@ -26,7 +26,7 @@ import numpy as np
 from modeling.concepts.grammar import FAMILIES
 from modeling.concepts.near_duplicates import NearDuplicates
 from modeling.concepts.text import content_words
-from pipelines.machine import machine
+from pipelines.runtime.machine import machine
 from tests.bench.demo_stages import RESULTS
 
 THREADS, PART = 2, 4096

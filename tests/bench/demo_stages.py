@@ -18,9 +18,9 @@ from pathlib import Path
 
 import psutil
 
-from pipelines.artifacts import RunDir
-from pipelines.machine import machine
-from pipelines.stages import STAGES, finished
+from pipelines.runtime.machine import machine
+from pipelines.runtime.run_dir import RunDir
+from pipelines.runtime.stage_graph import STAGES, finished
 
 RESULTS = Path(__file__).parent / "results"
 PICTURE = Path(__file__).parents[2] / "docs" / "demo.png"

@@ -22,11 +22,11 @@ from modeling.concepts.planning import Concept, to_table
 from modeling.editors.interface import EditResult
 from modeling.editors.registry import make_editor
 from modeling.editors.sources import load_source, source_ids
-from pipelines.artifacts import RunDir
 from pipelines.config.load import load_config
 from pipelines.editing import EditConcept, edit_with, editor_options, file_of
-from pipelines.machine import machine
-from pipelines.session import ray_session
+from pipelines.runtime.machine import machine
+from pipelines.runtime.run_dir import RunDir
+from pipelines.runtime.session import ray_session
 from tests.bench.demo_stages import RESULTS
 from tests.tiny_diffusion import stable_diffusion
 

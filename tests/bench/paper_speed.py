@@ -32,7 +32,7 @@ from modeling.weights.weight_generator import build, predict_blocks
 from pipelines.base import translator_config
 from pipelines.config.load import load_config
 from pipelines.config.schema import Config
-from pipelines.machine import machine
+from pipelines.runtime.machine import machine
 
 RESULTS = Path(__file__).parent / "results"
 CLIP, TOKENS = 768, 12

@@ -14,10 +14,10 @@ from typing import Any
 
 from pipelines.calibration import calibrate
 from pipelines.config.load import load_config
-from pipelines.machine import machine
 from pipelines.plan import Plan, make_plan
 from pipelines.plan_rates import assumed, to_json
 from pipelines.plan_work import Shapes
+from pipelines.runtime.machine import machine
 from tests.bench.demo_stages import RESULTS
 
 ROOT = Path(__file__).parents[2]

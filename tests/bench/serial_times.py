@@ -22,11 +22,11 @@ from modeling.targets.coreset import image_coreset
 from modeling.targets.discriminator import PatchDiscriminator
 from modeling.targets.families import make_target
 from pipelines.adapt import Predictor, cut, heldout, recipe
-from pipelines.artifacts import RunDir
 from pipelines.base import base_recipe, discriminator_config, translator_config
 from pipelines.config import tree as config_tree
 from pipelines.config.load import load_config
-from pipelines.machine import machine
+from pipelines.runtime.machine import machine
+from pipelines.runtime.run_dir import RunDir
 from tests.bench.demo_stages import RESULTS
 
 CONCEPTS, SCRATCH_STEPS = 12, 40

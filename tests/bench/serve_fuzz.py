@@ -26,11 +26,11 @@ from cluster.local import free_port
 from modeling.editors.avatars import portrait, render
 from modeling.images import encode_png
 from pipelines import serve
-from pipelines.artifacts import RunDir
 from pipelines.config.load import load_config
-from pipelines.machine import machine
+from pipelines.runtime.machine import machine
+from pipelines.runtime.run_dir import RunDir
+from pipelines.runtime.session import ray_session
 from pipelines.serve_app import IMAGE_FORMATS
-from pipelines.session import ray_session
 from tests.bench.demo_stages import RESULTS
 from tests.bench.serve_load import memory
 

@@ -34,11 +34,11 @@ from modeling.editors.avatars import portrait, render
 from modeling.images import encode_png
 from pipelines import serve
 from pipelines.adapter_ids import Ask, name_of
-from pipelines.artifacts import RunDir
 from pipelines.config.load import load_config
 from pipelines.config.schema import Config
-from pipelines.machine import machine
-from pipelines.session import ray_session
+from pipelines.runtime.machine import machine
+from pipelines.runtime.run_dir import RunDir
+from pipelines.runtime.session import ray_session
 from tests.bench.demo_stages import RESULTS
 
 CLIENTS = (1, 8, 64, 200)

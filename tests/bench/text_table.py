@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from modeling.text import TextColumns
-from pipelines.artifacts import RunDir
-from pipelines.machine import machine
-from pipelines.text_table import TEXT, Texts, writing_text
+from pipelines.runtime.machine import machine
+from pipelines.runtime.run_dir import RunDir
+from pipelines.runtime.text_table import TEXT, Texts, writing_text
 from pipelines.writing import CHUNK
 from tests.bench.demo_stages import RESULTS
 

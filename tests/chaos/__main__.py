@@ -33,9 +33,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipelines.artifacts import RunDir
-from pipelines.machine import machine
-from pipelines.session import PROXY
+from pipelines.runtime.machine import machine
+from pipelines.runtime.run_dir import RunDir
+from pipelines.runtime.session import PROXY
 from tests.conftest import last_checkpoint
 from tests.driver import Driver, descendants
 

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from pipelines.artifacts import RunDir
 from pipelines.config.error import ConfigError
 from pipelines.config.schema import Config
+from pipelines.runtime.run_dir import RunDir
 
 DEFAULTS = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -62,7 +62,7 @@ def threads_per_worker(config: Config, workers: int) -> int:
 def quiet_worker() -> None:
     """No INFO lines from this process: Train's name no logger that could be set apart.
 
-    What the stages say themselves is printed (pipelines/log.py).
+    What the stages say themselves is printed (pipelines/runtime/log.py).
     """
     logging.disable(logging.INFO)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pipelines.config.schema import Config
-from pipelines.log import log
+from pipelines.runtime.log import log
 
 
 def map_actors(

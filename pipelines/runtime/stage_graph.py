@@ -21,12 +21,12 @@ from typing import Any, cast
 import pyarrow as pa
 from omegaconf import OmegaConf
 
-from pipelines.artifacts import RunDir
 from pipelines.config import tree as config_tree
 from pipelines.config.derived import resolve_editor
 from pipelines.config.error import ConfigError
 from pipelines.config.schema import DECIDE_ANSWERS, DECIDE_WRITING, Config
-from pipelines.log import log
+from pipelines.runtime.log import log
+from pipelines.runtime.run_dir import RunDir
 
 TIMED = ("metrics.json", "timings.json")
 """Files of one concept with measured seconds among what they say (gans, adapt)."""

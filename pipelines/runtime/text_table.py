@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import torch
 
 from modeling.text import TextColumns, TextEmbedding
-from pipelines.artifacts import RunDir
+from pipelines.runtime.run_dir import RunDir
 
 TEXT = "text.parquet"
 SCHEMA = pa.schema(

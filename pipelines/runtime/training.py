@@ -11,10 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipelines.artifacts import ArtifactError, RunDir
 from pipelines.config import tree as config_tree
 from pipelines.config.schema import Config
-from pipelines.stages import BY_NAME, StageError, depends_on, finished
+from pipelines.runtime.run_dir import ArtifactError, RunDir
+from pipelines.runtime.stage_graph import BY_NAME, StageError, depends_on, finished
 
 
 def fit(

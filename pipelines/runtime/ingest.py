@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from modeling.targets.adapter_training import batch_order
-from pipelines.weights import to_numpy
+from pipelines.runtime.tensors import to_numpy
 
 CACHE_BYTES = 4 * 2**30
 
