@@ -131,7 +131,7 @@ def _command(command: str, words: list[str]) -> int:
             redo(config, run, ["report"])
             run_stage(config, run, "report")
     if command == "ranks":
-        from pipelines.ranks import to_yaml
+        from pipelines.stages.ranks import to_yaml
 
         print(to_yaml(run), end="")
     if command == "compare":

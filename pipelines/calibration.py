@@ -42,19 +42,19 @@ from modeling.weights.codec import Normalisation, NormalisationSums
 from modeling.weights.generator_training import GeneratorTraining, ImageBatch
 from modeling.weights.interface import SamplingMethod, TextBatch
 from modeling.weights.weight_generator import build, predict_blocks
-from pipelines import adapt, gans
-from pipelines.base import base_recipe, discriminator_config, translator_config
-from pipelines.concepts import concept_spec, load_text
 from pipelines.config.schema import Config
-from pipelines.editing import editor_options
-from pipelines.generator import generator_config, generator_recipe, members
-from pipelines.judging import features_of
 from pipelines.plan_rates import Rate, Rates
 from pipelines.plan_work import Pool, Shapes, actors_of, candidate_editors, image_splits, workers_of
 from pipelines.runtime.log import log
 from pipelines.runtime.machine import machine
 from pipelines.runtime.run_dir import RunDir
 from pipelines.runtime.text_table import writing_text
+from pipelines.stages import adapt, gans
+from pipelines.stages.base import base_recipe, discriminator_config, translator_config
+from pipelines.stages.concepts import concept_spec, load_text
+from pipelines.stages.editing import editor_options
+from pipelines.stages.generator import generator_config, generator_recipe, members
+from pipelines.stages.judging import features_of
 
 SECONDS = 2.0
 """Least length of a measurement, after a first call that is not counted."""

@@ -35,25 +35,25 @@ from modeling.targets.adapter_training import (
 from modeling.targets.coreset import image_coreset
 from modeling.targets.lora import Adapter, stack
 from pipelines import comparison_numbers, report_comparison
-from pipelines.adapt import cut, heldout
-from pipelines.adapt import recipe as finetune_recipe
-from pipelines.base import discriminator_config, translator_config
 from pipelines.baselines import make_baseline
 from pipelines.comparison_numbers import AS_LONG
-from pipelines.concepts import load_concepts
 from pipelines.config import tree as config_tree
 from pipelines.config.checks import check_baseline
 from pipelines.config.schema import BASELINES, Config
-from pipelines.contenders import IDENTITY, PREDICTION, SHUFFLED, Contenders
 from pipelines.fairness import check_alike, check_unseen
-from pipelines.gans import recipe as collection_recipe
-from pipelines.judging import FAR, Judge, Judged, digests
 from pipelines.report_pictures import SOURCE, TRUTH
 from pipelines.runtime.actors import map_actors
 from pipelines.runtime.log import Progress, log
 from pipelines.runtime.machine import machine
 from pipelines.runtime.run_dir import RunDir
 from pipelines.runtime.stage_graph import StageError, record_errors
+from pipelines.stages.adapt import cut, heldout
+from pipelines.stages.adapt import recipe as finetune_recipe
+from pipelines.stages.base import discriminator_config, translator_config
+from pipelines.stages.concepts import load_concepts
+from pipelines.stages.contenders import IDENTITY, PREDICTION, SHUFFLED, Contenders
+from pipelines.stages.judging import FAR, Judge, Judged, digests
+from pipelines.stages.trainer import recipe as collection_recipe
 
 FOLDER = "comparison"
 E2GAN = "E²GAN"

@@ -15,9 +15,9 @@ import numpy as np
 
 from modeling.metrics.distances import paired_bootstrap
 from pipelines.config.schema import BASELINES
-from pipelines.contenders import IDENTITY, PREDICTION
 from pipelines.report_numbers import Numbers, duration, finite, mean, verdicts
 from pipelines.report_numbers import compare as paired
+from pipelines.stages.contenders import IDENTITY, PREDICTION
 
 PAPER = {
     "pix2pix-zero-distilled": {"fd": 144.81, "seconds": 112 * 60.0, "epochs": 200},

@@ -27,12 +27,12 @@ from modeling.targets.lora import (
     AdapterError,
     from_bytes,
 )
-from pipelines.base import load_base
-from pipelines.concepts import load_concepts
 from pipelines.config.error import ConfigError
 from pipelines.runtime.log import Progress, log
 from pipelines.runtime.run_dir import RunDir, parquet_bytes
 from pipelines.runtime.stage_graph import BY_NAME, StageError, finished, inventory, made_with
+from pipelines.stages.base import load_base
+from pipelines.stages.concepts import load_concepts
 
 FORMAT = "denoised-weights/adapters"
 VERSION = 1

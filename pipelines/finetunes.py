@@ -23,13 +23,10 @@ from modeling.editors.sources import load_source, source_ids
 from modeling.images import decode_image, encode_png
 from modeling.targets.adapter_training import ConceptData, to_unit, train_adapters, translate_all
 from modeling.targets.lora import CONFIG_FILE, Adapter, stack, to_files
-from pipelines.adapt import recipe
 from pipelines.adapter_ids import FINETUNED
-from pipelines.base import load_base
 from pipelines.config import tree as config_tree
 from pipelines.config.derived import resolve_editor
 from pipelines.config.schema import Config
-from pipelines.editing import editor_options
 from pipelines.finetune_request import (
     CANCELLED,
     FAILED,
@@ -42,6 +39,9 @@ from pipelines.finetune_request import (
 from pipelines.runtime.log import log
 from pipelines.runtime.run_dir import RunDir
 from pipelines.serving import JOBS, READ, TOKENS_FILE, Loaded, digest
+from pipelines.stages.adapt import recipe
+from pipelines.stages.base import load_base
+from pipelines.stages.editing import editor_options
 
 REQUEST, STATUS, RESULT = "request.json", "status.json", "result.json"
 START, PAIRS, CANCEL = "start.safetensors", "pairs.parquet", "cancel"

@@ -12,8 +12,8 @@ from modeling.cost import GeneratorCost, stable_diffusion
 from modeling.editors.registry import EXACT
 from pipelines.config.error import ConfigError
 from pipelines.config.schema import Config
-from pipelines.generator import generator_config, members
 from pipelines.plan_work import Pool, Shapes, actors_of, candidate_editors, workers_of
+from pipelines.stages.generator import generator_config, members
 
 EVALUATIONS: Mapping[str, tuple[float, int, str]] = {
     "img2img": (2, 50, "2 for guidance"),

@@ -20,15 +20,15 @@ from modeling.images import decode_image, encode_png, list_images
 from modeling.targets.convergence import kept_steps
 from modeling.targets.lora import to_files
 from modeling.weights.codec import BlockLayout
-from pipelines.adapt import scored_steps
-from pipelines.base import discriminator_config, translator_config
-from pipelines.concepts import concept_spec
 from pipelines.config.derived import exact_editor, resolve_editor
 from pipelines.config.error import ConfigError
 from pipelines.config.schema import Config
-from pipelines.contenders import SHUFFLED
-from pipelines.generator import members
 from pipelines.runtime.session import threads_per_actor, threads_per_worker
+from pipelines.stages.adapt import scored_steps
+from pipelines.stages.base import discriminator_config, translator_config
+from pipelines.stages.concepts import concept_spec
+from pipelines.stages.contenders import SHUFFLED
+from pipelines.stages.generator import members
 
 COMBINED = ("train", "paired", "val", "test")
 PHOTO_BYTES = 1.7
@@ -188,7 +188,7 @@ def text_dim(config: Config) -> int:
 
 
 def image_splits(images: int) -> dict[str, int]:
-    """pipelines.pairs.split_images, in numbers."""
+    """pipelines.stages.pairs.split_images, in numbers."""
     tenth = max(1, images // 10)
     return {"train": images - 2 * tenth, "val": tenth, "test": tenth}
 
@@ -436,7 +436,7 @@ def _adapt(config: Config, shapes: Shapes, counts: ConceptCounts, actors: Pool) 
 
 
 def _evaluate(config: Config, shapes: Shapes, counts: ConceptCounts, actors: Pool) -> StageWork:
-    """As pipelines/evaluate.py: methods, seeds, end points, controls."""
+    """As pipelines/stages/evaluate.py: methods, seeds, end points, controls."""
     e, a, repeats = config.evaluate, config.adapt, config.repeats
     sets = counts.heldout[a.split]
     concepts = sum(sets.values())

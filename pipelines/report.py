@@ -14,21 +14,14 @@ from typing import Any
 from modeling.concepts.planning import Concept
 from modeling.metrics.features import EfficientNetLite0, Inception
 from pipelines import (
-    evaluate,
     report_comparison,
     report_numbers,
     report_page,
     report_pictures,
     report_studies,
 )
-from pipelines.adapt import FOLDER as ADAPTED
-from pipelines.adapt import load_timings
-from pipelines.concepts import load_concepts
 from pipelines.config import tree as config_tree
 from pipelines.config.schema import Config
-from pipelines.contenders import CEILING, CONTINUED, IDENTITY, PREDICTION, SCRATCH, WEIGHTS_ONLY
-from pipelines.gans import FOLDER as ADAPTERS
-from pipelines.gans import load_metrics
 from pipelines.report_curves import panel
 from pipelines.report_numbers import Numbers, mean
 from pipelines.runtime.log import log
@@ -36,6 +29,20 @@ from pipelines.runtime.machine import machine
 from pipelines.runtime.run_dir import RunDir
 from pipelines.runtime.session import threads_per_actor
 from pipelines.runtime.stage_graph import STAGES, StageError, finished
+from pipelines.stages import evaluate
+from pipelines.stages.adapt import FOLDER as ADAPTED
+from pipelines.stages.adapt import load_timings
+from pipelines.stages.concepts import load_concepts
+from pipelines.stages.contenders import (
+    CEILING,
+    CONTINUED,
+    IDENTITY,
+    PREDICTION,
+    SCRATCH,
+    WEIGHTS_ONLY,
+)
+from pipelines.stages.gans import FOLDER as ADAPTERS
+from pipelines.stages.gans import load_metrics
 
 FOLDER = "report"
 

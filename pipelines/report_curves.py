@@ -11,7 +11,14 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipelines.contenders import CEILING, CONTINUED, IDENTITY, PREDICTION, REFERENCES, SCRATCH
+from pipelines.stages.contenders import (
+    CEILING,
+    CONTINUED,
+    IDENTITY,
+    PREDICTION,
+    REFERENCES,
+    SCRATCH,
+)
 
 # method -> colour on a light page, on a dark page
 COLOURS = {

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from modeling.metrics.distances import paired_bootstrap
-from pipelines.contenders import (
+from pipelines.stages.contenders import (
     CEILING,
     GOALS,
     IDENTITY,

@@ -10,7 +10,11 @@ import base64
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
-from pipelines.contenders import (
+from pipelines.report_curves import variable
+from pipelines.report_numbers import FEW, HELD_OUT, WHENS, Numbers, count, duration, plural
+from pipelines.report_pictures import SOURCE, TRUTH
+from pipelines.report_style import style_sheet
+from pipelines.stages.contenders import (
     CEILING,
     CONTINUED,
     IDENTITY,
@@ -20,10 +24,6 @@ from pipelines.contenders import (
     SHUFFLED,
     WEIGHTS_ONLY,
 )
-from pipelines.report_curves import variable
-from pipelines.report_numbers import FEW, HELD_OUT, WHENS, Numbers, count, duration, plural
-from pipelines.report_pictures import SOURCE, TRUTH
-from pipelines.report_style import style_sheet
 
 ABOUT = {
     PREDICTION: "generated from the text",

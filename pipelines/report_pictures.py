@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 
 from modeling.concepts.planning import Concept
 from modeling.images import decode_image
-from pipelines.contenders import CEILING, IDENTITY, PREDICTION, SHUFFLED
 from pipelines.report_numbers import WHENS, Numbers, When, scores, step_of
+from pipelines.stages.contenders import CEILING, IDENTITY, PREDICTION, SHUFFLED
 
 T = TypeVar("T")
 SOURCE, TRUTH = "source", "ground truth"

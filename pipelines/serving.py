@@ -30,12 +30,12 @@ from modeling.targets.lora import (
 )
 from modeling.text import TextEmbedding, TextEncoder
 from pipelines.adapter_ids import Ask, OtherModelError, UnknownAdapterError
-from pipelines.base import load_base
-from pipelines.concepts import load_concepts, load_text, with_adapter
 from pipelines.config.schema import Config, Replicas
-from pipelines.generator import load_generator
-from pipelines.prediction import Decoder
 from pipelines.runtime.run_dir import ArtifactError, RunDir
+from pipelines.stages.base import load_base
+from pipelines.stages.concepts import load_concepts, load_text, with_adapter
+from pipelines.stages.generator import load_generator
+from pipelines.stages.prediction import Decoder
 
 # What the service reads, by the stage that wrote it
 READ = {

@@ -21,8 +21,8 @@ from safetensors.torch import load_file
 
 from cluster.local import LocalCluster, LocalClusterError, free_port, main, numbers
 from modeling.targets.lora import WEIGHTS_FILE
-from pipelines.concepts import load_concepts, with_adapter
 from pipelines.runtime.run_dir import RunDir
+from pipelines.stages.concepts import load_concepts, with_adapter
 from tests.conftest import Finished, last_checkpoint
 from tests.driver import ROOT, Driver, children
 

@@ -14,15 +14,15 @@ from modeling.images import decode_image
 from pipelines import comparison_numbers
 from pipelines.__main__ import main
 from pipelines.compare import ADAPTING, CompareMethods, chosen, jobs, spent
-from pipelines.concepts import load_concepts
 from pipelines.config.load import load_config
 from pipelines.config.schema import BASELINES, Config
 from pipelines.config.tree import to_dict
-from pipelines.contenders import IDENTITY
 from pipelines.fairness import UnfairError
-from pipelines.judging import digests
 from pipelines.runtime.run_dir import RunDir
 from pipelines.runtime.session import ray_session
+from pipelines.stages.concepts import load_concepts
+from pipelines.stages.contenders import IDENTITY
+from pipelines.stages.judging import digests
 from tests.conftest import Finished
 
 METHODS = {
@@ -241,7 +241,7 @@ def test_again_it_is_skipped(words: list[str], capfd: pytest.CaptureFixture[str]
 
 
 def test_folder_runs_are_judged_on_their_test_split(tmp_path: Path) -> None:
-    from pipelines.judging import Judge
+    from pipelines.stages.judging import Judge
 
     folder = load_config(["preset=tiny", "images.source=folder", f"images.path={tmp_path}"])
     assert not Judge(folder, RunDir(str(tmp_path))).fresh

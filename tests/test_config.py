@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 
 from modeling.concepts.planning import plan_concepts
 from modeling.editors.registry import make_editor
-from pipelines.concepts import concept_spec
 from pipelines.config import checks as config_checks
 from pipelines.config import tree as config_tree
 from pipelines.config.derived import resolve_editor
 from pipelines.config.error import ConfigError
 from pipelines.config.load import load_config, preset_names
 from pipelines.config.schema import Config
+from pipelines.stages.concepts import concept_spec
 
 FOLDER = ["images.source=folder", "images.path=photos"]
 

@@ -14,18 +14,18 @@ import pytest
 from modeling.concepts.planning import Concept, to_table
 from modeling.editors.interface import EditError, EditResult, Source
 from modeling.images import decode_image
-from pipelines import editing, pairs
 from pipelines.__main__ import main
-from pipelines.concepts import load_concepts
 from pipelines.config import checks as config_checks
 from pipelines.config import tree as config_tree
 from pipelines.config.error import ConfigError
 from pipelines.config.load import load_config
 from pipelines.config.schema import Config
-from pipelines.editing import EditConcept, file_of, load_about
 from pipelines.runtime.run_dir import RunDir
 from pipelines.runtime.session import ray_session
 from pipelines.runtime.stage_graph import StageError
+from pipelines.stages import editing, pairs
+from pipelines.stages.concepts import load_concepts
+from pipelines.stages.editing import EditConcept, file_of, load_about
 from tests import tiny_diffusion
 from tests.tiny_clip import save_clip
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pipelines.fairness import UnfairError, check_alike, check_unseen
-from pipelines.judging import Judged, digests
+from pipelines.stages.judging import Judged, digests
 
 
 def row(method: str, **changes: Any) -> dict[str, Any]:

@@ -13,9 +13,9 @@ from modeling.targets.translator import Translator
 from modeling.weights.codec import BlockLayout
 from modeling.weights.interface import GeneratorConfig
 from modeling.weights.unet1d import UNet1d
-from pipelines.base import discriminator_config, translator_config
 from pipelines.config.load import load_config
 from pipelines.config.schema import Config
+from pipelines.stages.base import discriminator_config, translator_config
 
 CLIP = 768
 """Dimensions of CLIP ViT-L/14's text encoder."""

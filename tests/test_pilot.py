@@ -13,16 +13,16 @@ import torch
 from modeling.metrics.distances import MetricError, frechet_distance, kid
 from modeling.metrics.features import EfficientNetLite0
 from modeling.targets.adapter_training import ConceptData
-from pipelines import pilot
 from pipelines.__main__ import main
 from pipelines.config.load import load_config
 from pipelines.config.tree import to_dict
-from pipelines.pairs import load_pairs
-from pipelines.pilot import Curve, Pilot, decide, score_of
 from pipelines.runtime import stage_graph as stages
 from pipelines.runtime.run_dir import RunDir
 from pipelines.runtime.session import ray_session
 from pipelines.runtime.stage_graph import StageError
+from pipelines.stages import pilot
+from pipelines.stages.pairs import load_pairs
+from pipelines.stages.pilot import Curve, Pilot, decide, score_of
 from tests.conftest import Finished
 
 PILOTS = ["gans.steps=0", "gans.pilots=2", "gans.pilot_steps=20"]

@@ -30,15 +30,15 @@ from modeling.targets.adapter_training import batch_order
 from modeling.targets.lora import WEIGHTS_FILE, AdapterError
 from modeling.weights.codec import NormalisationSums
 from pipelines.__main__ import main
-from pipelines.concepts import load_concepts, load_text
 from pipelines.config.load import load_config
 from pipelines.config.schema import Config
 from pipelines.config.tree import to_dict
-from pipelines.generator import _Images, _wordings, image_pools
-from pipelines.pairs import load_pairs
 from pipelines.runtime.run_dir import ArtifactError, RunDir
 from pipelines.runtime.session import NO_DASHBOARD, ray_session
 from pipelines.runtime.stage_graph import STAGES, inventory
+from pipelines.stages.concepts import load_concepts, load_text
+from pipelines.stages.generator import _Images, _wordings, image_pools
+from pipelines.stages.pairs import load_pairs
 from tests.conftest import Finished
 
 LONG = ("ground-truth adapter", "prediction, full budget")
@@ -178,8 +178,8 @@ def test_adapters_load_in_peft_and_edit_as_ours_do(run: RunDir, config: Config) 
     from peft import PeftModel
 
     from modeling.targets.families import from_description, frozen_target
-    from pipelines.base import load_base
-    from pipelines.gans import load_adapter
+    from pipelines.stages.base import load_base
+    from pipelines.stages.gans import load_adapter
 
     translator, _ = load_base(config, run)
     texts = load_text(run)
@@ -212,7 +212,7 @@ def test_metrics_of_the_collection(run: RunDir) -> None:
 
 
 def test_blocks_are_the_adapters_and_invert_exactly(run: RunDir) -> None:
-    from pipelines.weights import load_layout
+    from pipelines.stages.weights import load_layout
 
     layout, normalisation = load_layout(run)
     table = pq.read_table(f"{run.uri}/weights/blocks")
@@ -240,9 +240,9 @@ def test_blocks_are_the_adapters_and_invert_exactly(run: RunDir) -> None:
 def test_the_weight_generator_fits_the_layout_and_predicts_what_was_adapted(
     run: RunDir, config: Config
 ) -> None:
-    from pipelines.adapt import Predictor, heldout, load_timings, step_folder
-    from pipelines.gans import load_adapter
-    from pipelines.generator import load_generator
+    from pipelines.stages.adapt import Predictor, heldout, load_timings, step_folder
+    from pipelines.stages.gans import load_adapter
+    from pipelines.stages.generator import load_generator
 
     generator = load_generator(run).model.config
     predictor = Predictor(to_dict(config), run)
@@ -263,7 +263,7 @@ def test_the_weight_generator_fits_the_layout_and_predicts_what_was_adapted(
 
 
 def test_evaluation_has_every_method_and_seed_at_equal_n(run: RunDir) -> None:
-    from pipelines.evaluate import PICTURES, ROWS
+    from pipelines.stages.evaluate import PICTURES, ROWS
 
     table = pq.read_table(f"{run.uri}/evaluation/rows.parquet")
     assert table.schema.equals(ROWS)
@@ -319,7 +319,7 @@ def test_seeds_and_weight_generators_differ_where_they_should(run: RunDir) -> No
 
 
 def test_distance_to_the_nearest_training_adapter(run: RunDir, config: Config) -> None:
-    from pipelines.contenders import Contenders
+    from pipelines.stages.contenders import Contenders
 
     rows = pq.read_table(f"{run.uri}/evaluation/memory.parquet").to_pylist()
     generators = {"prediction", "prediction, weights only", "1-D UNet", "1-D UNet, weights only"}
@@ -390,11 +390,11 @@ def test_damage_heals_bit_for_bit(
 
 
 def test_damaged_files_are_named(finished: Finished, config: Config, tmp_path: Path) -> None:
-    from pipelines.base import load_base
-    from pipelines.gans import load_adapter
-    from pipelines.generator import load_generator
-    from pipelines.pairs import load_pairs
-    from pipelines.weights import load_blocks, load_layout
+    from pipelines.stages.base import load_base
+    from pipelines.stages.gans import load_adapter
+    from pipelines.stages.generator import load_generator
+    from pipelines.stages.pairs import load_pairs
+    from pipelines.stages.weights import load_blocks, load_layout
 
     finished.copy(tmp_path / "run")
     run = RunDir(str(tmp_path / "run"))
@@ -481,7 +481,7 @@ def test_a_corrupt_picture_is_an_error_row_and_the_rest_is_fine(
 
 def test_a_diverging_concept_is_an_error_row(finished: Finished, tmp_path: Path) -> None:
     """Without Ray: what the actor gives the stage for a batch."""
-    from pipelines.gans import CollectAdapters
+    from pipelines.stages.gans import CollectAdapters
 
     words = finished.copy(tmp_path / "run")
     run = RunDir(str(tmp_path / "run"))
@@ -497,7 +497,7 @@ def test_two_workers_train_one_weight_generator(
     finished: Finished, ray: None, tmp_path: Path
 ) -> None:
     """DistributedDataParallel over gloo, on both losses."""
-    from pipelines.generator import load_generator
+    from pipelines.stages.generator import load_generator
 
     words = [w for w in finished.copy(tmp_path / "run") if not w.startswith(("repeats", "rival"))]
     run = RunDir(str(tmp_path / "run"))
@@ -514,7 +514,7 @@ def test_two_workers_train_one_weight_generator(
 
 
 def test_fewer_concepts_are_a_part_of_more(finished: Finished, ray: None, tmp_path: Path) -> None:
-    from pipelines.weights import load_blocks
+    from pipelines.stages.weights import load_blocks
 
     words = finished.copy(tmp_path / "run")
     run = RunDir(str(tmp_path / "run"))
@@ -541,7 +541,7 @@ def test_cached_batches_are_a_share_of_one_global_order(run: RunDir, ray: None) 
     import ray.data
 
     from pipelines.runtime.ingest import cached_batches
-    from pipelines.weights import load_blocks
+    from pipelines.stages.weights import load_blocks
 
     ids, blocks = load_blocks(run, "train")
     own = dict(zip(ids, blocks, strict=True))
@@ -562,7 +562,7 @@ def test_streamed_batches_see_every_row_in_an_epoch(run: RunDir, ray: None) -> N
     import ray.data
 
     from pipelines.runtime.ingest import streamed_batches
-    from pipelines.weights import load_blocks
+    from pipelines.stages.weights import load_blocks
 
     ids, blocks = load_blocks(run, "train")
     own = dict(zip(ids, blocks, strict=True))

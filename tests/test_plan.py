@@ -21,7 +21,6 @@ from modeling.editors.registry import DIFFUSION as DIFFUSION_EDITORS
 from modeling.editors.registry import make_editor
 from pipelines import calibration
 from pipelines.__main__ import main
-from pipelines.concepts import concept_spec
 from pipelines.config.derived import resolve_editor
 from pipelines.config.error import ConfigError
 from pipelines.config.load import load_config
@@ -29,7 +28,8 @@ from pipelines.config.schema import Config
 from pipelines.plan import Plan, Row, changed, make_plan, rows_of, with_editors
 from pipelines.plan_rates import Rates, assumed, edit_rate
 from pipelines.plan_work import Pool, Shapes, concept_counts, edits, image_splits
-from pipelines.sources import split_images
+from pipelines.stages.concepts import concept_spec
+from pipelines.stages.sources import split_images
 from tests.conftest import Finished
 
 CLUSTER = [

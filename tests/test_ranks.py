@@ -11,15 +11,15 @@ import pytest
 import yaml
 
 from modeling.targets.rank_search import adapted_layers, rank_costs
-from pipelines import ranks
 from pipelines.__main__ import main
-from pipelines.base import load_base
 from pipelines.config.load import load_config
 from pipelines.config.tree import to_dict
-from pipelines.gans import CollectAdapters
 from pipelines.runtime.run_dir import RunDir
 from pipelines.runtime.session import ray_session
 from pipelines.runtime.stage_graph import StageError
+from pipelines.stages import ranks
+from pipelines.stages.base import load_base
+from pipelines.stages.gans import CollectAdapters
 from tests.conftest import Finished
 
 

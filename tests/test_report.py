@@ -20,12 +20,12 @@ from modeling.images import encode_png
 from pipelines import report
 from pipelines.config.load import load_config
 from pipelines.config.schema import Config
-from pipelines.contenders import CEILING, IDENTITY, PREDICTION
-from pipelines.evaluate import MEMORY, PICTURES, ROWS
 from pipelines.report_numbers import compare, duration, reach, summarise
 from pipelines.report_pictures import MAX_PNG_BYTES, chosen
 from pipelines.runtime.run_dir import ArtifactError, RunDir
 from pipelines.runtime.stage_graph import StageError
+from pipelines.stages.contenders import CEILING, IDENTITY, PREDICTION
+from pipelines.stages.evaluate import MEMORY, PICTURES, ROWS
 
 # L1 before and after the fine-tune, for concept i add i / 100 to all: differences stay exact
 LEVELS = {

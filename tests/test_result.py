@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from pipelines.contenders import CEILING, CONTINUED, PREDICTION, SCRATCH
 from pipelines.report_numbers import summarise
+from pipelines.stages.contenders import CEILING, CONTINUED, PREDICTION, SCRATCH
 from tuning.result import reach_lines, serial
 
 SECONDS = {"predict": 0.5, "adapter_step": 0.1, "scratch_step": 0.2}

@@ -18,17 +18,17 @@ from safetensors.torch import load_file
 
 from modeling.editors.avatars import portrait, render
 from modeling.targets.families import from_description, frozen_target
-from pipelines.adapt import heldout, load_timings, step_folder
 from pipelines.adapter_ids import Ask
-from pipelines.base import load_base
 from pipelines.config.error import ConfigError
 from pipelines.config.load import load_config
-from pipelines.gans import load_adapter
 from pipelines.plan_work import Shapes
 from pipelines.runtime.run_dir import RunDir
 from pipelines.runtime.stage_graph import STAGES, inventory
 from pipelines.serving import Loaded, TextPart, TranslatorPart, WeightPart
-from pipelines.weights import load_layout
+from pipelines.stages.adapt import heldout, load_timings, step_folder
+from pipelines.stages.base import load_base
+from pipelines.stages.gans import load_adapter
+from pipelines.stages.weights import load_layout
 from tests.driver import Driver
 
 WORDS = ["preset=tiny", "translator.family=resnet", "translator.blocks=2"]

@@ -43,16 +43,13 @@ from modeling.targets.translator import Translator
 from modeling.text import TextEmbedding, TextEncoder
 from modeling.weights import weight_generator
 from modeling.weights.codec import BlockLayout, NormalisationSums
-from pipelines import base, serve
+from pipelines import serve
 from pipelines.adapter_ids import Ask, UnknownAdapterError, name_of, parse
 from pipelines.api_keys import from_environment, hashed
-from pipelines.base import discriminator_config, load_base, translator_config
-from pipelines.concepts import concept_spec, load_concepts
 from pipelines.config import tree as config_tree
 from pipelines.config.error import ConfigError
 from pipelines.config.load import load_config
 from pipelines.config.schema import Config
-from pipelines.generator import generator_config
 from pipelines.runtime import stage_graph as stages
 from pipelines.runtime.run_dir import ArtifactError, RunDir
 from pipelines.runtime.stage_graph import StageError
@@ -61,7 +58,11 @@ from pipelines.serve_app import Limits, make_app
 from pipelines.serve_http import Admission, proxy_middlewares
 from pipelines.serve_models import Weights
 from pipelines.serving import READ, AdapterFiles, Loaded, WeightPart, digest, digests
-from pipelines.writing import embed
+from pipelines.stages import base
+from pipelines.stages.base import discriminator_config, load_base, translator_config
+from pipelines.stages.concepts import concept_spec, load_concepts
+from pipelines.stages.generator import generator_config
+from pipelines.stages.writing import embed
 
 TEXT_DIM = 384
 SERVE_YAML = Path(__file__).parent.parent / "cluster" / "serve.yaml"

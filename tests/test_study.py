@@ -10,9 +10,9 @@ import pytest
 
 from pipelines.config.error import ConfigError
 from pipelines.config.load import load_config
-from pipelines.contenders import PREDICTION
 from pipelines.runtime.run_dir import RunDir
 from pipelines.runtime.stage_graph import STAGES
+from pipelines.stages.contenders import PREDICTION
 from tests.conftest import Finished
 from tuning import export, run_outcome, study
 from tuning.branches import VALIDATION, branch, folder_of, shared_stages

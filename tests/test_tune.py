@@ -23,16 +23,16 @@ from modeling.targets.translator import Translator, TranslatorConfig
 from modeling.text import TextEmbedding
 from modeling.weights.interface import WeightGenerator
 from pipelines.__main__ import main
-from pipelines.base import load_base
-from pipelines.concepts import load_concepts, load_text
 from pipelines.config.error import ConfigError
 from pipelines.config.load import load_config
-from pipelines.contenders import PREDICTION
-from pipelines.gans import load_adapter
-from pipelines.generator import generator_config
-from pipelines.judging import Judge
 from pipelines.report_studies import section, studies
 from pipelines.runtime.run_dir import RunDir
+from pipelines.stages.base import load_base
+from pipelines.stages.concepts import load_concepts, load_text
+from pipelines.stages.contenders import PREDICTION
+from pipelines.stages.gans import load_adapter
+from pipelines.stages.generator import generator_config
+from pipelines.stages.judging import Judge
 from tests.conftest import Finished
 from tests.driver import Driver, descendants
 from tuning import overfit_outcome, trials

@@ -11,12 +11,12 @@ import pytest
 
 from modeling.concepts.language_models import LanguageModelError
 from modeling.concepts.text import has_phrase, normal_form
-from pipelines.concepts import load_concepts, load_text
 from pipelines.config.error import ConfigError
 from pipelines.config.load import load_config
 from pipelines.runtime.run_dir import ArtifactError, RunDir
 from pipelines.runtime.session import ray_session
 from pipelines.runtime.stage_graph import redo, run_stage
+from pipelines.stages.concepts import load_concepts, load_text
 from tests.chat_server import ChatServer, Reply, chat_server
 from tests.driver import Driver
 from tests.tiny_chat import save_tiny_chat

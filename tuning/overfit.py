@@ -23,13 +23,13 @@ from modeling.weights.codec import BlockLayout, Normalisation
 from modeling.weights.generator_training import GeneratorTraining
 from modeling.weights.interface import SamplingMethod, WeightGenerator
 from modeling.weights.weight_generator import build, predict_blocks, unwrap
-from pipelines.base import load_base
 from pipelines.config.schema import Config
 from pipelines.config.tree import to_dict
-from pipelines.generator import generator_config, generator_recipe, text_batch
-from pipelines.judging import features_of
 from pipelines.runtime.log import Progress
 from pipelines.runtime.run_dir import RunDir
+from pipelines.stages.base import load_base
+from pipelines.stages.generator import generator_config, generator_recipe, text_batch
+from pipelines.stages.judging import features_of
 from tuning.subjects import Subject, score
 
 OVERFIT = ("generator.image_steps=0", "rival.train=false")

@@ -17,7 +17,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipelines.contenders import (
+from pipelines.report_curves import COLOURS
+from pipelines.report_numbers import Numbers, plural, summarise
+from pipelines.runtime.run_dir import RunDir
+from pipelines.stages.contenders import (
     CEILING,
     CONTINUED,
     IDENTITY,
@@ -28,9 +31,6 @@ from pipelines.contenders import (
     WEIGHTS_ONLY,
     is_generator,
 )
-from pipelines.report_curves import COLOURS
-from pipelines.report_numbers import Numbers, plural, summarise
-from pipelines.runtime.run_dir import RunDir
 from tuning.panels import panels, save
 
 ROOT = Path(__file__).parents[1]

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipelines.contenders import CEILING, PREDICTION
 from pipelines.report_curves import COLOURS
 from pipelines.report_numbers import Numbers, compare, plural
+from pipelines.stages.contenders import CEILING, PREDICTION
 from tuning.intervals import check_equal, over_concepts, text
 from tuning.panels import panels, save
 from tuning.study import StudyError

@@ -22,15 +22,16 @@ from modeling.metrics.features import FeatureExtractor
 from modeling.targets.adapter_training import to_unit, train_adapters, translate_all
 from modeling.targets.lora import AdaptedTranslator, Adapter, stack
 from modeling.text import TextEmbedding
-from pipelines.concepts import load_concepts, with_adapter
 from pipelines.config.error import ConfigError
 from pipelines.config.schema import Config
-from pipelines.gans import FOLDER as ADAPTERS
-from pipelines.gans import Trainer, load_adapter, load_metrics, recipe
-from pipelines.judging import FAR, Judge, features_of
 from pipelines.runtime.run_dir import ArtifactError, RunDir
 from pipelines.runtime.stage_graph import BY_NAME, changes, depends_on, finished, identity
-from pipelines.weights import drawn
+from pipelines.stages.concepts import load_concepts, with_adapter
+from pipelines.stages.gans import FOLDER as ADAPTERS
+from pipelines.stages.gans import load_adapter, load_metrics
+from pipelines.stages.judging import FAR, Judge, features_of
+from pipelines.stages.trainer import Trainer, recipe
+from pipelines.stages.weights import drawn
 
 FOLDER = "tuning/subjects"
 TRUTH, ZERO = "ground truth", "zero LoRA"

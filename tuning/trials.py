@@ -22,7 +22,6 @@ import torch
 from ray.exceptions import RayActorError
 from ray.tune import Trainable
 
-from pipelines.base import load_base
 from pipelines.config import tree as config_tree
 from pipelines.config.schema import Config
 from pipelines.runtime.log import Progress, log
@@ -30,6 +29,7 @@ from pipelines.runtime.machine import machine
 from pipelines.runtime.run_dir import RunDir
 from pipelines.runtime.session import ray_session
 from pipelines.runtime.stage_graph import provenance
+from pipelines.stages.base import load_base
 from tuning import branches, records
 from tuning.overfit import Overfitting
 from tuning.study import Study

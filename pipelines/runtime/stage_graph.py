@@ -38,9 +38,13 @@ class StageError(RuntimeError):
 
 @dataclass(frozen=True)
 class Stage:
-    """`sections`: configuration keys its result depends on; `outputs`: what it writes."""
+    """`sections`: configuration keys its result depends on; `outputs`: what it writes.
+
+    module: holds the stage's `run(config, run)`; by its name, as the stages stand on this table.
+    """
 
     name: str
+    module: str
     summary: str
     needs: tuple[str, ...]
     sections: tuple[str, ...]
@@ -50,6 +54,7 @@ class Stage:
 STAGES = (
     Stage(
         "concepts",
+        "pipelines.stages.concepts",
         "choose the concepts, decide the held-out sets, embed the texts",
         (),
         (
@@ -62,6 +67,7 @@ STAGES = (
     ),
     Stage(
         "pairs",
+        "pipelines.stages.pairs",
         "edit every source image to every concept (Ray Data)",
         ("concepts",),
         ("images", "editing"),
@@ -69,6 +75,7 @@ STAGES = (
     ),
     Stage(
         "base",
+        "pipelines.stages.base",
         "train the base translator on representative concepts (Ray Train)",
         ("pairs",),
         ("translator", "discriminator", "base"),
@@ -76,6 +83,7 @@ STAGES = (
     ),
     Stage(
         "gans",
+        "pipelines.stages.gans",
         "train one LoRA adapter per concept (Ray Data)",
         ("base",),
         ("lora", "gans"),
@@ -83,6 +91,7 @@ STAGES = (
     ),
     Stage(
         "weights",
+        "pipelines.stages.weights",
         "cut the adapters into blocks and fit the normalisation (Ray Data)",
         ("gans",),
         ("weights",),
@@ -90,6 +99,7 @@ STAGES = (
     ),
     Stage(
         "generator",
+        "pipelines.stages.generator",
         "train the weight generator (Ray Train)",
         ("weights",),
         ("generator", "rival", "repeats"),
@@ -97,6 +107,7 @@ STAGES = (
     ),
     Stage(
         "adapt",
+        "pipelines.stages.adapt",
         "predict an adapter per held-out concept, fine-tune it (Ray Data)",
         ("generator",),
         ("adapt",),
@@ -104,16 +115,25 @@ STAGES = (
     ),
     Stage(
         "evaluate",
+        "pipelines.stages.evaluate",
         "score the prediction against every control (Ray Data)",
         ("adapt",),
         ("evaluate",),
         ("evaluation",),
     ),
-    Stage("report", "write report/index.html", ("evaluate",), ("report",), ("report",)),
+    Stage(
+        "report",
+        "pipelines.report",
+        "write report/index.html",
+        ("evaluate",),
+        ("report",),
+        ("report",),
+    ),
 )
 SIDE_STAGES = (
     Stage(
         "ranks",
+        "pipelines.stages.ranks",
         "search a LoRA rank per layer and print it for lora.ranks (Ray Data)",
         ("base",),
         ("lora", "gans", "ranks"),
@@ -121,6 +141,7 @@ SIDE_STAGES = (
     ),
     Stage(
         "compare",
+        "pipelines.compare",
         "train every method of Table 1 on held-out concepts, each at its budget (Ray Data)",
         ("generator",),
         (
@@ -339,7 +360,7 @@ def run_stage(config: Config, run: RunDir, name: str) -> None:
     run.write("config.yaml", config_tree.to_yaml(config).encode())
     log(f"{name}: {stage.summary}")
     begun = time.perf_counter()
-    summary = importlib.import_module(f"pipelines.{name}").run(config, run)
+    summary = importlib.import_module(stage.module).run(config, run)
     seconds = time.perf_counter() - begun
     record |= {
         "seconds": round(seconds, 2),

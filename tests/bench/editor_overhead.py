@@ -23,10 +23,10 @@ from modeling.editors.interface import EditResult
 from modeling.editors.registry import make_editor
 from modeling.editors.sources import load_source, source_ids
 from pipelines.config.load import load_config
-from pipelines.editing import EditConcept, edit_with, editor_options, file_of
 from pipelines.runtime.machine import machine
 from pipelines.runtime.run_dir import RunDir
 from pipelines.runtime.session import ray_session
+from pipelines.stages.editing import EditConcept, edit_with, editor_options, file_of
 from tests.bench.demo_stages import RESULTS
 from tests.tiny_diffusion import stable_diffusion
 

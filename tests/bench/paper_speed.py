@@ -29,10 +29,10 @@ from modeling.targets.lora import AdaptedTranslator
 from modeling.weights.codec import BlockLayout
 from modeling.weights.interface import GeneratorConfig, TextBatch
 from modeling.weights.weight_generator import build, predict_blocks
-from pipelines.base import translator_config
 from pipelines.config.load import load_config
 from pipelines.config.schema import Config
 from pipelines.runtime.machine import machine
+from pipelines.stages.base import translator_config
 
 RESULTS = Path(__file__).parent / "results"
 CLIP, TOKENS = 768, 12

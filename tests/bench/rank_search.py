@@ -21,13 +21,13 @@ import numpy as np
 
 from modeling.metrics.distances import paired_bootstrap
 from modeling.targets.rank_search import rank_costs, search_ranks
-from pipelines import ranks
-from pipelines.base import load_base
 from pipelines.config.load import load_config
 from pipelines.config.schema import Config, Lora
 from pipelines.runtime.machine import machine
 from pipelines.runtime.run_dir import RunDir
 from pipelines.runtime.session import ray_session
+from pipelines.stages import ranks
+from pipelines.stages.base import load_base
 from tests.bench.demo_stages import RESULTS
 
 SCORES, RANDOM = ("energy", "loss"), 2

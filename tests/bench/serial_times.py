@@ -21,12 +21,12 @@ from modeling.targets.base_training import BaseTraining
 from modeling.targets.coreset import image_coreset
 from modeling.targets.discriminator import PatchDiscriminator
 from modeling.targets.families import make_target
-from pipelines.adapt import Predictor, cut, heldout, recipe
-from pipelines.base import base_recipe, discriminator_config, translator_config
 from pipelines.config import tree as config_tree
 from pipelines.config.load import load_config
 from pipelines.runtime.machine import machine
 from pipelines.runtime.run_dir import RunDir
+from pipelines.stages.adapt import Predictor, cut, heldout, recipe
+from pipelines.stages.base import base_recipe, discriminator_config, translator_config
 from tests.bench.demo_stages import RESULTS
 
 CONCEPTS, SCRATCH_STEPS = 12, 40

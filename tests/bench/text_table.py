@@ -20,7 +20,7 @@ from modeling.text import TextColumns
 from pipelines.runtime.machine import machine
 from pipelines.runtime.run_dir import RunDir
 from pipelines.runtime.text_table import TEXT, Texts, writing_text
-from pipelines.writing import CHUNK
+from pipelines.stages.writing import CHUNK
 from tests.bench.demo_stages import RESULTS
 
 COUNT, TOKENS, DIM = 97_611, 8, 768

@@ -19,15 +19,16 @@ from modeling.metrics.distances import MIN_FRECHET_COUNT, frechet_distance_from_
 from modeling.targets.adapter_training import ConceptData, train_adapters, translate_all
 from modeling.targets.convergence import converged_at, kept_steps, steps_to_train
 from modeling.targets.lora import Adapter, stack
-from pipelines.concepts import with_adapter
 from pipelines.config import tree as config_tree
 from pipelines.config.schema import Config
-from pipelines.gans import FOLDER, Trainer, recipe
-from pipelines.judging import features_of
-from pipelines.pairs import INDEX, usable
 from pipelines.runtime.log import log
 from pipelines.runtime.run_dir import RunDir
 from pipelines.runtime.stage_graph import StageError
+from pipelines.stages.concepts import with_adapter
+from pipelines.stages.gans import FOLDER
+from pipelines.stages.judging import features_of
+from pipelines.stages.pairs import INDEX, usable
+from pipelines.stages.trainer import Trainer, recipe
 
 RESULT = f"{FOLDER}/pilot.json"
 

@@ -27,17 +27,17 @@ from modeling.weights.checkpoint import (
 from modeling.weights.generator_training import GeneratorRecipe, GeneratorTraining, ImageBatch
 from modeling.weights.interface import GeneratorConfig, GeneratorError, TextBatch
 from modeling.weights.weight_generator import build
-from pipelines.base import load_base
-from pipelines.concepts import load_concepts, load_text
 from pipelines.config import tree as config_tree
 from pipelines.config.schema import Config, Generator
-from pipelines.pairs import decode_rows, encoded_pairs, usable
 from pipelines.runtime.ingest import CACHE_BYTES, Batch, cached_batches, streamed_batches
 from pipelines.runtime.log import Progress, log
 from pipelines.runtime.run_dir import ArtifactError, RunDir
 from pipelines.runtime.session import quiet_worker, threads_per_worker
 from pipelines.runtime.training import fit, report
-from pipelines.weights import block_files, drawn, load_layout
+from pipelines.stages.base import load_base
+from pipelines.stages.concepts import load_concepts, load_text
+from pipelines.stages.pairs import decode_rows, encoded_pairs, usable
+from pipelines.stages.weights import block_files, drawn, load_layout
 
 FOLDER = "generator"
 BEFORE_IMAGES = "before-images.safetensors"

@@ -25,7 +25,7 @@ from pipelines.config.schema import Config
 from pipelines.runtime.log import log
 from pipelines.runtime.run_dir import RunDir
 from pipelines.runtime.text_table import Texts, writing_text
-from pipelines.writing import embed, write
+from pipelines.stages.writing import embed, write
 
 CONCEPTS = "concepts.parquet"
 

@@ -19,14 +19,14 @@ from modeling.targets.lora import CONFIG_FILE, Adapter, to_files
 from modeling.weights.interface import WeightGenerator
 from pipelines.config import tree as config_tree
 from pipelines.config.schema import Config
-from pipelines.gans import Trainer
-from pipelines.generator import load_generator
-from pipelines.pairs import usable
-from pipelines.prediction import Decoder
 from pipelines.runtime.actors import map_actors
 from pipelines.runtime.log import Progress, log
 from pipelines.runtime.run_dir import RunDir
 from pipelines.runtime.stage_graph import record_errors
+from pipelines.stages.generator import load_generator
+from pipelines.stages.pairs import usable
+from pipelines.stages.prediction import Decoder
+from pipelines.stages.trainer import Trainer
 
 FOLDER = "adapted"
 

@@ -24,7 +24,7 @@ from pipelines.runtime.actors import map_actors
 from pipelines.runtime.log import Progress, log
 from pipelines.runtime.run_dir import ArtifactError, RunDir
 from pipelines.runtime.session import threads_per_actor
-from pipelines.sources import location, split_images
+from pipelines.stages.sources import location, split_images
 
 SCHEMA = pa.schema(
     [

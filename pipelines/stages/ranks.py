@@ -26,15 +26,15 @@ from modeling.targets.rank_search import (
     search_ranks,
 )
 from modeling.weights.codec import BlockLayout
-from pipelines.base import load_base
 from pipelines.config import tree as config_tree
 from pipelines.config.error import ConfigError
 from pipelines.config.schema import Config, Lora
-from pipelines.gans import CollectAdapters, identity_l1
 from pipelines.runtime.actors import map_actors
 from pipelines.runtime.log import Progress, log
 from pipelines.runtime.run_dir import RunDir
 from pipelines.runtime.stage_graph import StageError, record_errors
+from pipelines.stages.base import load_base
+from pipelines.stages.gans import CollectAdapters, identity_l1
 
 FOLDER = "ranks"
 RESULT, ERRORS = f"{FOLDER}/ranks.json", "errors/ranks.parquet"

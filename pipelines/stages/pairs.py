@@ -3,8 +3,8 @@
 One Parquet file per concept, `pairs/<concept_id>.parquet`, readable with pyarrow alone, and in
 `editing/` what became of the others; a stopped stage goes on with what is not there yet. With
 editor=best the candidates are first compared on a few pilot images of each concept
-(pipelines/editing.py), and the winner edits all of them: five full passes over the paper's 97,611
-concepts × 1,000 images would be 488 million edits.
+(pipelines/stages/editing.py), and the winner edits all of them: five full passes over the paper's
+97,611 concepts × 1,000 images would be 488 million edits.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ import pyarrow.compute as pc
 from modeling.concepts.planning import Concept
 from modeling.editors.sources import source_ids
 from modeling.images import decode_image
-from pipelines.concepts import load_concepts, with_pairs
 from pipelines.config.derived import resolve_editor
 from pipelines.config.schema import Config
-from pipelines.editing import EditConcept, choose_editors, edit_with, file_of, load_all
 from pipelines.runtime.log import Progress, log
 from pipelines.runtime.run_dir import ArtifactError, RunDir
 from pipelines.runtime.stage_graph import StageError, record_errors
-from pipelines.sources import location
+from pipelines.stages.concepts import load_concepts, with_pairs
+from pipelines.stages.editing import EditConcept, choose_editors, edit_with, file_of, load_all
+from pipelines.stages.sources import location
 
 INDEX = "editing/index.parquet"
 INDEX_SCHEMA = pa.schema(

@@ -19,16 +19,16 @@ import torch
 
 from modeling.targets.lora import AdapterError
 from modeling.weights.codec import BlockLayout, Centre, CodecError, Normalisation, NormalisationSums
-from pipelines.base import load_base
-from pipelines.concepts import load_concepts, with_adapter
 from pipelines.config.error import ConfigError
 from pipelines.config.schema import Config
-from pipelines.gans import FOLDER as ADAPTERS
-from pipelines.gans import load_adapter
 from pipelines.runtime.log import log
 from pipelines.runtime.run_dir import ArtifactError, RunDir
 from pipelines.runtime.stage_graph import record_errors
 from pipelines.runtime.tensors import to_numpy
+from pipelines.stages.base import load_base
+from pipelines.stages.concepts import load_concepts, with_adapter
+from pipelines.stages.gans import FOLDER as ADAPTERS
+from pipelines.stages.gans import load_adapter
 
 FOLDER = "weights"
 

@@ -34,12 +34,16 @@ from modeling.targets.coreset import image_coreset
 from modeling.targets.discriminator import PatchDiscriminator
 from modeling.targets.families import make_target
 from modeling.targets.lora import Adapter, stack
-from pipelines.adapt import cut, load_timings, recipe, scored_steps, step_folder
-from pipelines.base import base_recipe, discriminator_config, translator_config
-from pipelines.concepts import load_concepts
 from pipelines.config import tree as config_tree
 from pipelines.config.schema import Config
-from pipelines.contenders import (
+from pipelines.runtime.actors import map_actors
+from pipelines.runtime.log import Progress, log
+from pipelines.runtime.run_dir import RunDir
+from pipelines.runtime.stage_graph import record_errors
+from pipelines.stages.adapt import cut, load_timings, recipe, scored_steps, step_folder
+from pipelines.stages.base import base_recipe, discriminator_config, translator_config
+from pipelines.stages.concepts import load_concepts
+from pipelines.stages.contenders import (
     CEILING,
     CONTINUED,
     IDENTITY,
@@ -48,14 +52,10 @@ from pipelines.contenders import (
     SHUFFLED,
     Contenders,
 )
-from pipelines.gans import load_adapter
-from pipelines.gans import recipe as collection_recipe
-from pipelines.judging import FAR, Judge, Judged, features_of
-from pipelines.runtime.actors import map_actors
-from pipelines.runtime.log import Progress, log
-from pipelines.runtime.run_dir import RunDir
-from pipelines.runtime.stage_graph import record_errors
-from pipelines.weights import load_blocks, load_layout
+from pipelines.stages.gans import load_adapter
+from pipelines.stages.judging import FAR, Judge, Judged, features_of
+from pipelines.stages.trainer import recipe as collection_recipe
+from pipelines.stages.weights import load_blocks, load_layout
 
 FOLDER = "evaluation"
 ROWS = pa.schema(

@@ -14,11 +14,11 @@ from modeling.concepts.near_duplicates import NearDuplicates
 from modeling.concepts.planning import Concept, ConceptError
 from modeling.concepts.writer import ConceptWriter, WritingSpec, combined_concept, written_concepts
 from modeling.text import TextEncoder
-from pipelines.asking import Asker
 from pipelines.config.schema import Config, LanguageModelKeys
 from pipelines.runtime.log import Progress, log
 from pipelines.runtime.run_dir import RunDir
 from pipelines.runtime.text_table import TextWriter
+from pipelines.stages.asking import Asker
 
 REJECTED = "concepts/rejected.parquet"
 REJECTED_SCHEMA = pa.schema(

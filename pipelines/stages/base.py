@@ -27,15 +27,15 @@ from modeling.targets.families import (
 )
 from modeling.targets.lora import AdaptedTranslator
 from modeling.targets.network import TargetConfig, TargetNetwork
-from pipelines.concepts import load_text, with_adapter
 from pipelines.config import tree as config_tree
 from pipelines.config.schema import Config
-from pipelines.editing import file_of
-from pipelines.pairs import Pairs, decode_rows, usable
 from pipelines.runtime.log import Progress, log
 from pipelines.runtime.run_dir import ArtifactError, RunDir
 from pipelines.runtime.session import quiet_worker, threads_per_worker
 from pipelines.runtime.training import fit, report
+from pipelines.stages.concepts import load_text, with_adapter
+from pipelines.stages.editing import file_of
+from pipelines.stages.pairs import Pairs, decode_rows, usable
 
 FOLDER = "base"
 

@@ -11,9 +11,9 @@ from modeling.text import TextEmbedding
 from modeling.weights.interface import TextBatch, WeightGenerator
 from modeling.weights.weight_generator import draw_noise, predict_blocks
 from pipelines.config.schema import Adapt
-from pipelines.generator import text_batch
 from pipelines.runtime.run_dir import RunDir
-from pipelines.weights import load_layout
+from pipelines.stages.generator import text_batch
+from pipelines.stages.weights import load_layout
 
 
 class Decoder:

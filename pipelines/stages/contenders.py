@@ -21,11 +21,11 @@ from modeling.weights.controls import (
     shuffled,
 )
 from modeling.weights.interface import WeightGenerator
-from pipelines.adapt import Predictor, heldout
 from pipelines.config.schema import CONTROLS
-from pipelines.generator import Member, load_generator, members
 from pipelines.runtime.run_dir import RunDir
-from pipelines.weights import load_blocks
+from pipelines.stages.adapt import Predictor, heldout
+from pipelines.stages.generator import Member, load_generator, members
+from pipelines.stages.weights import load_blocks
 
 PREDICTION, IDENTITY, CEILING = "prediction", "identity", "ground-truth adapter"
 CONTINUED = "prediction, full budget"

@@ -19,8 +19,8 @@ from modeling.editors.sources import load_source, source_ids
 from modeling.metrics.features import FeatureExtractor, make_features
 from pipelines.config.derived import exact_editor, resolve_editor
 from pipelines.config.schema import Config
-from pipelines.pairs import load_pairs
 from pipelines.runtime.run_dir import RunDir
+from pipelines.stages.pairs import load_pairs
 
 FAR = 10**6
 """First of the avatars for distances: none is among the pairs or among the others."""
