@@ -41,7 +41,7 @@ from pipelines.config import tree as config_tree
 from pipelines.config.checks import check_baseline
 from pipelines.config.schema import BASELINES, Config
 from pipelines.fairness import check_alike, check_unseen
-from pipelines.report_pictures import SOURCE, TRUTH
+from pipelines.presentation.pictures import SOURCE, TRUTH
 from pipelines.runtime.actors import map_actors
 from pipelines.runtime.log import Progress, log
 from pipelines.runtime.machine import machine

@@ -15,8 +15,8 @@ import numpy as np
 
 from modeling.metrics.distances import paired_bootstrap
 from pipelines.config.schema import BASELINES
-from pipelines.report_numbers import Numbers, duration, finite, mean, verdicts
-from pipelines.report_numbers import compare as paired
+from pipelines.presentation.numbers import Numbers, duration, finite, mean, verdicts
+from pipelines.presentation.numbers import compare as paired
 from pipelines.stages.contenders import IDENTITY, PREDICTION
 
 PAPER = {

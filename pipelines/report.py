@@ -13,17 +13,13 @@ from typing import Any
 
 from modeling.concepts.planning import Concept
 from modeling.metrics.features import EfficientNetLite0, Inception
-from pipelines import (
-    report_comparison,
-    report_numbers,
-    report_page,
-    report_pictures,
-    report_studies,
-)
+from pipelines import report_comparison, report_page, report_studies
 from pipelines.config import tree as config_tree
 from pipelines.config.schema import Config
-from pipelines.report_curves import panel
-from pipelines.report_numbers import Numbers, mean
+from pipelines.presentation import numbers as report_numbers
+from pipelines.presentation import pictures as report_pictures
+from pipelines.presentation.curves import panel
+from pipelines.presentation.numbers import Numbers, mean
 from pipelines.runtime.log import log
 from pipelines.runtime.machine import machine
 from pipelines.runtime.run_dir import RunDir

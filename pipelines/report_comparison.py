@@ -12,11 +12,20 @@ from typing import Any
 
 from pipelines.comparison_numbers import PAPER, in_order, lines, markdown, name_of
 from pipelines.config.schema import BASELINES
-from pipelines.report_curves import COLOURS, INK, LINE, apart, for_page, plain, stand_in, variable
-from pipelines.report_numbers import Numbers, duration, plural
-from pipelines.report_page import ABOUT, picture_cell
-from pipelines.report_pictures import SOURCE, TRUTH, When, draw_png
-from pipelines.report_style import style_sheet
+from pipelines.presentation.cells import ABOUT, picture_cell
+from pipelines.presentation.curves import (
+    COLOURS,
+    INK,
+    LINE,
+    apart,
+    for_page,
+    plain,
+    stand_in,
+    variable,
+)
+from pipelines.presentation.numbers import Numbers, duration, plural
+from pipelines.presentation.pictures import SOURCE, TRUTH, When, draw_png
+from pipelines.presentation.style import style_sheet
 from pipelines.runtime.run_dir import RunDir
 from pipelines.stages.contenders import IDENTITY, PREDICTION
 

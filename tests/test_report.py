@@ -20,8 +20,8 @@ from modeling.images import encode_png
 from pipelines import report
 from pipelines.config.load import load_config
 from pipelines.config.schema import Config
-from pipelines.report_numbers import compare, duration, reach, summarise
-from pipelines.report_pictures import MAX_PNG_BYTES, chosen
+from pipelines.presentation.numbers import compare, duration, reach, summarise
+from pipelines.presentation.pictures import MAX_PNG_BYTES, chosen
 from pipelines.runtime.run_dir import ArtifactError, RunDir
 from pipelines.runtime.stage_graph import StageError
 from pipelines.stages.contenders import CEILING, IDENTITY, PREDICTION

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.report_numbers import summarise
+from pipelines.presentation.numbers import summarise
 from pipelines.stages.contenders import CEILING, CONTINUED, PREDICTION, SCRATCH
 from tuning.result import reach_lines, serial
 

@@ -17,8 +17,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipelines.report_curves import COLOURS
-from pipelines.report_numbers import Numbers, plural, summarise
+from pipelines.presentation.curves import COLOURS
+from pipelines.presentation.numbers import Numbers, plural, summarise
 from pipelines.runtime.run_dir import RunDir
 from pipelines.stages.contenders import (
     CEILING,

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipelines.report_curves import COLOURS
-from pipelines.report_numbers import Numbers, compare, plural
+from pipelines.presentation.curves import COLOURS
+from pipelines.presentation.numbers import Numbers, compare, plural
 from pipelines.stages.contenders import CEILING, PREDICTION
 from tuning.intervals import check_equal, over_concepts, text
 from tuning.panels import panels, save

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipelines.report_curves import COLOURS, variable
+from pipelines.presentation.curves import COLOURS, variable
 
 _CSS = """
 :root { color-scheme: light dark; --font: system-ui, -apple-system, "Segoe UI", Roboto, sans-serif;

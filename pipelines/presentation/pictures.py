@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from modeling.concepts.planning import Concept
 from modeling.images import decode_image
-from pipelines.report_numbers import WHENS, Numbers, When, scores, step_of
+from pipelines.presentation.numbers import WHENS, Numbers, When, scores, step_of
 from pipelines.stages.contenders import CEILING, IDENTITY, PREDICTION, SHUFFLED
 
 T = TypeVar("T")
