@@ -13,7 +13,8 @@ from typing import Any
 
 from modeling.concepts.planning import Concept
 from modeling.metrics.features import EfficientNetLite0, Inception
-from pipelines import report_comparison, report_page, report_studies
+from pipelines import report_page, report_studies
+from pipelines.comparison import page as report_comparison
 from pipelines.config import tree as config_tree
 from pipelines.config.schema import Config
 from pipelines.presentation import numbers as report_numbers

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from modeling.cost import META, weights_of
-from pipelines.baselines import make_baseline
+from pipelines.comparison.from_scratch import make_baseline
 from pipelines.config.error import ConfigError
 from pipelines.config.load import load_config, preset_names
 from pipelines.config.schema import BASELINES, Config

@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from modeling.images import decode_image
-from pipelines import comparison_numbers
 from pipelines.__main__ import main
-from pipelines.compare import ADAPTING, CompareMethods, chosen, jobs, spent
+from pipelines.comparison import numbers as comparison_numbers
+from pipelines.comparison.compare import ADAPTING, CompareMethods, chosen, jobs, spent
+from pipelines.comparison.fairness import UnfairError
 from pipelines.config.load import load_config
 from pipelines.config.schema import BASELINES, Config
 from pipelines.config.tree import to_dict
-from pipelines.fairness import UnfairError
 from pipelines.runtime.run_dir import RunDir
 from pipelines.runtime.session import ray_session
 from pipelines.stages.concepts import load_concepts

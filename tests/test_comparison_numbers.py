@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.comparison_numbers import crossing, curve, lines, markdown, summarise
+from pipelines.comparison.numbers import crossing, curve, lines, markdown, summarise
 
 SECONDS = {"pix2pix": 2.0, "E²GAN": 0.5, "prediction": 0.5, "zero LoRA": 0.5}
 BUDGET = {"pix2pix": 200, "E²GAN": 100, "prediction": 20, "zero LoRA": 20}

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from pipelines.fairness import UnfairError, check_alike, check_unseen
+from pipelines.comparison.fairness import UnfairError, check_alike, check_unseen
 from pipelines.stages.judging import Judged, digests
 
 

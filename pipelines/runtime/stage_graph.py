@@ -141,7 +141,7 @@ SIDE_STAGES = (
     ),
     Stage(
         "compare",
-        "pipelines.compare",
+        "pipelines.comparison.compare",
         "train every method of Table 1 on held-out concepts, each at its budget (Ray Data)",
         ("generator",),
         (

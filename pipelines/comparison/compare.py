@@ -34,13 +34,14 @@ from modeling.targets.adapter_training import (
 )
 from modeling.targets.coreset import image_coreset
 from modeling.targets.lora import Adapter, stack
-from pipelines import comparison_numbers, report_comparison
-from pipelines.baselines import make_baseline
-from pipelines.comparison_numbers import AS_LONG
+from pipelines.comparison import numbers as comparison_numbers
+from pipelines.comparison import page as report_comparison
+from pipelines.comparison.fairness import check_alike, check_unseen
+from pipelines.comparison.from_scratch import make_baseline
+from pipelines.comparison.numbers import AS_LONG
 from pipelines.config import tree as config_tree
 from pipelines.config.checks import check_baseline
 from pipelines.config.schema import BASELINES, Config
-from pipelines.fairness import check_alike, check_unseen
 from pipelines.presentation.pictures import SOURCE, TRUTH
 from pipelines.runtime.actors import map_actors
 from pipelines.runtime.log import Progress, log

@@ -10,7 +10,7 @@ from html import escape
 from types import SimpleNamespace
 from typing import Any
 
-from pipelines.comparison_numbers import PAPER, in_order, lines, markdown, name_of
+from pipelines.comparison.numbers import PAPER, in_order, lines, markdown, name_of
 from pipelines.config.schema import BASELINES
 from pipelines.presentation.cells import ABOUT, picture_cell
 from pipelines.presentation.curves import (
