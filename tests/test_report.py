@@ -17,11 +17,11 @@ from PIL import Image
 
 from modeling.concepts.planning import Concept, to_table
 from modeling.images import encode_png
-from pipelines import report
 from pipelines.config.load import load_config
 from pipelines.config.schema import Config
 from pipelines.presentation.numbers import compare, duration, reach, summarise
 from pipelines.presentation.pictures import MAX_PNG_BYTES, chosen
+from pipelines.report import build as report
 from pipelines.runtime.run_dir import ArtifactError, RunDir
 from pipelines.runtime.stage_graph import StageError
 from pipelines.stages.contenders import CEILING, IDENTITY, PREDICTION

@@ -25,7 +25,7 @@ from modeling.weights.interface import WeightGenerator
 from pipelines.__main__ import main
 from pipelines.config.error import ConfigError
 from pipelines.config.load import load_config
-from pipelines.report_studies import section, studies
+from pipelines.report.studies import section, studies
 from pipelines.runtime.run_dir import RunDir
 from pipelines.stages.base import load_base
 from pipelines.stages.concepts import load_concepts, load_text

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipelines.report_studies import FOLDER
+from pipelines.report.studies import FOLDER
 from pipelines.runtime.run_dir import ArtifactError, RunDir
 
 ROOT = Path(__file__).parents[1]

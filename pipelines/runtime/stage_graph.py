@@ -123,7 +123,7 @@ STAGES = (
     ),
     Stage(
         "report",
-        "pipelines.report",
+        "pipelines.report.build",
         "write report/index.html",
         ("evaluate",),
         ("report",),

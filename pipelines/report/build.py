@@ -13,7 +13,6 @@ from typing import Any
 
 from modeling.concepts.planning import Concept
 from modeling.metrics.features import EfficientNetLite0, Inception
-from pipelines import report_page, report_studies
 from pipelines.comparison import page as report_comparison
 from pipelines.config import tree as config_tree
 from pipelines.config.schema import Config
@@ -21,6 +20,8 @@ from pipelines.presentation import numbers as report_numbers
 from pipelines.presentation import pictures as report_pictures
 from pipelines.presentation.curves import panel
 from pipelines.presentation.numbers import Numbers, mean
+from pipelines.report import page as report_page
+from pipelines.report import studies as report_studies
 from pipelines.runtime.log import log
 from pipelines.runtime.machine import machine
 from pipelines.runtime.run_dir import RunDir
