@@ -102,7 +102,7 @@ def _command(command: str, words: list[str]) -> int:
 
         return submit(words)
     if command == "plan":
-        from pipelines.plan import plan
+        from pipelines.plan.command import plan
 
         return plan(words)
     if command == "tune":

@@ -19,15 +19,18 @@ from modeling.concepts.planning import plan_concepts
 from modeling.cost import stable_diffusion
 from modeling.editors.registry import DIFFUSION as DIFFUSION_EDITORS
 from modeling.editors.registry import make_editor
-from pipelines import calibration
 from pipelines.__main__ import main
 from pipelines.config.derived import resolve_editor
 from pipelines.config.error import ConfigError
 from pipelines.config.load import load_config
 from pipelines.config.schema import Config
-from pipelines.plan import Plan, Row, changed, make_plan, rows_of, with_editors
-from pipelines.plan_rates import Rates, assumed, edit_rate
-from pipelines.plan_work import Pool, Shapes, concept_counts, edits, image_splits
+from pipelines.plan import calibration
+from pipelines.plan.alternatives import changed
+from pipelines.plan.command import make_plan
+from pipelines.plan.estimate import rows_of, with_editors
+from pipelines.plan.outcome import Plan, Row
+from pipelines.plan.rates import Rates, assumed, edit_rate
+from pipelines.plan.work import Pool, Shapes, concept_counts, edits, image_splits
 from pipelines.stages.concepts import concept_spec
 from pipelines.stages.sources import split_images
 from tests.conftest import Finished

@@ -21,7 +21,7 @@ from modeling.targets.families import from_description, frozen_target
 from pipelines.adapter_ids import Ask
 from pipelines.config.error import ConfigError
 from pipelines.config.load import load_config
-from pipelines.plan_work import Shapes
+from pipelines.plan.work import Shapes
 from pipelines.runtime.run_dir import RunDir
 from pipelines.runtime.stage_graph import STAGES, inventory
 from pipelines.serving import Loaded, TextPart, TranslatorPart, WeightPart

@@ -649,7 +649,7 @@ class Plan:
     price: float = 0.0
     """Money for an hour of one GPU, or of one actor where there is none; 0 = not known."""
     evaluations: dict[str, int] = field(default_factory=dict)
-    """Denoiser evaluations an edit, by editor; others by the method (pipelines/plan_rates.py)."""
+    """Denoiser evaluations an edit, by editor; others by the method (pipelines/plan/rates.py)."""
     gpu_tflops: float = 495.0
     """Peak of one GPU in training, TF32 without sparsity (NVIDIA's data sheet, H100 SXM)."""
     training_utilisation: float = 0.1

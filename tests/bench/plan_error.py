@@ -12,11 +12,12 @@ import os
 from pathlib import Path
 from typing import Any
 
-from pipelines.calibration import calibrate
 from pipelines.config.load import load_config
-from pipelines.plan import Plan, make_plan
-from pipelines.plan_rates import assumed, to_json
-from pipelines.plan_work import Shapes
+from pipelines.plan.calibration import calibrate
+from pipelines.plan.command import make_plan
+from pipelines.plan.outcome import Plan
+from pipelines.plan.rates import assumed, to_json
+from pipelines.plan.work import Shapes
 from pipelines.runtime.machine import machine
 from tests.bench.demo_stages import RESULTS
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipelines.config.schema import Config
-from pipelines.plan import Plan, Row
+from pipelines.plan.outcome import Plan, Row
 
 
 def table(config: Config, made: Plan) -> str:

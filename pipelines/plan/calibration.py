@@ -43,8 +43,8 @@ from modeling.weights.generator_training import GeneratorTraining, ImageBatch
 from modeling.weights.interface import SamplingMethod, TextBatch
 from modeling.weights.weight_generator import build, predict_blocks
 from pipelines.config.schema import Config
-from pipelines.plan_rates import Rate, Rates
-from pipelines.plan_work import Pool, Shapes, actors_of, candidate_editors, image_splits, workers_of
+from pipelines.plan.rates import Rate, Rates
+from pipelines.plan.work import Pool, Shapes, actors_of, candidate_editors, image_splits, workers_of
 from pipelines.runtime.log import log
 from pipelines.runtime.machine import machine
 from pipelines.runtime.run_dir import RunDir

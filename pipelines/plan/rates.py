@@ -1,6 +1,6 @@
 """How fast one device does each kind of work: assumed, each with its source.
 
-pipelines/calibration.py replaces rates by what it measures.
+pipelines/plan/calibration.py replaces rates by what it measures.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from modeling.cost import GeneratorCost, stable_diffusion
 from modeling.editors.registry import EXACT
 from pipelines.config.error import ConfigError
 from pipelines.config.schema import Config
-from pipelines.plan_work import Pool, Shapes, actors_of, candidate_editors, workers_of
+from pipelines.plan.work import Pool, Shapes, actors_of, candidate_editors, workers_of
 from pipelines.stages.generator import generator_config, members
 
 EVALUATIONS: Mapping[str, tuple[float, int, str]] = {

@@ -1,6 +1,6 @@
 """What each stage has to do, counted from the configuration by the rules that the stages follow.
 
-Nothing here knows how fast anything is: `Work` names the rate, pipelines/plan_rates.py has it.
+Nothing here knows how fast anything is: `Work` names the rate, pipelines/plan/rates.py has it.
 """
 
 from __future__ import annotations

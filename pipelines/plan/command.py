@@ -1,0 +1,130 @@
+"""`denoised-weights plan`: what a run of this configuration takes, before anything is started.
+
+Work (pipelines/plan/work.py) ÷ rates (pipelines/plan/rates.py) = time, stage after stage. What a
+plan leaves out: waiting for machines, failures, gradients between workers, reading from storage.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from modeling.cost import ANCHORS
+from pipelines.config.error import ConfigError
+from pipelines.config.load import load_config
+from pipelines.config.schema import Config
+from pipelines.plan.alternatives import alternatives, changed, in_words
+from pipelines.plan.estimate import cluster_devices, rows_of, with_editors
+from pipelines.plan.outcome import Alternative, Plan
+from pipelines.plan.rates import Rates, assumed
+from pipelines.plan.rates import to_json as rates_to_json
+from pipelines.plan.table import table
+from pipelines.plan.work import Shapes
+
+OWN = ("calibrate", "json", "price")
+"""Words of this command; all others are the configuration's."""
+
+
+def plan(words: Sequence[str]) -> int:
+    """Print the plan, or write it as JSON. ConfigError if the words are wrong.
+
+    `--json` prints JSON in place of the table, `json=FILE` writes it beside the table;
+    `--calibrate` or calibrate=true measures here first; price=P is plan.price.
+    """
+    own, rest = _own(words)
+    config = load_config(rest)
+    shapes = Shapes(config)
+    rates = assumed(config, shapes)
+    machine = None
+    if own.get("calibrate") == "true":
+        from pipelines.plan.calibration import calibrate
+
+        rates, machine = calibrate(config, shapes, rates)
+    made = make_plan(config, shapes, rates)
+    data = to_json(config, made, rates, shapes, rest) | {"measured_on": machine}
+    text = json.dumps(data, indent=2, ensure_ascii=False) + "\n"
+    target = own.get("json", "")
+    if target and target != "-":
+        try:
+            Path(target).write_text(text)
+        except OSError as error:
+            raise ConfigError(f"json={target}: cannot be written ({error.strerror})") from error
+    print(text if target == "-" else table(config, made), end="")
+    return 0
+
+
+def _own(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    own: dict[str, str] = {}
+    rest: list[str] = []
+    for word in words:
+        flag = {"--json": "json=-", "--calibrate": "calibrate=true"}.get(word, word)
+        key, equals, value = flag.partition("=")
+        if key not in OWN:
+            rest.append(word)
+            continue
+        if key in own:
+            raise ConfigError(f"{key} is given twice")
+        if not equals or not value:
+            raise ConfigError(f"{word!r} is not of the form {key}=value")
+        own[key] = value
+    if own.get("calibrate", "false") not in ("true", "false"):
+        raise ConfigError(f"calibrate={own['calibrate']}: calibrate must be true or false")
+    if "price" in own:
+        rest.append(f"plan.price={own['price']}")
+    return own, rest
+
+
+def make_plan(config: Config, shapes: Shapes, rates: Rates) -> Plan:
+    """The plan and, by the same rates, what would make it cheaper."""
+    rows = rows_of(config, shapes, rates)
+    held = sum(r.held_hours for r in rows)
+    found = []
+    for what, keys in alternatives(config, rates):
+        try:
+            other = changed(config, keys)
+            hours = sum(r.held_hours for r in rows_of(other, shapes, with_editors(other, rates)))
+        except ConfigError:
+            continue  # half of it is not possible here, such as fewer than the 10 images needed
+        words = " ".join(f"{k}={in_words(v)}" for k, v in keys.items())
+        found.append(Alternative(words, what, hours, hours / held if held else 1.0))
+    found.sort(key=lambda a: a.held_hours)
+    helps = [a for a in found if a.of_total <= 0.995]
+    return Plan(
+        rows,
+        *cluster_devices(config),
+        sum(r.busy_hours for r in rows),
+        sum(r.wall_hours for r in rows),
+        held,
+        sum(r.flops for r in rows),
+        sum(r.stored_bytes for r in rows),
+        held * config.plan.price if config.plan.price else None,
+        max(rows, key=lambda r: r.held_hours).stage,
+        [a for a in helps if a.of_total <= 0.5] or helps[:3],
+    )
+
+
+def to_json(
+    config: Config, made: Plan, rates: Rates, shapes: Shapes, words: Sequence[str]
+) -> dict[str, Any]:
+    """The plan and all it rests on."""
+    return {
+        "command": " ".join(["denoised-weights plan", *words]),
+        **asdict(made),
+        "price": config.plan.price or None,
+        "networks": {
+            "translator": shapes.cost.weights,
+            "discriminator": shapes.cost.critic_weights,
+            "adapter": shapes.layout.n_weights,
+            "blocks": shapes.layout.n_blocks,
+            "adapter_bytes": round(shapes.adapter_bytes),
+            **rates.weights,
+        },
+        "rates": rates_to_json(rates),
+        "anchors": {
+            name: {**asdict(a), "per_second": round(a.per_second, 1)} for name, a in ANCHORS.items()
+        },
+        "assumptions": asdict(config.plan),
+    }
