@@ -115,7 +115,7 @@ def _command(command: str, words: list[str]) -> int:
         return 0
     run = RunDir(config.run_dir)
     if command == "serve":
-        from pipelines.serve import serve_forever
+        from pipelines.serve.command import serve_forever
 
         serve_forever(config, run)
         return 0

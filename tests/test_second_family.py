@@ -18,13 +18,13 @@ from safetensors.torch import load_file
 
 from modeling.editors.avatars import portrait, render
 from modeling.targets.families import from_description, frozen_target
-from pipelines.adapter_ids import Ask
 from pipelines.config.error import ConfigError
 from pipelines.config.load import load_config
 from pipelines.plan.work import Shapes
 from pipelines.runtime.run_dir import RunDir
 from pipelines.runtime.stage_graph import STAGES, inventory
-from pipelines.serving import Loaded, TextPart, TranslatorPart, WeightPart
+from pipelines.serve.adapter_ids import Ask
+from pipelines.serve.parts import Loaded, TextPart, TranslatorPart, WeightPart
 from pipelines.stages.adapt import heldout, load_timings, step_folder
 from pipelines.stages.base import load_base
 from pipelines.stages.gans import load_adapter

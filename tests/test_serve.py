@@ -43,9 +43,6 @@ from modeling.targets.translator import Translator
 from modeling.text import TextEmbedding, TextEncoder
 from modeling.weights import weight_generator
 from modeling.weights.codec import BlockLayout, NormalisationSums
-from pipelines import serve
-from pipelines.adapter_ids import Ask, UnknownAdapterError, name_of, parse
-from pipelines.api_keys import from_environment, hashed
 from pipelines.config import tree as config_tree
 from pipelines.config.error import ConfigError
 from pipelines.config.load import load_config
@@ -54,10 +51,13 @@ from pipelines.runtime import stage_graph as stages
 from pipelines.runtime.run_dir import ArtifactError, RunDir
 from pipelines.runtime.stage_graph import StageError
 from pipelines.runtime.text_table import writing_text
-from pipelines.serve_app import Limits, make_app
-from pipelines.serve_http import Admission, proxy_middlewares
-from pipelines.serve_models import Weights
-from pipelines.serving import READ, AdapterFiles, Loaded, WeightPart, digest, digests
+from pipelines.serve import command as serve
+from pipelines.serve.adapter_ids import Ask, UnknownAdapterError, name_of, parse
+from pipelines.serve.api_keys import from_environment, hashed
+from pipelines.serve.app import Limits, make_app
+from pipelines.serve.deployments import Weights
+from pipelines.serve.http import Admission, proxy_middlewares
+from pipelines.serve.parts import READ, AdapterFiles, Loaded, WeightPart, digest, digests
 from pipelines.stages import base
 from pipelines.stages.base import discriminator_config, load_base, translator_config
 from pipelines.stages.concepts import concept_spec, load_concepts

@@ -15,7 +15,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from pipelines.serve_app import make_app
+from pipelines.serve.app import make_app
 from tests.test_serve import LIMITS, SMALL, Fake, encoded
 
 schemathesis.openapi.media_type("image/png", st.just(encoded(SMALL, "PNG")))

@@ -19,8 +19,8 @@ import pytest
 
 from cluster.local import free_port
 from modeling.images import encode_png
-from pipelines import serve
 from pipelines.runtime.run_dir import RunDir
+from pipelines.serve import command as serve
 from pipelines.stages.concepts import load_concepts
 from tests.test_serve import finished_job, make_run, told
 

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from pipelines.shared_work import SharedWork
+from pipelines.serve.shared_work import SharedWork
 
 
 class Bench:

@@ -25,12 +25,12 @@ from schemathesis import GenerationMode
 from cluster.local import free_port
 from modeling.editors.avatars import portrait, render
 from modeling.images import encode_png
-from pipelines import serve
 from pipelines.config.load import load_config
 from pipelines.runtime.machine import machine
 from pipelines.runtime.run_dir import RunDir
 from pipelines.runtime.session import ray_session
-from pipelines.serve_app import IMAGE_FORMATS
+from pipelines.serve import command as serve
+from pipelines.serve.app import IMAGE_FORMATS
 from tests.bench.demo_stages import RESULTS
 from tests.bench.serve_load import memory
 

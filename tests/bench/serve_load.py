@@ -32,13 +32,13 @@ import psutil
 from cluster.local import free_port
 from modeling.editors.avatars import portrait, render
 from modeling.images import encode_png
-from pipelines import serve
-from pipelines.adapter_ids import Ask, name_of
 from pipelines.config.load import load_config
 from pipelines.config.schema import Config
 from pipelines.runtime.machine import machine
 from pipelines.runtime.run_dir import RunDir
 from pipelines.runtime.session import ray_session
+from pipelines.serve import command as serve
+from pipelines.serve.adapter_ids import Ask, name_of
 from tests.bench.demo_stages import RESULTS
 
 CLIENTS = (1, 8, 64, 200)
@@ -90,7 +90,7 @@ async def load(url: str, call: Call, clients: int, seconds: float, numbers: Iter
 
 def bare(config: Any, run: RunDir, picture: np.ndarray) -> dict[str, Any]:
     """The same work by plain calls, one request at a time and eight at a time."""
-    from pipelines.serving import Loaded, TextPart, TranslatorPart, WeightPart
+    from pipelines.serve.parts import Loaded, TextPart, TranslatorPart, WeightPart
 
     text, weights, translator = (
         TextPart(config, run),

@@ -235,8 +235,8 @@ def serve_trials(source: Path, home: Path, seeds: list[int], done: Callable[[Any
     from ray import serve as ray_serve
 
     from cluster.local import free_port
-    from pipelines import serve
     from pipelines.config.load import load_config
+    from pipelines.serve import command as serve
     from tests.test_serve_survives import Load, copies
 
     run = RunDir(str(source))

@@ -23,14 +23,14 @@ from ray import serve
 
 from modeling.targets.lora import AdapterError
 from modeling.text import TextEmbedding
-from pipelines import finetunes
-from pipelines.adapter_ids import FINETUNED, Ask, UnknownAdapterError, ask_of, job_of, name_of
 from pipelines.config import tree as config_tree
 from pipelines.config.schema import Replicas
-from pipelines.finetune_request import ENDED, FAILED, BusyError, Request
 from pipelines.runtime.log import log
 from pipelines.runtime.run_dir import ArtifactError, RunDir
-from pipelines.serving import (
+from pipelines.serve import finetunes
+from pipelines.serve.adapter_ids import FINETUNED, Ask, UnknownAdapterError, ask_of, job_of, name_of
+from pipelines.serve.finetune_request import ENDED, FAILED, BusyError, Request
+from pipelines.serve.parts import (
     AdapterFiles,
     Loaded,
     Merged,
@@ -39,7 +39,7 @@ from pipelines.serving import (
     TranslatorPart,
     WeightPart,
 )
-from pipelines.shared_work import SharedWork
+from pipelines.serve.shared_work import SharedWork
 
 Result = TypeVar("Result")
 ATTEMPTS = 6
@@ -296,7 +296,7 @@ class Finetunes:
 
 
 class RayBackend:
-    """What the HTTP part calls (pipelines.serve_app.Backend), through handles of deployments."""
+    """What the HTTP part calls (pipelines.serve.app.Backend), through handles of deployments."""
 
     def __init__(self) -> None:
         get = serve.get_deployment_handle

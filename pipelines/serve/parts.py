@@ -1,6 +1,6 @@
 """What the service's deployments hold: text encoder, weight generator, translator.
 
-No HTTP and no Ray in here (pipelines/serve_models.py puts them on Ray). Each takes a batch of
+No HTTP and no Ray in here (pipelines/serve/deployments.py puts them on Ray). Each takes a batch of
 requests and answers every one by itself: what fails for one is returned as its exception.
 Building one raises ArtifactError, TextEncoderError or AdapterError if the run cannot be served.
 """
@@ -29,9 +29,9 @@ from modeling.targets.lora import (
     to_files,
 )
 from modeling.text import TextEmbedding, TextEncoder
-from pipelines.adapter_ids import Ask, OtherModelError, UnknownAdapterError
 from pipelines.config.schema import Config, Replicas
 from pipelines.runtime.run_dir import ArtifactError, RunDir
+from pipelines.serve.adapter_ids import Ask, OtherModelError, UnknownAdapterError
 from pipelines.stages.base import load_base
 from pipelines.stages.concepts import load_concepts, load_text, with_adapter
 from pipelines.stages.generator import load_generator

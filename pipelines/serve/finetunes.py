@@ -23,11 +23,13 @@ from modeling.editors.sources import load_source, source_ids
 from modeling.images import decode_image, encode_png
 from modeling.targets.adapter_training import ConceptData, to_unit, train_adapters, translate_all
 from modeling.targets.lora import CONFIG_FILE, Adapter, stack, to_files
-from pipelines.adapter_ids import FINETUNED
 from pipelines.config import tree as config_tree
 from pipelines.config.derived import resolve_editor
 from pipelines.config.schema import Config
-from pipelines.finetune_request import (
+from pipelines.runtime.log import log
+from pipelines.runtime.run_dir import RunDir
+from pipelines.serve.adapter_ids import FINETUNED
+from pipelines.serve.finetune_request import (
     CANCELLED,
     FAILED,
     FINISHED,
@@ -36,9 +38,7 @@ from pipelines.finetune_request import (
     FinetuneError,
     Request,
 )
-from pipelines.runtime.log import log
-from pipelines.runtime.run_dir import RunDir
-from pipelines.serving import JOBS, READ, TOKENS_FILE, Loaded, digest
+from pipelines.serve.parts import JOBS, READ, TOKENS_FILE, Loaded, digest
 from pipelines.stages.adapt import recipe
 from pipelines.stages.base import load_base
 from pipelines.stages.editing import editor_options

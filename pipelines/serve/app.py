@@ -28,8 +28,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from modeling.editors.avatars import portrait, render
 from modeling.images import ImageError, decode_image, encode_jpeg, encode_png
-from pipelines import finetune_request
-from pipelines.adapter_ids import (
+from pipelines.serve import finetune_request
+from pipelines.serve.adapter_ids import (
     FINETUNED,
     PREDICTED,
     Ask,
@@ -38,8 +38,8 @@ from pipelines.adapter_ids import (
     name_of,
     parse,
 )
-from pipelines.finetune_request import BusyError, FinetuneError
-from pipelines.serve_http import RETRY, Admission, BodyLimit, Counting, Counts, KeyCheck
+from pipelines.serve.finetune_request import BusyError, FinetuneError
+from pipelines.serve.http import RETRY, Admission, BodyLimit, Counting, Counts, KeyCheck
 
 WEIGHTS_FILE, CONFIG_FILE = "adapter_model.safetensors", "adapter_config.json"
 OCTETS, ZIP = "application/octet-stream", "application/zip"
@@ -49,7 +49,7 @@ IMAGE_FORMATS = ("PNG", "JPEG", "WEBP")
 # Room for the other form fields and the multipart boundaries
 FORM_BYTES = 64_000
 READY_SECONDS = 5.0
-PAGE = Path(__file__).parent / "serve_page.html"
+PAGE = Path(__file__).parent / "serve/page.html"
 Responses = dict[int | str, dict[str, Any]]
 
 
@@ -96,7 +96,7 @@ class Limits:
 
 
 class Files(Protocol):
-    """An adapter in PEFT's format, and what it belongs to (pipelines.serving.AdapterFiles)."""
+    """An adapter in PEFT's format, and what it belongs to (pipelines.serve.parts.AdapterFiles)."""
 
     @property
     def weights(self) -> bytes: ...
@@ -113,7 +113,7 @@ class Files(Protocol):
 class Backend(Protocol):
     """What the routes need, wherever it runs.
 
-    Names of adapters: pipelines/adapter_ids.py. Methods raise UnknownAdapterError,
+    Names of adapters: pipelines/serve/adapter_ids.py. Methods raise UnknownAdapterError,
     OtherModelError, FinetuneError and BusyError.
     """
 

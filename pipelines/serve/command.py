@@ -1,6 +1,6 @@
 """Command `serve`: text → adapter and text + image → image over HTTP, by Ray Serve.
 
-The routes are pipelines/serve_app.py's, the models behind them pipelines/serve_models.py's.
+The routes are pipelines/serve/app.py's, the models behind them pipelines/serve/deployments.py's.
 `denoised-weights serve run_dir=…` starts them on a local Ray; `serve deploy cluster/serve.yaml` on
 a cluster, through `build`.
 
@@ -17,18 +17,18 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from pipelines.api_keys import from_environment
 from pipelines.config import tree as config_tree
 from pipelines.config.error import ConfigError
 from pipelines.config.load import load_config
 from pipelines.config.schema import Config, Replicas
-from pipelines.finetunes import editors
 from pipelines.runtime.log import log
 from pipelines.runtime.run_dir import ArtifactError, RunDir
 from pipelines.runtime.session import ray_session
 from pipelines.runtime.stage_graph import StageError, finished, made_with
-from pipelines.serve_app import Limits, make_app
-from pipelines.serving import READ, TextPart, WeightPart, digests
+from pipelines.serve.api_keys import from_environment
+from pipelines.serve.app import Limits, make_app
+from pipelines.serve.finetunes import editors
+from pipelines.serve.parts import READ, TextPart, WeightPart, digests
 
 APP = "denoised-weights"
 DRAIN_SECONDS = 5.0
@@ -149,7 +149,7 @@ def application(config: Config, run: RunDir) -> Any:
     from ray import serve
     from ray.serve.config import BackpressureConfig
 
-    from pipelines import serve_models as models
+    from pipelines.serve import deployments as models
 
     allowed, keys, s = limits(config), from_environment(config), config.serve
     saved, model = config_tree.to_dict(config), digests(run)["model"]
@@ -160,7 +160,7 @@ def application(config: Config, run: RunDir) -> Any:
         return make_app(allowed, models.RayBackend(), keys, copy)
 
     def deployed(kind: Any, name: str, replicas: Replicas, *arguments: Any) -> Any:
-        # the HTTP part alone bounds what is let in (pipelines.serve_http.Admission): behind it
+        # the HTTP part alone bounds what is let in (pipelines.serve.http.Admission): behind it
         # nothing is turned away, and no copy is full
         options = _copies(replicas, 2 * s.max_ongoing * s.api.most)
         return deployment(kind, name=name, **options).bind(saved, run, *arguments)
