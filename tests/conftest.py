@@ -29,7 +29,7 @@ os.environ |= {
 os.environ.pop("RAY_ADDRESS", None)
 
 
-LONG = ("cluster_run", "second_family", "full_disk", "serve_survives", "compare", "tune")
+LONG = ("cluster_run", "second_family", "full_disk", "survives", "compare", "tune")
 """Test files that take minutes, the first of which makes the finished run."""
 
 

@@ -92,7 +92,8 @@ class AdaptedTranslator:
     The adapter's weights are never stored in the network, they are arguments of the call: that
     lets a batch of adapters, or one that a weight generator has just predicted, go through it with
     gradients. W + B·A is formed per call (PEFT's `merge`), which on a CPU trains faster
-    than a separate low-rank path and is the same function (tests/test_lora.py compares).
+    than a separate low-rank path and is the same function (tests/modeling/targets/test_lora.py
+    compares).
     """
 
     def __init__(

@@ -49,7 +49,7 @@ IMAGE_FORMATS = ("PNG", "JPEG", "WEBP")
 # Room for the other form fields and the multipart boundaries
 FORM_BYTES = 64_000
 READY_SECONDS = 5.0
-PAGE = Path(__file__).parent / "serve/page.html"
+PAGE = Path(__file__).parent / "page.html"
 Responses = dict[int | str, dict[str, Any]]
 
 

@@ -237,7 +237,7 @@ def serve_trials(source: Path, home: Path, seeds: list[int], done: Callable[[Any
     from cluster.local import free_port
     from pipelines.config.load import load_config
     from pipelines.serve import command as serve
-    from tests.test_serve_survives import Load, copies
+    from tests.pipelines.serve.test_survives import Load, copies
 
     run = RunDir(str(source))
     words = [f"run_dir={source}", f"serve.port={free_port()}"]

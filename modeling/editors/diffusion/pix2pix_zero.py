@@ -1,7 +1,7 @@
 """pix2pix-zero (Parmar et al., SIGGRAPH 2023): an edit direction, guided by cross-attention.
 
 diffusers keeps its pipeline as deprecated code, of one picture a call; this gives its numbers
-(tests/test_pix2pix_zero.py) for batches.
+(tests/modeling/editors/diffusion/test_pix2pix_zero.py) for batches.
 """
 
 from __future__ import annotations

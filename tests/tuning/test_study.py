@@ -14,14 +14,13 @@ from pipelines.runtime.run_dir import RunDir
 from pipelines.runtime.stage_graph import STAGES
 from pipelines.stages.contenders import PREDICTION
 from tests.conftest import Finished
+from tests.driver import ROOT
 from tuning import export, run_outcome, study
 from tuning.branches import VALIDATION, branch, folder_of, shared_stages
 from tuning.intervals import check_equal, over_concepts, over_seeds, text
 from tuning.overfit import OVERFIT
 from tuning.study import StudyError, expanded, known, load_study, own_words
 from tuning.words import generator_words, keys_of, merged
-
-ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.parametrize("preset", ["tiny", "small"])

@@ -22,7 +22,7 @@ from modeling.images import encode_png
 from pipelines.runtime.run_dir import RunDir
 from pipelines.serve import command as serve
 from pipelines.stages.concepts import load_concepts
-from tests.test_serve import finished_job, make_run, told
+from tests.pipelines.serve.test_serve import finished_job, make_run, told
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,7 @@ from modeling.metrics.features import (
     find_inception,
     make_features,
 )
+from tests.driver import ROOT
 from tests.tiny_clip import save_clip
 
 
@@ -211,4 +212,4 @@ def test_importing_the_modules_is_light() -> None:
         "import sys, modeling.metrics.features, modeling.metrics.distances;"
         "assert not {'torch', 'cleanfid', 'scipy', 'ray'} & set(sys.modules)"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

@@ -57,10 +57,10 @@ class World:
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.run = RunDir(str(folder))
         chain = (
-            Stage("one", "the first", (), ("seed", "images.size"), ("out1",)),
-            Stage("two", "the second", ("one",), ("base",), ("out2",)),
-            Stage("three", "the third", ("two",), ("gans",), ("out3",)),
-            Stage("side", "beside them", ("one",), ("weights",), ("outs",)),
+            Stage("one", "pipelines.one", "the first", (), ("seed", "images.size"), ("out1",)),
+            Stage("two", "pipelines.two", "the second", ("one",), ("base",), ("out2",)),
+            Stage("three", "pipelines.three", "the third", ("two",), ("gans",), ("out3",)),
+            Stage("side", "pipelines.side", "beside them", ("one",), ("weights",), ("outs",)),
         )
         self.modules = {s.name: Fake(s.name, s.outputs[0]) for s in chain}
         monkeypatch.setattr(stages, "STAGES", chain)

@@ -63,9 +63,10 @@ from pipelines.stages.base import discriminator_config, load_base, translator_co
 from pipelines.stages.concepts import concept_spec, load_concepts
 from pipelines.stages.generator import generator_config
 from pipelines.stages.writing import embed
+from tests.driver import ROOT
 
 TEXT_DIM = 384
-SERVE_YAML = Path(__file__).parent.parent / "cluster" / "serve.yaml"
+SERVE_YAML = ROOT / "cluster" / "serve.yaml"
 # Not the preset's, so that a service that took the preset's configuration would be noticed
 TRAINED = [
     "preset=tiny",
