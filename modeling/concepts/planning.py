@@ -20,7 +20,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from modeling.concepts.grammar import CATEGORIES, FAMILIES, Family
+from modeling.concepts.grammar.families import FAMILIES
+from modeling.concepts.grammar.family import CATEGORIES, Family
 
 SPLITS = ("train", "val", "test")
 

@@ -18,7 +18,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from modeling.concepts.grammar import CATEGORIES
+from modeling.concepts.grammar.family import CATEGORIES
 from modeling.concepts.language_models import Answer, Prompt
 from modeling.concepts.near_duplicates import Embed, NearDuplicates
 from modeling.concepts.planning import Concept, ConceptError, concept_id

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from modeling.concepts.grammar import colour_rgb
+from modeling.concepts.grammar.colours import colour_rgb
 
 NONE = "none"
 

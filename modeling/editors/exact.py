@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from modeling.concepts.grammar import FAMILIES
+from modeling.concepts.grammar.families import FAMILIES
 from modeling.concepts.planning import Concept
 from modeling.editors.avatars import ATTRIBUTES, portrait, render
 from modeling.editors.filters import FILTER_KEYS, apply_filter

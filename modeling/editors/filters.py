@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from PIL import Image, ImageFilter
 
-from modeling.concepts.grammar import colour_rgb
+from modeling.concepts.grammar.colours import colour_rgb
 
 FILTER_KEYS = frozenset(
     {

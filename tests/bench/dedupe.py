@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from modeling.concepts.grammar import FAMILIES
+from modeling.concepts.grammar.families import FAMILIES
 from modeling.concepts.near_duplicates import NearDuplicates
 from modeling.concepts.text import content_words
 from pipelines.runtime.machine import machine

@@ -15,7 +15,7 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from modeling import images
-from modeling.concepts.grammar import FAMILIES
+from modeling.concepts.grammar.families import FAMILIES
 from modeling.concepts.planning import Concept, concept_id
 from modeling.editors.avatars import ATTRIBUTES, AvatarError, portrait, render
 from modeling.editors.filters import FILTER_KEYS, FILTERS, FilterError, apply_filter
