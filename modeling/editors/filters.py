@@ -1,7 +1,7 @@
 """Exact art filters: deterministic functions of the picture, in numpy and Pillow.
 
 Lengths (blur radius, tile, dot) are fractions of the picture's shorter side, so a filter looks the
-same at every resolution.
+same at every resolution. A new filter is one function and one line in FILTERS.
 """
 
 from __future__ import annotations
@@ -12,19 +12,20 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from modeling.concepts.grammar.colours import colour_rgb
+from modeling.editors.pixels import (
+    blurred,
+    colour_edges,
+    filtered,
+    grid,
+    luminance,
+    mix,
+    odd_window,
+    ramp,
+    shorter_side,
+)
 
 FILTER_KEYS = frozenset(
-    {
-        "filter",
-        "colour",
-        "dark",
-        "middle",
-        "light",
-        "strength",
-        "palette",
-        "tone",
-        "side",
-    }
+    {"filter", "colour", "dark", "middle", "light", "strength", "palette", "tone", "side"}
 )
 Filter = Callable[[np.ndarray, Mapping[str, str]], np.ndarray]
 
@@ -106,192 +107,119 @@ def _choose(edit: Mapping[str, str], key: str, values: Mapping[str, object]) -> 
 
 
 def _grade(
-    edit: Mapping[str, str],
-    slight: float,
-    moderate: float,
-    strong: float,
-    extreme: float,
+    edit: Mapping[str, str], slight: float, moderate: float, strong: float, extreme: float
 ) -> float:
-    grades = {
-        "slight": slight,
-        "moderate": moderate,
-        "strong": strong,
-        "extreme": extreme,
-    }
+    grades = {"slight": slight, "moderate": moderate, "strong": strong, "extreme": extreme}
     return grades[_choose(edit, "strength", grades)]
 
 
-def _luminance(x: np.ndarray) -> np.ndarray:
-    """Rec. 601 luma, [H, W, 1]."""
-    return x @ np.asarray([[0.299], [0.587], [0.114]], np.float32)
-
-
-def _side(x: np.ndarray) -> int:
-    return min(x.shape[0], x.shape[1])
-
-
-def _mix(a: np.ndarray, b: np.ndarray, share: np.ndarray | float) -> np.ndarray:
-    """a where share is 0, b where it is 1; broadcasts a colour [3] over a picture."""
-    return a + (b - a) * share
-
-
-def _ramp(colours: list[np.ndarray], value: np.ndarray) -> np.ndarray:
-    """Map value [H, W, 1] in [0, 1] along evenly spaced colours."""
-    stops = np.linspace(0, 1, len(colours))
-    channels = [np.interp(value[..., 0], stops, [c[i] for c in colours]) for i in range(3)]
-    return np.stack(channels, axis=-1)
-
-
-def _pil(x: np.ndarray, image_filter: ImageFilter.Filter) -> np.ndarray:
-    picture = Image.fromarray(np.rint(np.clip(x, 0, 1) * 255).astype(np.uint8))
-    return np.asarray(picture.filter(image_filter), np.float32) / 255
-
-
-def _blurred(x: np.ndarray, fraction: float) -> np.ndarray:
-    """Gaussian blur; sigma is a fraction of the shorter side. [H, W, 1] or [H, W, 3]."""
-    sigma = fraction * _side(x)
-    reach = max(1, round(3 * sigma))
-    offsets = np.arange(-reach, reach + 1)
-    weights = np.exp(-0.5 * (offsets / max(sigma, 1e-3)) ** 2)
-    weights /= weights.sum()
-    for axis in (0, 1):
-        pad = [(reach, reach) if a == axis else (0, 0) for a in range(3)]
-        padded = np.pad(x, pad, mode="edge")
-        length = x.shape[axis]
-        x = np.zeros_like(x)
-        for weight, start in zip(weights, range(2 * reach + 1), strict=True):
-            x += np.float32(weight) * padded.take(range(start, start + length), axis=axis)
-    return x
-
-
-def _edges(x: np.ndarray) -> np.ndarray:
-    """Strength of colour edges in [0, 1], [H, W, 1]; the gradient is per picture side."""
-    side = _side(x)
-    smooth = _blurred(x, 0.008)
-    rows = np.diff(smooth, axis=0, append=smooth[-1:])
-    columns = np.diff(smooth, axis=1, append=smooth[:, -1:])
-    slope = np.sqrt((rows**2 + columns**2).max(axis=2, keepdims=True)) * side
-    return np.clip((slope - 1.5) / 6, 0, 1)
-
-
-def _grid(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Row and column of each pixel's centre as fractions of the shorter side, [H, W, 1]."""
-    rows, columns = np.mgrid[: x.shape[0], : x.shape[1]].astype(np.float32) + 0.5
-    return rows[..., None] / _side(x), columns[..., None] / _side(x)
-
-
-def _odd(x: np.ndarray, fraction: float) -> int:
-    """A window of about `fraction` of the shorter side: odd, 3 or more, within the picture."""
-    return max(3, 2 * round(fraction * _side(x) / 2) + 1)
-
-
 def _duotone(x: np.ndarray, edit: Mapping[str, str]) -> np.ndarray:
-    return _mix(_colour(edit, "dark"), _colour(edit, "light"), _luminance(x))
+    return mix(_colour(edit, "dark"), _colour(edit, "light"), luminance(x))
 
 
 def _monochrome(x: np.ndarray, edit: Mapping[str, str]) -> np.ndarray:
     colour = _colour(edit)
-    return _ramp([colour * 0.15, colour, _mix(colour, _WHITE, 0.85)], _luminance(x))
+    return ramp([colour * 0.15, colour, mix(colour, _WHITE, 0.85)], luminance(x))
 
 
 def _tint(x: np.ndarray, edit: Mapping[str, str]) -> np.ndarray:
-    return _mix(x, _colour(edit), _grade(edit, 0.22, 0.35, 0.5, 0.7))
+    return mix(x, _colour(edit), _grade(edit, 0.22, 0.35, 0.5, 0.7))
 
 
 def _sketch(x: np.ndarray, edit: Mapping[str, str]) -> np.ndarray:
     """Colour dodge of the grey picture by its blur leaves white paper and soft strokes."""
-    grey = 0.1 + 0.9 * _luminance(x)
-    dodge = np.clip(grey / _blurred(grey, 0.05), 0, 1)
+    grey = 0.1 + 0.9 * luminance(x)
+    dodge = np.clip(grey / blurred(grey, 0.05), 0, 1)
     stroke = np.clip(2.2 * (1 - dodge) + 0.25 * (1 - grey), 0, 1)
-    return _mix(_WHITE, _colour(edit), stroke)
+    return mix(_WHITE, _colour(edit), stroke)
 
 
 def _line_art(x: np.ndarray, edit: Mapping[str, str]) -> np.ndarray:
-    return _mix(_WHITE, _colour(edit), _edges(x))
+    return mix(_WHITE, _colour(edit), colour_edges(x))
 
 
 def _neon(x: np.ndarray, edit: Mapping[str, str]) -> np.ndarray:
-    edges = _edges(x)
-    light = np.clip(edges + 0.8 * _blurred(edges, 0.03), 0, 1)
-    core = _mix(_colour(edit), _WHITE, 0.6 * edges**4)
-    return _mix(np.asarray([0.02, 0.02, 0.07], np.float32), core, light)
+    edges = colour_edges(x)
+    light = np.clip(edges + 0.8 * blurred(edges, 0.03), 0, 1)
+    core = mix(_colour(edit), _WHITE, 0.6 * edges**4)
+    return mix(np.asarray([0.02, 0.02, 0.07], np.float32), core, light)
 
 
 def _chalk(x: np.ndarray, edit: Mapping[str, str]) -> np.ndarray:
-    board = _mix(_colour(edit), _BLACK, 0.12)
-    return _mix(board, _WHITE, 0.92 * _edges(x))
+    board = mix(_colour(edit), _BLACK, 0.12)
+    return mix(board, _WHITE, 0.92 * colour_edges(x))
 
 
 def _halftone(x: np.ndarray, edit: Mapping[str, str]) -> np.ndarray:
-    row, column = _grid(x)
+    row, column = grid(x)
     wave = 2 * np.pi * 11  # dots along a side
     u, v = (row + column) * np.sqrt(0.5), (row - column) * np.sqrt(0.5)
     screen = 0.5 + 0.25 * (np.cos(wave * u) + np.cos(wave * v))
-    ink = np.clip((screen - _blurred(_luminance(x), 0.01)) * 5 + 0.5, 0, 1)
-    return _mix(_WHITE, _colour(edit), ink)
+    ink = np.clip((screen - blurred(luminance(x), 0.01)) * 5 + 0.5, 0, 1)
+    return mix(_WHITE, _colour(edit), ink)
 
 
 def _hatching(x: np.ndarray, edit: Mapping[str, str]) -> np.ndarray:
-    row, column = _grid(x)
-    dark = 1 - _blurred(_luminance(x), 0.01)
+    row, column = grid(x)
+    dark = 1 - blurred(luminance(x), 0.01)
     ink = np.zeros_like(dark)
     for turn, threshold in ((1, 0.0), (-1, 0.3)):
         line = 0.5 + 0.5 * np.cos(2 * np.pi * 11 * (row + turn * column) * np.sqrt(0.5))
         ink = np.maximum(ink, np.clip((dark - threshold - 1 + line) * 4 + 0.5, 0, 1))
-    return _mix(_WHITE, _colour(edit), np.maximum(ink, _edges(x)))
+    return mix(_WHITE, _colour(edit), np.maximum(ink, colour_edges(x)))
 
 
 def _stencil(x: np.ndarray, edit: Mapping[str, str]) -> np.ndarray:
-    ink = np.clip((0.58 - _blurred(_luminance(x), 0.008)) * 12 + 0.5, 0, 1)
-    return _mix(_WHITE, _colour(edit), ink)
+    ink = np.clip((0.58 - blurred(luminance(x), 0.008)) * 12 + 0.5, 0, 1)
+    return mix(_WHITE, _colour(edit), ink)
 
 
 def _emboss(x: np.ndarray, edit: Mapping[str, str]) -> np.ndarray:
-    grey = _blurred(_luminance(x), 0.008)
-    shift = max(1, round(0.015 * _side(x)))
+    grey = blurred(luminance(x), 0.008)
+    shift = max(1, round(0.015 * shorter_side(x)))
     padded = np.pad(grey, ((shift, shift), (shift, shift), (0, 0)), mode="edge")
     lit, shaded = padded[2 * shift :, 2 * shift :], padded[: -2 * shift, : -2 * shift]
     colour = _colour(edit)
     relief = np.clip(0.5 + 1.4 * (lit - shaded), 0, 1)
-    return _ramp([colour * 0.2, 0.1 + 0.8 * colour, _mix(colour, _WHITE, 0.9)], relief)
+    return ramp([colour * 0.2, 0.1 + 0.8 * colour, mix(colour, _WHITE, 0.9)], relief)
 
 
 def _vignette(x: np.ndarray, edit: Mapping[str, str]) -> np.ndarray:
-    row, column = _grid(x)
-    height, width = x.shape[0] / _side(x), x.shape[1] / _side(x)
+    row, column = grid(x)
+    height, width = x.shape[0] / shorter_side(x), x.shape[1] / shorter_side(x)
     radius = np.hypot(2 * row / height - 1, 2 * column / width - 1)
-    return _mix(x, _colour(edit), np.clip((radius - 0.55) / 0.6, 0, 1))
+    return mix(x, _colour(edit), np.clip((radius - 0.55) / 0.6, 0, 1))
 
 
 def _frame(x: np.ndarray, edit: Mapping[str, str]) -> np.ndarray:
-    row, column = _grid(x)
-    height, width = x.shape[0] / _side(x), x.shape[1] / _side(x)
+    row, column = grid(x)
+    height, width = x.shape[0] / shorter_side(x), x.shape[1] / shorter_side(x)
     gap = np.minimum(np.minimum(row, height - row), np.minimum(column, width - column))
     return np.where(gap < 0.09, _colour(edit), x)
 
 
 def _glow(x: np.ndarray, edit: Mapping[str, str]) -> np.ndarray:
-    row, column = _grid(x)
+    row, column = grid(x)
     row, column = row / row.max(), column / column.max()
     ways = {"top": 1 - row, "bottom": row, "left": 1 - column, "right": column}
-    return _mix(x, _colour(edit), 0.85 * ways[_choose(edit, "side", ways)] ** 1.5)
+    return mix(x, _colour(edit), 0.85 * ways[_choose(edit, "side", ways)] ** 1.5)
 
 
 def _pop_art(x: np.ndarray, edit: Mapping[str, str]) -> np.ndarray:
-    grey = _blurred(_luminance(x), 0.01)
+    grey = blurred(luminance(x), 0.01)
     first, second = (np.clip((grey - t) * 12 + 0.5, 0, 1) for t in (0.36, 0.72))
-    lower = _mix(_colour(edit, "dark"), _colour(edit, "middle"), first)
-    return _mix(lower, _colour(edit, "light"), second)
+    lower = mix(_colour(edit, "dark"), _colour(edit, "middle"), first)
+    return mix(lower, _colour(edit, "light"), second)
 
 
 def _palette(x: np.ndarray, edit: Mapping[str, str]) -> np.ndarray:
     codes = _PALETTES[_choose(edit, "palette", _PALETTES)]
-    return _ramp([np.asarray(colour_rgb(c), np.float32) / 255 for c in codes], _luminance(x))
+    return ramp([np.asarray(colour_rgb(c), np.float32) / 255 for c in codes], luminance(x))
 
 
 def _sepia(x: np.ndarray, edit: Mapping[str, str]) -> np.ndarray:
-    brown = _luminance(x) * np.asarray([1.12, 0.92, 0.68], np.float32)
-    return _mix(x, brown, _grade(edit, 0.35, 0.65, 1.0, 1.0)) - _grade(edit, 0, 0, 0, 0.15)
+    brown = luminance(x) * np.asarray([1.12, 0.92, 0.68], np.float32)
+    return mix(x, brown, _grade(edit, 0.35, 0.65, 1.0, 1.0)) - _grade(edit, 0, 0, 0, 0.15)
 
 
 def _posterise(x: np.ndarray, edit: Mapping[str, str]) -> np.ndarray:
@@ -303,8 +231,8 @@ def _mosaic(x: np.ndarray, edit: Mapping[str, str]) -> np.ndarray:
     tiles = _grade(edit, 24, 16, 11, 7)  # along the shorter side
     height, width = x.shape[:2]
     small = (
-        min(width, max(1, round(tiles * width / _side(x)))),
-        min(height, max(1, round(tiles * height / _side(x)))),
+        min(width, max(1, round(tiles * width / shorter_side(x)))),
+        min(height, max(1, round(tiles * height / shorter_side(x)))),
     )
     picture = Image.fromarray(np.rint(x * 255).astype(np.uint8))
     picture = picture.resize(small, Image.Resampling.BOX)
@@ -312,21 +240,21 @@ def _mosaic(x: np.ndarray, edit: Mapping[str, str]) -> np.ndarray:
 
 
 def _blur(x: np.ndarray, edit: Mapping[str, str]) -> np.ndarray:
-    return _blurred(x, _grade(edit, 0.018, 0.032, 0.055, 0.09))
+    return blurred(x, _grade(edit, 0.018, 0.032, 0.055, 0.09))
 
 
 def _oil(x: np.ndarray, edit: Mapping[str, str]) -> np.ndarray:
     """The commonest colour of a coarse palette in a window: flat dabs with hard edges."""
-    window = _odd(x, _grade(edit, 0.03, 0.055, 0.09, 0.13))
+    window = odd_window(x, _grade(edit, 0.03, 0.055, 0.09, 0.13))
     levels = _grade(edit, 12, 9, 7, 5)
-    dabs = _pil(np.rint(x * levels) / levels, ImageFilter.ModeFilter(window))
+    dabs = filtered(np.rint(x * levels) / levels, ImageFilter.ModeFilter(window))
     return np.clip((dabs - 0.5) * 1.15 + 0.5, 0, 1)
 
 
 def _watercolour(x: np.ndarray, edit: Mapping[str, str]) -> np.ndarray:
-    wash = _blurred(_pil(x, ImageFilter.MedianFilter(_odd(x, 0.04))), 0.01)
-    pale = _mix(wash, _WHITE, _grade(edit, 0.15, 0.3, 0.48, 0.65))
-    return pale * (1 - 0.3 * _edges(wash))
+    wash = blurred(filtered(x, ImageFilter.MedianFilter(odd_window(x, 0.04))), 0.01)
+    pale = mix(wash, _WHITE, _grade(edit, 0.15, 0.3, 0.48, 0.65))
+    return pale * (1 - 0.3 * colour_edges(wash))
 
 
 def _solarise(x: np.ndarray, edit: Mapping[str, str]) -> np.ndarray:
@@ -336,33 +264,33 @@ def _solarise(x: np.ndarray, edit: Mapping[str, str]) -> np.ndarray:
 
 
 def _scanlines(x: np.ndarray, edit: Mapping[str, str]) -> np.ndarray:
-    row, _ = _grid(x)
+    row, _ = grid(x)
     line = 0.5 + 0.5 * np.cos(2 * np.pi * 12 * row)
     return x * (1 - _grade(edit, 0.3, 0.5, 0.75, 1.0) * line)
 
 
 def _aberration(x: np.ndarray, edit: Mapping[str, str]) -> np.ndarray:
-    shift = _grade(edit, 0.02, 0.04, 0.065, 0.1) * _side(x)
+    shift = _grade(edit, 0.02, 0.04, 0.065, 0.1) * shorter_side(x)
     columns = np.arange(x.shape[1], dtype=np.float32)
 
     def moved(channel: int, by: float) -> np.ndarray:
         at = np.clip(columns + by, 0, x.shape[1] - 1)
         left = np.floor(at).astype(int)
         right = np.minimum(left + 1, x.shape[1] - 1)
-        return _mix(x[:, left, channel], x[:, right, channel], at - left)
+        return mix(x[:, left, channel], x[:, right, channel], at - left)
 
     return np.stack([moved(0, shift), x[..., 1], moved(2, -shift)], axis=-1)
 
 
 def _tone(x: np.ndarray, edit: Mapping[str, str]) -> np.ndarray:
     brightness, contrast, saturation, warmth = _TONES[_choose(edit, "tone", _TONES)]
-    x = _mix(_luminance(x), x, saturation)
+    x = mix(luminance(x), x, saturation)
     x = (x - 0.5) * contrast + 0.5 + brightness
     return x + warmth * np.asarray([1.0, 0.2, -1.0], np.float32)
 
 
 def _negative(x: np.ndarray, edit: Mapping[str, str]) -> np.ndarray:
-    grey = _luminance(x)
+    grey = luminance(x)
     kinds = {
         "colour": 1 - x,
         "grey": (1 - grey) * _WHITE,
