@@ -2,25 +2,23 @@
 
 A portrait is a dict of attributes drawn from an integer. An edit replaces some attributes, so the
 same person comes back with, say, indigo hair and everything else pixel for pixel as it was.
-The style is extended with worn things and backgrounds that it lacks (crown, scarf, stripes, ...).
+avatar_style.py extends the style by what it lacks (crown, scarf, stripes, ...).
 """
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import io
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib.resources import files
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from modeling.concepts.grammar.colours import colour_rgb
+from modeling.editors.avatar_style import avatar_style
 
 NONE = "none"
 
@@ -75,16 +73,7 @@ _WORN = {
 _OPTIONAL = {"top", "beard", "glasses", "pattern", "wrinkles"}
 ATTRIBUTES = (*_VARIANTS, *_COLOURS, *_WORN)
 
-_HAIR = (
-    "#a55728",
-    "#2c1b18",
-    "#b58143",
-    "#d6b370",
-    "#724133",
-    "#4a312c",
-    "#ecdcbf",
-    "#c93305",
-)
+_HAIR = ("#a55728", "#2c1b18", "#b58143", "#d6b370", "#724133", "#4a312c", "#ecdcbf", "#c93305")
 _SKIN = ("#4f342b", "#614335", "#8d5a3a", "#ae5d29", "#d08b5b", "#e0a274", "#edb98a", "#f5cda4",
          "#ffdbb4")  # fmt: skip
 _CLOTHES = ("#262e33", "#65c9ff", "#5199e4", "#25557c", "#e6e6e6", "#929598", "#3c4f5c", "#b1e2ff",
@@ -100,21 +89,9 @@ _SHIRTS = ("blazerAndShirt", "blazerAndSweater", "collarAndSweater", "graphicShi
            "overall", "shirtCrewNeck", "shirtCrewNeck", "shirtScoopNeck", "shirtVNeck")  # fmt: skip
 _GRAPHICS = ("bat", "bear", "deer", "diamond", "pizza", "skull")
 _EYES = ("default", "default", "default", "happy", "side", "squint", "wink")
-_BROWS = (
-    "default",
-    "defaultNatural",
-    "flatNatural",
-    "raisedExcitedNatural",
-    "upDownNatural",
-)
+_BROWS = ("default", "defaultNatural", "flatNatural", "raisedExcitedNatural", "upDownNatural")
 _MOUTHS = ("default", "smile", "smile", "twinkle", "serious")
-_BEARDS = (
-    "beardLight",
-    "beardMajestic",
-    "beardMedium",
-    "moustacheFancy",
-    "moustacheMagnum",
-)
+_BEARDS = ("beardLight", "beardMajestic", "beardMedium", "moustacheFancy", "moustacheMagnum")
 _GLASSES = ("prescription01", "prescription02", "round", "wayfarers")
 
 
@@ -183,7 +160,7 @@ def _svg(person: Portrait, edit: dict[str, str]) -> str:
         raise AvatarError(f"unknown attribute {unknown[0]!r}: use one of {', '.join(ATTRIBUTES)}")
     from dicebear import Avatar
 
-    style = _style()
+    style = avatar_style()
     values = {**person.attributes, **edit}
     options: dict[str, Any] = {"seed": "portrait", "flip": values["flip"]}
     for attribute, component in _VARIANTS.items():
@@ -229,144 +206,3 @@ def _view(zoom: float, x: float, y: float) -> str:
     side = 244 + 16 * zoom
     left = 140 - side / 2 + 8 * (x - 0.5)
     return f"{left:.1f} {4 * y:.1f} {side:.1f} {side:.1f}"
-
-
-def _path(d: str, colour: str | None = None, **attributes: str) -> dict[str, Any]:
-    """An SVG path, filled with a colour of the style, or as `attributes` say."""
-    fill: dict[str, Any] = {"fill": {"type": "color", "name": colour}} if colour else {}
-    named = {key.replace("_", "-"): value for key, value in attributes.items()}
-    return {"type": "element", "name": "path", "attributes": {"d": d, **fill, **named}}
-
-
-def _line(d: str, colour: str, width: int) -> dict[str, Any]:
-    stroke = {"stroke": {"type": "color", "name": colour}, "stroke-width": str(width)}
-    return {
-        "type": "element",
-        "name": "path",
-        "attributes": {"d": d, "fill": "none", "stroke-linecap": "round", **stroke},
-    }
-
-
-def _patterns() -> dict[str, list[dict[str, Any]]]:
-    stripes = "".join(f"M{x} 0h22v280h-22Z" for x in range(-4, 280, 44))
-    dots = "".join(
-        f"M{x - 11} {y}a11 11 0 1 0 22 0a11 11 0 1 0 -22 0Z"
-        for row, y in enumerate(range(14, 280, 36))
-        for x in range(6 + 18 * (row % 2), 290, 36)
-    )
-    checks = "".join(
-        f"M{x} {y}h28v28h-28Z"
-        for row, y in enumerate(range(0, 280, 28))
-        for x in range(28 * (row % 2), 280, 56)
-    )
-    rays = ""
-    for ray in range(12):
-        first, second = (2 * np.pi * (ray + half) / 12 for half in (0.0, 0.5))
-        corners = [(140 + 300 * np.cos(a), 118 + 300 * np.sin(a)) for a in (first, second)]
-        rays += "M140 118" + "".join(f"L{x:.1f} {y:.1f}" for x, y in corners) + "Z"
-    shapes = {"stripes": stripes, "dots": dots, "checks": checks, "rays": rays}
-    return {name: [_path(d, "pattern")] for name, d in shapes.items()}
-
-
-def _circles(radius: int) -> str:
-    """Two discs over the eyes."""
-    return "".join(
-        f"M{x - radius} 118a{radius} {radius} 0 1 0 {2 * radius} 0"
-        f"a{radius} {radius} 0 1 0 {-2 * radius} 0Z"
-        for x in (112, 168)
-    )
-
-
-_MASK = (
-    "M80 100Q140 86 200 100L197 126Q190 144 166 142Q150 140 140 130Q130 140 114 142Q90 144 83 126Z"
-)
-_STREAKS = "M88 140L116 146M90 156L114 160M192 140L164 146M190 156L166 160"
-_KNOT = "M104 186Q140 206 176 186Q190 190 186 212Q140 236 94 212Q90 190 104 186Z"
-_TAIL = "M150 200L178 200L186 262L156 262Z"
-_CUPS = "M62 98q0-10 12-10h14v56h-14q-12 0-12-10ZM218 98q0-10-12-10h-14v56h14q12 0 12-10Z"
-_HORNS = "M96 60Q66 34 82 4Q94 30 124 40ZM184 60Q214 34 198 4Q186 30 156 40Z"
-_CROWN = "M90 60L78 14L112 36L140 6L168 36L202 14L190 60Z"
-_HALO = "M86 18a54 10 0 1 0 108 0a54 10 0 1 0 -108 0"
-_WRINKLES = (
-    "M112 62Q140 54 168 62M108 74Q140 66 172 74",  # forehead
-    "M96 142Q104 152 102 164M184 142Q176 152 178 164",  # cheeks
-    "M98 134Q110 142 122 136M158 136Q170 142 182 134",  # below the eyes
-)
-
-
-def _creases(lines: tuple[str, ...]) -> list[dict[str, Any]]:
-    ink = {
-        "fill": "none",
-        "stroke": "black",
-        "stroke_opacity": ".35",
-        "stroke_width": "4",
-    }
-    return [_path(" ".join(lines), **ink)]
-
-
-def _extras() -> dict[str, dict[str, list[dict[str, Any]]]]:
-    """Component name -> variant -> shapes, in the coordinates of the whole canvas."""
-    worn = {
-        "facePaint": [_line(_STREAKS, "facePaint", 11)],
-        "mask": [_path(_MASK + _circles(14), "mask", fill_rule="evenodd")],
-        "eyeGlow": [
-            _path(_circles(20), "eyeGlow", opacity=".55"),
-            _path(_circles(13), "eyeGlow"),
-        ],
-        "scarf": [
-            _path(_TAIL, "scarf"),
-            _path(_TAIL, fill="black", fill_opacity=".16"),
-            _path(_KNOT, "scarf"),
-        ],
-        "headphones": [
-            _line("M76 112Q72 20 140 20Q208 20 204 112", "headphones", 13),
-            _path(_CUPS, "headphones"),
-        ],
-        "horns": [_path(_HORNS, "horns")],
-        "crown": [_path(_CROWN, "crown")],
-        "halo": [_line(_HALO, "halo", 9)],
-    }
-    return {
-        "pattern": _patterns(),
-        "wrinkles": {"light": _creases(_WRINKLES[:1]), "deep": _creases(_WRINKLES)},
-        **{name: {"worn": shapes} for name, shapes in worn.items()},
-    }
-
-
-# Where each extra component enters the drawing order: just before this component.
-_BEFORE = {
-    "pattern": None,  # behind everything
-    "wrinkles": "mouth",
-    "facePaint": "mouth",
-    "scarf": "mouth",
-    "mask": "eyes",
-    "eyeGlow": "eyebrows",
-    "headphones": "accessories",
-    "horns": "accessories",
-    "crown": "accessories",
-    "halo": "accessories",
-}
-
-
-@functools.cache
-def _style() -> Any:
-    """The extended style, validated once per process."""
-    from dicebear import Style
-
-    definition = json.loads((files("dicebear_styles") / "avataaars.json").read_text("utf-8"))
-    # The style never gives, say, clothes the skin's colour; an exact edit must be able to.
-    for colour in definition["colors"].values():
-        colour.pop("notEqualTo", None)
-    elements = definition["canvas"]["elements"]
-    for name, variants in _extras().items():
-        definition["components"][name] = {
-            "width": 280,
-            "height": 280,
-            "variants": {variant: {"elements": shapes} for variant, shapes in variants.items()},
-        }
-        definition["colors"][name] = {"values": ["#ffffff"]}
-        before = _BEFORE[name]
-        names = [element.get("name") for element in elements]
-        place = 0 if before is None else names.index(before)
-        elements.insert(place, {"type": "component", "name": name})
-    return Style(definition)
