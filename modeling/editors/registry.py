@@ -1,20 +1,31 @@
 """Every editor by its name: exact ones (exact.py) and diffusion models (diffusion/).
 
-A new editor is one class and one line here.
+A new editor is one class and one line here. An editor's libraries are imported when it is made: its
+name, which the command line checks, costs nothing.
 """
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from modeling.editors.exact import AvatarEditor, FilterEditor
-from modeling.editors.interface import EditError, Editor
+if TYPE_CHECKING:
+    from modeling.editors.interface import Editor
+
+
+def _exact(kind: str) -> Callable[..., Editor]:
+    """Makes an exact editor."""
+
+    def make() -> Editor:
+        editor: Editor = getattr(importlib.import_module("modeling.editors.exact"), kind)()
+        return editor
+
+    return make
 
 
 def _diffusion(module: str, kind: str) -> Callable[..., Editor]:
-    """Makes a diffusion editor; diffusers is imported only then."""
+    """Makes a diffusion editor."""
 
     def make(**options: Any) -> Editor:
         from modeling.editors.diffusion.core import EditorOptions
@@ -27,7 +38,10 @@ def _diffusion(module: str, kind: str) -> Callable[..., Editor]:
 
 
 # Name -> how to make the editor. One line adds one.
-EXACT: dict[str, Callable[..., Editor]] = {"avatar": AvatarEditor, "filter": FilterEditor}
+EXACT: dict[str, Callable[..., Editor]] = {
+    "avatar": _exact("AvatarEditor"),
+    "filter": _exact("FilterEditor"),
+}
 DIFFUSION: dict[str, Callable[..., Editor]] = {
     "img2img": _diffusion("img2img", "ImageToImage"),
     "instruct_pix2pix": _diffusion("instruct_pix2pix", "InstructPix2Pix"),
@@ -50,5 +64,7 @@ def make_editor(name: str, **options: Any) -> Editor:
     options: of a diffusion editor, see EditorOptions.
     """
     if name not in REGISTRY:
+        from modeling.editors.interface import EditError
+
         raise EditError(f"unknown editor {name!r}: use one of {', '.join(REGISTRY)}")
     return REGISTRY[name](**options)

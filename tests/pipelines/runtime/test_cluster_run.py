@@ -54,7 +54,7 @@ def test_a_job_runs_the_code_that_it_uploads(tmp_path: Path) -> None:
     for package in ("modeling", "pipelines"):
         shutil.copytree(ROOT / package, code / package)
     shutil.copy(ROOT / ".gitignore", code)
-    editors = code / "modeling/editors/registry.py"
+    editors = code / "modeling/editors/exact.py"
     text = editors.read_text()
     assert text.count('name = "avatar"') == 1
     editors.write_text(text.replace('name = "avatar"', 'name = "uploaded"'))
