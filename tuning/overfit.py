@@ -19,9 +19,10 @@ from typing import Any, cast
 import torch
 
 from modeling.targets.lora import AdaptedTranslator, Adapter
-from modeling.weights.codec import BlockLayout, Normalisation
+from modeling.weights.codec import BlockLayout
 from modeling.weights.generator_training import GeneratorTraining
 from modeling.weights.interface import SamplingMethod, WeightGenerator
+from modeling.weights.normalisation import Normalisation
 from modeling.weights.weight_generator import build, predict_blocks, unwrap
 from pipelines.config.schema import Config
 from pipelines.config.tree import to_dict

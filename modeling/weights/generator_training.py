@@ -17,9 +17,10 @@ from modeling import training_state
 from modeling.targets.adapter_training import to_unit
 from modeling.targets.discriminator import PatchDiscriminator, adversarial_loss, discriminator_loss
 from modeling.targets.lora import AdaptedTranslator
-from modeling.weights.codec import BlockLayout, Normalisation
+from modeling.weights.codec import BlockLayout
 from modeling.weights.ema import EMA
 from modeling.weights.interface import TextBatch, WeightGenerator
+from modeling.weights.normalisation import Normalisation
 from modeling.weights.weight_generator import denoising_loss, predict_blocks
 
 

@@ -38,9 +38,9 @@ from modeling.targets.discriminator import PatchDiscriminator
 from modeling.targets.families import frozen_target, make_target
 from modeling.targets.lora import AdaptedTranslator, from_bytes, stack, to_files
 from modeling.text import TextColumns, TextEncoder, TextEncoderError
-from modeling.weights.codec import Normalisation, NormalisationSums
 from modeling.weights.generator_training import GeneratorTraining, ImageBatch
 from modeling.weights.interface import SamplingMethod, TextBatch
+from modeling.weights.normalisation import Normalisation, NormalisationSums
 from modeling.weights.weight_generator import build, predict_blocks
 from pipelines.config.schema import Config
 from pipelines.plan.rates import Rate, Rates

@@ -18,7 +18,9 @@ import pyarrow.compute as pc
 import torch
 
 from modeling.targets.lora import AdapterError
-from modeling.weights.codec import BlockLayout, Centre, CodecError, Normalisation, NormalisationSums
+from modeling.weights.codec import BlockLayout
+from modeling.weights.grouping import CodecError
+from modeling.weights.normalisation import Centre, Normalisation, NormalisationSums
 from pipelines.config.error import ConfigError
 from pipelines.config.schema import Config
 from pipelines.runtime.log import log

@@ -1,4 +1,4 @@
-"""The block codec over random architectures: exact inverses, grouping rules, normalisation."""
+"""The block codec over random architectures: exact inverses, grouping rules, layouts as JSON."""
 
 from __future__ import annotations
 
@@ -16,50 +16,20 @@ from torch import Tensor
 from torch.func import vmap
 
 from modeling.targets.layers import LayerGroup
-from modeling.weights.codec import BlockLayout, CodecError, Normalisation, NormalisationSums
+from modeling.weights.codec import BlockLayout
+from modeling.weights.grouping import CodecError
+from tests.modeling.weights.architectures import (
+    Architecture,
+    Shapes,
+    architectures,
+    block_sizes,
+    draw_adapter,
+    example_layout,
+    lora_layer,
+    rules,
+)
 
-Shapes = dict[str, tuple[int, ...]]
-Architecture = tuple[Shapes, list[LayerGroup]]
 FAST = settings(max_examples=60, deadline=None)
-
-
-def lora_layer(
-    shapes: Shapes, name: str, rank: int, c_in: int, c_out: int, kernel: int, norms: int
-) -> LayerGroup:
-    """Add one layer's tensors to `shapes`; kernel 0 is linear, rank 0 a norm alone."""
-    a = b = ""
-    if rank:
-        a, b = f"base_model.model.{name}.lora_A.weight", f"base_model.model.{name}.lora_B.weight"
-        shapes[a] = (rank, c_in, kernel, kernel) if kernel else (rank, c_in)
-        shapes[b] = (c_out, rank, 1, 1) if kernel else (c_out, rank)
-    norm = tuple(
-        f"base_model.model.{name}.norm{i}.{kind}"
-        for i in range(norms)
-        for kind in ("weight", "bias")
-    )
-    shapes.update({key: (c_out,) for key in norm})
-    return LayerGroup(name, a, b, norm)
-
-
-@st.composite
-def architectures(draw: st.DrawFn, min_rank: int = 1, max_rank: int = 4) -> Architecture:
-    shapes: Shapes = {}
-    layers = []
-    for i in range(draw(st.integers(1, 5))):
-        alone = i > 0 and draw(st.integers(0, 4)) == 0
-        rank = 0 if alone else draw(st.integers(min_rank, max_rank))
-        size = st.integers(1, 7)
-        norms = draw(st.integers(1 if alone else 0, 2))
-        kernel = draw(st.sampled_from([0, 1, 3]))
-        layers.append(lora_layer(shapes, f"l{i}", rank, draw(size), draw(size), kernel, norms))
-    return shapes, layers
-
-
-def draw_adapter(
-    shapes: Mapping[str, tuple[int, ...]], seed: int, lead: tuple[int, ...] = ()
-) -> dict[str, Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    return {k: torch.randn(*lead, *s, generator=generator) for k, s in shapes.items()}
 
 
 def reference_blocks(
@@ -83,10 +53,6 @@ def reference_blocks(
         flat = torch.cat([t.flatten() for t in group])
         rows.append(F.pad(flat, (0, -len(flat) % block_size)).view(-1, block_size))
     return torch.cat(rows)
-
-
-rules = st.sampled_from([1, 2, 3])
-block_sizes = st.integers(1, 300)
 
 
 @FAST
@@ -216,13 +182,7 @@ def test_gradients_flow_both_ways(architecture: Architecture, rule: int, block_s
 
 @pytest.fixture
 def layout() -> BlockLayout:
-    shapes: Shapes = {}
-    layers = [
-        lora_layer(shapes, "stem", 2, 3, 6, 3, 1),
-        lora_layer(shapes, "attention", 3, 5, 4, 0, 0),
-        lora_layer(shapes, "norm", 0, 0, 4, 0, 1),
-    ]
-    return BlockLayout.build(shapes, layers, 2, 16)
+    return example_layout()
 
 
 def test_works_under_vmap_and_in_double(layout: BlockLayout) -> None:
@@ -317,125 +277,3 @@ def test_damaged_json_is_refused(layout: BlockLayout) -> None:
             BlockLayout.from_json(json.dumps(content))
     with pytest.raises(CodecError, match="not a block layout"):
         BlockLayout.from_json(layout.to_json()[:-5])
-
-
-def training_blocks(layout: BlockLayout, count: int, seed: int) -> Tensor:
-    """Adapters whose tensors differ in scale by orders of magnitude, around a common start."""
-    start = draw_adapter(layout.shapes, seed)
-    change = draw_adapter(layout.shapes, seed + 1, (count,))
-    scales = {k: 10.0 ** -(i % 4) for i, k in enumerate(layout.shapes)}
-    return layout.to_blocks({k: (start[k] + change[k]) * scales[k] for k in start})
-
-
-@settings(max_examples=40, deadline=None)
-@given(
-    architectures(),
-    rules,
-    st.integers(1, 64),
-    st.sampled_from(["element", "tensor"]),
-    st.integers(1, 6),
-)
-def test_normalisation_inverts_and_keeps_padding_zero(
-    architecture: Architecture, rule: int, block_size: int, centre: str, count: int
-) -> None:
-    shapes, layers = architecture
-    layout = BlockLayout.build(shapes, layers, rule, block_size)
-    blocks = training_blocks(layout, count, 5)
-    fitted = Normalisation.fit(blocks, layout, centre)
-    unseen = training_blocks(layout, 2, 50)
-    back = fitted.invert(fitted.apply(unseen))
-    torch.testing.assert_close(back, unseen, rtol=1e-5, atol=1e-5)
-    dirty = torch.where(layout.mask, unseen, torch.tensor(float("nan")))
-    for out in (fitted.apply(dirty), fitted.invert(dirty)):
-        assert torch.equal(out[:, ~layout.mask], torch.zeros_like(out[:, ~layout.mask]))
-        assert torch.isfinite(out).all()
-
-
-@pytest.mark.parametrize("centre", ["element", "tensor"])
-def test_normalisation_against_numpy(layout: BlockLayout, centre: str) -> None:
-    adapters = layout.from_blocks(training_blocks(layout, 7, 3))
-    fitted = Normalisation.fit(layout.to_blocks(adapters), layout, centre)
-    centres, scales = layout.from_blocks(fitted.centre), layout.from_blocks(fitted.scale)
-    for key, tensor in adapters.items():
-        values = tensor.double().numpy()
-        mean = values.mean(0) if centre == "element" else values.mean()
-        np.testing.assert_allclose(
-            centres[key].numpy(), np.broadcast_to(mean, values.shape[1:]), rtol=1e-5, atol=1e-7
-        )
-        np.testing.assert_allclose(
-            scales[key].numpy(), np.sqrt(np.mean((values - mean) ** 2)), rtol=1e-5
-        )
-
-
-@settings(max_examples=40, deadline=None)
-@given(
-    st.lists(st.integers(0, 4), min_size=1, max_size=6).filter(any),
-    st.sampled_from(["element", "tensor"]),
-    st.randoms(),
-)
-def test_streaming_fit_equals_direct_fit(sizes: list[int], centre: str, random: object) -> None:
-    shapes: Shapes = {}
-    layers = [lora_layer(shapes, "a", 2, 3, 4, 3, 1), lora_layer(shapes, "b", 1, 5, 2, 0, 0)]
-    layout = BlockLayout.build(shapes, layers, 1, 10)
-    # a mean far from zero: plain sums of squares would cancel
-    blocks = torch.where(layout.mask, training_blocks(layout, sum(sizes), 8) + 1000, 0.0)
-    parts = []
-    for chunk in blocks.split(sizes):
-        parts.append(NormalisationSums.empty(layout))
-        parts[-1].add(chunk)
-    random.shuffle(parts)
-    merged = NormalisationSums.empty(layout)
-    for part in parts:
-        merged.merge(part)
-    streamed, direct = merged.finish(layout, centre), Normalisation.fit(blocks, layout, centre)
-    assert streamed.count == direct.count == sum(sizes)
-    torch.testing.assert_close(streamed.centre, direct.centre, rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(streamed.scale, direct.scale, rtol=1e-6, atol=1e-9)
-
-
-def test_a_constant_tensor_gets_the_floor_and_outliers_are_not_clamped(layout: BlockLayout) -> None:
-    blocks = training_blocks(layout, 5, 0)
-    blocks[:, layout.tensor_ids == 1] = 0.25
-    fitted = Normalisation.fit(blocks, layout, floor=1e-3)
-    assert torch.equal(fitted.scale[layout.tensor_ids == 1].unique(), torch.tensor([1e-3]))
-    far = torch.where(layout.mask, 1e4, 0.0)
-    torch.testing.assert_close(fitted.invert(fitted.apply(far)), far, rtol=1e-5, atol=0)
-
-
-def test_normalisation_file(layout: BlockLayout) -> None:
-    fitted = Normalisation.fit(training_blocks(layout, 5, 0), layout, "tensor")
-    data = fitted.to_bytes()
-    assert data == fitted.to_bytes()
-    again = Normalisation.from_bytes(data, layout)
-    assert (again.kind, again.count, again.layout_digest) == ("tensor", 5, layout.digest())
-    assert torch.equal(again.centre, fitted.centre) and torch.equal(again.scale, fitted.scale)
-    other = BlockLayout.build(layout.shapes, layout.layers, 1, layout.block_size)
-    with pytest.raises(CodecError, match="fit it again"):
-        Normalisation.from_bytes(data, other)
-    for damaged in (b"", data[:40], data[:-3]):
-        with pytest.raises(CodecError, match="not a readable normalisation"):
-            Normalisation.from_bytes(damaged, layout)
-
-
-def test_bad_fits_are_refused(layout: BlockLayout) -> None:
-    blocks = training_blocks(layout, 3, 0)
-    other = BlockLayout.build(layout.shapes, layout.layers, 1, layout.block_size)
-    sums = NormalisationSums.empty(layout)
-    with pytest.raises(CodecError, match="no adapters"):
-        sums.finish(layout)
-    with pytest.raises(CodecError, match="adapter 1 of 3"):
-        poisoned = blocks.clone()
-        poisoned[1, 0, 0] = float("nan")
-        sums.add(poisoned)
-    assert sums.count == 0
-    sums.add(blocks)
-    with pytest.raises(CodecError, match="another block layout"):
-        sums.finish(other)
-    with pytest.raises(CodecError, match="two different block layouts"):
-        sums.merge(NormalisationSums.empty(other))
-    with pytest.raises(CodecError, match="neither"):
-        sums.finish(layout, "none")
-    with pytest.raises(CodecError, match="floor"):
-        sums.finish(layout, floor=0.0)
-    with pytest.raises(CodecError, match="blocks of shape"):
-        sums.finish(layout).apply(torch.zeros(3, 3))

@@ -15,9 +15,10 @@ from modeling.targets.adapter_training import to_unit
 from modeling.targets.discriminator import DiscriminatorConfig, PatchDiscriminator, adversarial_loss
 from modeling.targets.lora import AdaptedTranslator, Adapter
 from modeling.targets.translator import Translator, TranslatorConfig
-from modeling.weights.codec import BlockLayout, Normalisation
+from modeling.weights.codec import BlockLayout
 from modeling.weights.generator_training import GeneratorRecipe, GeneratorTraining, ImageBatch
 from modeling.weights.interface import GeneratorConfig, GeneratorError, TextBatch
+from modeling.weights.normalisation import Normalisation
 from modeling.weights.weight_generator import build, predict_blocks
 
 TEXT_DIM, BLOCK, CONCEPTS = 6, 32, 4

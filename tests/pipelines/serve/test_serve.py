@@ -42,7 +42,8 @@ from modeling.targets.lora import CONFIG_FILE, WEIGHTS_FILE, from_bytes
 from modeling.targets.translator import Translator
 from modeling.text import TextEmbedding, TextEncoder
 from modeling.weights import weight_generator
-from modeling.weights.codec import BlockLayout, NormalisationSums
+from modeling.weights.codec import BlockLayout
+from modeling.weights.normalisation import NormalisationSums
 from pipelines.config import tree as config_tree
 from pipelines.config.error import ConfigError
 from pipelines.config.load import load_config

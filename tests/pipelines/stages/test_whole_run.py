@@ -28,7 +28,7 @@ from modeling.editors.sources import load_source
 from modeling.images import decode_image, encode_png
 from modeling.targets.adapter_training import batch_order
 from modeling.targets.lora import WEIGHTS_FILE, AdapterError
-from modeling.weights.codec import NormalisationSums
+from modeling.weights.normalisation import NormalisationSums
 from pipelines.__main__ import main
 from pipelines.config.load import load_config
 from pipelines.config.schema import Config
