@@ -9,14 +9,9 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
-import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
-
-import numpy as np
-import numpy.typing as npt
 
 from modeling.concepts.grammar.family import CATEGORIES
 from modeling.concepts.language_models import Answer, Prompt
@@ -31,7 +26,8 @@ from modeling.concepts.prompts import (
     read_paraphrases,
     write_messages,
 )
-from modeling.concepts.text import content_words, has_phrase, meaningless, normal_form
+from modeling.concepts.selection import Selection
+from modeling.concepts.text import has_phrase, normal_form
 
 Ask = Callable[[list[Prompt]], list[Answer]]
 """Prompts → an answer to each, in order."""
@@ -64,16 +60,6 @@ class WritingSpec:
 
 
 @dataclass(frozen=True)
-class Rejected:
-    """A text, or a whole answer, that was not taken; request: the number of its request."""
-
-    text: str
-    category: str
-    reason: str
-    request: int
-
-
-@dataclass(frozen=True)
 class _Request:
     category: str
     prompt: Prompt
@@ -81,7 +67,7 @@ class _Request:
 
 
 class ConceptWriter:
-    """Takes the steps one after the other; `rejected`, `shortfalls` and `asked` tell of them."""
+    """Takes the steps one after the other; `selection.rejected` and `shortfalls` tell of them."""
 
     def __init__(
         self,
@@ -91,12 +77,9 @@ class ConceptWriter:
         near: NearDuplicates,
         log: Callable[[str], None] = lambda line: None,
     ) -> None:
-        self.spec, self.seed, self.near, self.log = spec, seed, near, log
-        self._embed = embed
-        self._vectors: dict[str, npt.NDArray[np.float32]] = {}
-        self._forms: set[str] = set()
+        self.spec, self.seed, self.log = spec, seed, log
+        self.selection = Selection(embed, near, spec.paraphrase_similarity)
         self.asked = 0
-        self.rejected: list[Rejected] = []
         self.shortfalls: list[str] = []
 
     def write(self, ask: Ask) -> dict[str, list[str]]:
@@ -112,10 +95,10 @@ class ConceptWriter:
                 try:
                     texts = read_concepts(_usable(answer))
                 except AnswerError as error:
-                    self.reject(answer.text, request.category, str(error), number)
+                    self.selection.reject(answer.text, request.category, str(error), number)
                     continue
                 room = counts[request.category] - len(out[request.category])
-                out[request.category] += self._take(texts, request.category, number, room)
+                out[request.category] += self.selection.take(texts, request.category, number, room)
             have = ", ".join(f"{len(out[c])}/{n} {c}" for c, n in counts.items() if n)
             self.log(f"concepts: round {round_ + 1}, {len(requests)} requests: {have}")
         for category, wanted in counts.items():
@@ -179,7 +162,7 @@ class ConceptWriter:
                 try:
                     pairs = read_paraphrases(_usable(answer))
                 except AnswerError as error:
-                    self.reject(answer.text, request.category, str(error), number)
+                    self.selection.reject(answer.text, request.category, str(error), number)
                     continue
                 forms = {normal_form(t): t for t in request.concepts}
                 for concept, text in pairs:
@@ -187,8 +170,8 @@ class ConceptWriter:
                         said.append((forms[normal_form(concept)], text.strip(), number))
                     else:
                         reason = "of a concept that was not asked for"
-                        self.reject(text, request.category, reason, number)
-            for concept, text in self._faithful(said, owner, heldout, categories, missing):
+                        self.selection.reject(text, request.category, reason, number)
+            for concept, text in self.selection.faithful(said, owner, heldout, categories, missing):
                 missing[concept] -= 1
                 owner[text] = concept
                 out.append((concept, text))
@@ -209,27 +192,6 @@ class ConceptWriter:
         for names in self.spec.combine:
             every += itertools.product(*(train[category] for category in names))
         return iter(_shuffled(every, f"{self.seed}/combinations"))
-
-    def repeats_heldout(
-        self, texts: Sequence[str], vectors: npt.NDArray[np.float32], heldout: Sequence[str]
-    ) -> dict[int, str]:
-        """Index of a text → the held-out text that it repeats or contains."""
-        pairs = self.near.matches(texts, vectors, heldout, self.vectors(heldout))
-        out = {i: heldout[j] for i, j in pairs.tolist()}
-        inner = {f" {' '.join(content_words(h))} ": h for h in heldout}
-        for i, text in enumerate(texts):
-            said = f" {' '.join(content_words(text))} "
-            for phrase, h in inner.items():
-                if phrase in said:
-                    out.setdefault(i, h)
-        return out
-
-    def vectors(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
-        """Unit vectors [n, D] of texts, each embedded once."""
-        new = [t for t in dict.fromkeys(texts) if t not in self._vectors]
-        if new:
-            self._vectors.update(zip(new, self._embed(new), strict=True))
-        return np.stack([self._vectors[t] for t in texts]) if len(texts) else np.zeros((0, 1), "f4")
 
     def _answers(
         self, ask: Ask, requests: list[_Request]
@@ -275,105 +237,12 @@ class ConceptWriter:
                 out.append(_Request(category, Prompt(messages, PARAPHRASE_SCHEMA), texts))
         return out
 
-    def _take(self, texts: Iterable[str], category: str, number: int, room: int) -> list[str]:
-        """The new concepts among the texts, at most `room`."""
-        taken: list[str] = []
-        fresh: list[str] = []
-        for raw in texts:
-            text = " ".join(raw.split())
-            reason = meaningless(text)
-            form = normal_form(text)
-            if not reason and form in self._forms:
-                reason = "repeated"
-            if reason:
-                self.reject(text or raw, category, reason, number)
-                continue
-            self._forms.add(form)
-            fresh.append(text)
-        known = [t for t in self._vectors if t not in fresh]
-        everything = [*known, *fresh]
-        repeats = self.near.repeats(everything, self.vectors(everything), fixed=len(known))
-        for text, first in zip(fresh, repeats[len(known) :].tolist(), strict=True):
-            if first >= 0:
-                self._drop(text, category, f"nearly repeats {everything[first]!r}", number)
-            elif len(taken) == room:
-                self._drop(text, category, "more than asked for", number)
-            else:
-                taken.append(text)
-        return taken
-
-    def _faithful(
-        self,
-        said: list[tuple[str, str, int]],
-        owner: Mapping[str, str],
-        heldout: Sequence[str],
-        categories: Mapping[str, str],
-        missing: Mapping[str, int],
-    ) -> list[tuple[str, str]]:
-        """Those of (concept, paraphrase, request) that are taken, in order."""
-        fresh: list[tuple[str, str, int]] = []
-        for concept, text, number in said:
-            text = " ".join(text.split())
-            form = normal_form(text)
-            reason = meaningless(text)
-            if not reason and form in self._forms:
-                reason = "repeated"
-            if reason:
-                self.reject(text, categories[concept], reason, number)
-                continue
-            self._forms.add(form)
-            fresh.append((concept, text, number))
-        texts = [text for _, text, _ in fresh]
-        vectors, known = self.vectors(texts), list(owner)
-        leaks = self.repeats_heldout(texts, vectors, heldout)
-        others: dict[int, list[str]] = {}
-        for i, j in self.near.matches(texts, vectors, known, self.vectors(known)).tolist():
-            others.setdefault(i, []).append(known[j])
-        among: dict[int, list[int]] = {}
-        for i, j in self.near.matches(texts, vectors, texts, vectors).tolist():
-            if j < i:
-                among.setdefault(i, []).append(j)
-        taken: dict[int, tuple[str, str]] = {}
-        left = dict(missing)
-        for i, (concept, text, number) in enumerate(fresh):
-            foreign = [t for t in others.get(i, ()) if owner[t] != concept]
-            foreign += [texts[j] for j in among.get(i, ()) if j in taken and taken[j][0] != concept]
-            near = float(vectors[i] @ self.vectors([concept])[0])
-            if i in leaks:
-                reason = f"says held-out {leaks[i]!r}"
-            elif foreign:
-                reason = f"says another concept, as {foreign[0]!r} does"
-            elif near < self.spec.paraphrase_similarity:
-                reason = f"strays from {concept!r}"
-            elif left[concept] == 0:
-                reason = "more than asked for"
-            else:
-                left[concept] -= 1
-                taken[i] = (concept, text)
-                continue
-            self._drop(text, categories[concept], reason, number)
-        return list(taken.values())
-
-    def _drop(self, text: str, category: str, reason: str, number: int) -> None:
-        """Reject a text that was new: it may come again, and then count."""
-        self.reject(text, category, reason, number)
-        self._vectors.pop(text, None)
-        if reason == "more than asked for":
-            self._forms.discard(normal_form(text))
-
-    def reasons(self) -> dict[str, int]:
-        """How many were rejected for what, the most frequent first."""
-        counts = Counter(re.split(r" ['\"]", r.reason)[0] for r in self.rejected)
-        return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
-
-    def reject(self, text: str, category: str, reason: str, number: int = 0) -> None:
-        """Note a text that is not taken; number: of the request that brought it, 0 for none."""
-        self.rejected.append(Rejected(text, category, reason, number))
-
     def _check(self, found: int, wanted: int, what: str, key: str) -> None:
         if found >= wanted:
             return
-        why = "; ".join(f"{n} × {reason}" for reason, n in list(self.reasons().items())[:3])
+        why = "; ".join(
+            f"{n} × {reason}" for reason, n in list(self.selection.reasons().items())[:3]
+        )
         line = f"{what}: {found} of {wanted} after llm.requests={self.spec.requests}"
         if why:
             line += f" (rejected: {why})"

@@ -81,7 +81,7 @@ def write(
                 f" {used['prompt_tokens']} + {used['completion_tokens']} tokens, cost"
                 f" {used['cost']:g} ({used['cost_now']:g} now)"
             )
-        rejected = [asdict(r) for r in writer.rejected]
+        rejected = [asdict(r) for r in writer.selection.rejected]
         run_dir.write_table(REJECTED, pa.Table.from_pylist(rejected, REJECTED_SCHEMA))
     ids = Counter(c.concept_id for c in concepts)
     twice = next((i for i, n in ids.items() if n > 1), "")
@@ -89,7 +89,7 @@ def write(
         raise ConceptError(f"two concepts have the id {twice!r}: change the seed or llm.counts")
     return _ordered(concepts), {
         "llm": usage,
-        "rejected": writer.reasons(),
+        "rejected": writer.selection.reasons(),
         "shortfalls": writer.shortfalls,
     }
 
@@ -140,9 +140,9 @@ def _combine(
             texts = [m.text for m in made]
             columns = encoder.encode_columns(texts)
             unit = (columns if judge is encoder else judge.encode_columns(texts)).unit()
-            leaks = writer.repeats_heldout(texts, unit, heldout)
+            leaks = writer.selection.repeats_heldout(texts, unit, heldout)
             for i, said in leaks.items():
-                writer.reject(texts[i], "combined", f"says held-out {said!r}")
+                writer.selection.reject(texts[i], "combined", f"says held-out {said!r}")
             keep = np.array([i not in leaks for i in range(len(made))])
             kept = [m for m, good in zip(made, keep, strict=True) if good]
             table.add([m.concept_id for m in kept], columns.keep(keep))

@@ -14,13 +14,6 @@ from hypothesis import strategies as st
 from modeling.concepts.language_models import Answer, Prompt
 from modeling.concepts.near_duplicates import NearDuplicates
 from modeling.concepts.planning import ConceptError, from_table, to_table
-from modeling.concepts.prompts import (
-    AnswerError,
-    paraphrase_messages,
-    read_concepts,
-    read_paraphrases,
-    write_messages,
-)
 from modeling.concepts.text import has_phrase, normal_form
 from modeling.concepts.writer import (
     Ask,
@@ -31,8 +24,6 @@ from modeling.concepts.writer import (
 )
 from tests.chat_server import answer_to
 from tests.word_vectors import word_vectors
-
-CATEGORIES = ("art", "characteristic", "facial")
 
 
 def writer(seed: int = 0, similarity: float = 0.8, **spec: object) -> ConceptWriter:
@@ -48,7 +39,7 @@ def asking(answer: Callable[[str], str], finish: str = "stop") -> Ask:
 
 
 def reasons(w: ConceptWriter) -> dict[str, str]:
-    return {r.text: r.reason for r in w.rejected}
+    return {r.text: r.reason for r in w.selection.rejected}
 
 
 SPEC = {
@@ -68,7 +59,7 @@ def test_a_good_model_meets_the_counts_and_the_same_answers_give_the_same() -> N
         split = w.hold_out(w.write(asking(answer_to)))
         heldout = [t for s in ("val", "test") for texts in split[s].values() for t in texts]
         said = w.paraphrase(asking(answer_to), split["train"], heldout)
-        made.append((split, said, list(w.combinations(split["train"])), w.rejected))
+        made.append((split, said, list(w.combinations(split["train"])), w.selection.rejected))
     assert made[0] == made[1]
     split, said, combinations, _ = made[0]
     counts = {s: {c: len(t) for c, t in by.items()} for s, by in split.items()}
@@ -114,7 +105,7 @@ def test_junk_is_dropped_with_its_reason() -> None:
         "12": "no letters",
         "I cannot do that": "refusal or preamble",
     }
-    assert [r.request for r in w.rejected] == [1, 1, 1, 1, 1, 2, 2]
+    assert [r.request for r in w.selection.rejected] == [1, 1, 1, 1, 1, 2, 2]
 
 
 @pytest.mark.parametrize(
@@ -135,7 +126,7 @@ def test_a_model_that_never_answers_well_ends_in_a_clear_error(
     w = writer(counts={"art": 3}, requests=4, round_requests=2)
     with pytest.raises(ConceptError, match=r"art: 0 of 3 after llm\.requests=4 .*Raise llm\.req"):
         w.write(asking(lambda _: text, finish))
-    assert len(w.rejected) == 4 and {r.reason for r in w.rejected} == {reason}
+    assert len(w.selection.rejected) == 4 and {r.reason for r in w.selection.rejected} == {reason}
     fewer = writer(counts={"art": 3}, requests=1, allow_fewer=True)
     assert fewer.write(asking(lambda _: text, finish))["art"] == []
     assert fewer.shortfalls == [f"art: 0 of 3 after llm.requests=1 (rejected: 1 × {reason})"]
@@ -162,7 +153,7 @@ def test_the_budget_meets_all_categories_alike() -> None:
 def test_paraphrases_are_filtered() -> None:
     w = writer(counts={"art": 4}, paraphrases={"art": 2}, allow_fewer=True, requests=1)
     train = {"art": ["pencil sketch", "batik print"], "characteristic": [], "facial": []}
-    w.vectors([t for texts in train.values() for t in texts])
+    w.selection.vectors([t for texts in train.values() for t in texts])
     answer = [
         {
             "concept": "Pencil sketch",
@@ -242,11 +233,11 @@ def test_nothing_held_out_is_said_in_training(seed: int, test: int, val: int) ->
         return  # too few that can be held out
     assert len(heldout) == test + val
     combinations = [", ".join(p) for p in itertools.islice(w.combinations(split["train"]), 40)]
-    leaks = w.repeats_heldout(combinations, word_vectors(combinations), heldout)
+    leaks = w.selection.repeats_heldout(combinations, word_vectors(combinations), heldout)
     training = [t for texts in split["train"].values() for t in texts]
     training += [t for _, t in said]
     training += [t for i, t in enumerate(combinations) if i not in leaks]
-    check_apart(w.near, training, heldout)
+    check_apart(w.selection.near, training, heldout)
     assert len({normal_form(t) for t in training}) == len(training)
 
 
@@ -257,53 +248,3 @@ def check_apart(near: NearDuplicates, training: list[str], heldout: Iterable[str
     for text, held in itertools.product(training, heldout):
         assert normal_form(text) != normal_form(held)
         assert not has_phrase(text, held), (text, held)
-
-
-def test_requests_depend_on_their_arguments_alone() -> None:
-    every = [
-        write_messages(category, 5, ["sketch"], round_, number, seed)
-        for category, round_, number, seed in itertools.product(CATEGORIES, (0, 1), (0, 1), (0, 1))
-    ]
-    assert len({str(m) for m in every}) == len(every)
-    assert write_messages("art", 5, ["x"], 0, 0, 0) == write_messages("art", 5, ["x"], 0, 0, 0)
-    many = [f"concept {i}" for i in range(1000)]
-    (message,) = write_messages("art", 5, many, 0, 0, 0)
-    assert message["content"].count("concept ") < 400
-    (message,) = paraphrase_messages("art", ["sketch", "batik"], 7, 0, 0)
-    assert "- sketch\n- batik" in message["content"] and "in 7 other ways" in message["content"]
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        '{"concepts": ["sketch", "batik"]}',
-        '```json\n{"concepts": ["sketch", "batik"]}\n```',
-        'Sure!\n["sketch", "batik"]\nAnything else?',
-        '{"styles": ["sketch", "batik"]}',
-    ],
-)
-def test_answers_are_read_with_what_is_around_them(text: str) -> None:
-    assert read_concepts(text) == ["sketch", "batik"]
-
-
-def test_paraphrases_are_read() -> None:
-    wanted = [("sketch", "drawing"), ("sketch", "drawn")]
-    whole = {"paraphrases": [{"concept": "sketch", "texts": ["drawing", "drawn"]}]}
-    assert read_paraphrases(json.dumps(whole)) == wanted
-    assert read_paraphrases('{"paraphrases": {"sketch": ["drawing", "drawn"]}}') == wanted
-    for bad in (
-        '{"paraphrases": ["drawing"]}',
-        '{"a": 1, "b": 2}',
-        '[{"concept": 1, "texts": []}]',
-    ):
-        with pytest.raises(AnswerError, match="malformed"):
-            read_paraphrases(bad)
-
-
-@given(st.text(max_size=60) | st.from_regex(r'[{\[]["a:,\]}\[{ 0-9]{0,30}'))
-def test_any_answer_is_read_or_refused(text: str) -> None:
-    for read in (read_concepts, read_paraphrases):
-        try:
-            read(text)
-        except AnswerError as error:
-            assert str(error)
