@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from modeling.targets.discriminator import DiscriminatorConfig, PatchDiscriminator
+from modeling.targets.discriminator import PatchDiscriminator
 from modeling.targets.families import frozen_target, make_target
 from modeling.targets.lora import AdaptedTranslator
-from modeling.targets.network import TargetConfig
+from modeling.targets.shapes import DiscriminatorConfig, TargetConfig
 from modeling.weights.interface import GeneratorConfig
 from modeling.weights.weight_generator import build
 

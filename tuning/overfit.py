@@ -23,13 +23,14 @@ from modeling.weights.codec import BlockLayout
 from modeling.weights.generator_training import GeneratorTraining
 from modeling.weights.interface import SamplingMethod, WeightGenerator
 from modeling.weights.normalisation import Normalisation
+from modeling.weights.recipe import generator_recipe
 from modeling.weights.weight_generator import build, predict_blocks, unwrap
 from pipelines.config.schema import Config
 from pipelines.config.tree import to_dict
 from pipelines.runtime.log import Progress
 from pipelines.runtime.run_dir import RunDir
 from pipelines.stages.base import load_base
-from pipelines.stages.generator import generator_config, generator_recipe, text_batch
+from pipelines.stages.generator import generator_config, text_batch
 from pipelines.stages.judging import features_of
 from tuning.subjects import Subject, score
 
@@ -109,7 +110,7 @@ class Overfitting:
 
         Raises FloatingPointError if the loss is not finite.
         """
-        config, recipe = self.config, generator_recipe(self.config)
+        config, recipe = self.config, generator_recipe(self.config.generator, self.config.adapt.t)
         model = self.network()
         training = GeneratorTraining(model, self.layout, self.normalisation, recipe, self.seed)
         batch = config.generator.batch

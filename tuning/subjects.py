@@ -21,6 +21,7 @@ from modeling.metrics.distances import frechet_distance_from_features, kid
 from modeling.metrics.features import FeatureExtractor
 from modeling.targets.adapter_training import to_unit, train_adapters, translate_all
 from modeling.targets.lora import AdaptedTranslator, Adapter, stack
+from modeling.targets.recipe import collection_recipe
 from modeling.text import TextEmbedding
 from pipelines.config.error import ConfigError
 from pipelines.config.schema import Config
@@ -30,7 +31,7 @@ from pipelines.stages.concepts import load_concepts, with_adapter
 from pipelines.stages.gans import FOLDER as ADAPTERS
 from pipelines.stages.gans import load_adapter, load_metrics
 from pipelines.stages.judging import FAR, Judge, features_of
-from pipelines.stages.trainer import Trainer, recipe
+from pipelines.stages.trainer import Trainer
 from pipelines.stages.weights import drawn
 
 FOLDER = "tuning/subjects"
@@ -260,7 +261,7 @@ class PrepareSubjects(Trainer):
             self.translator,
             [self.data(concept_id)],
             [self.translator.zero_adapter()],
-            recipe(self.config, steps),
+            collection_recipe(self.config.gans, steps),
             self.discriminator,
             self.config.seed,
         )

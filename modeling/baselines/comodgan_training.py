@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from modeling.baselines.comodgan import CoModGanConfig, CoModGenerator, StyleGanDiscriminator
-from modeling.baselines.scratch_training import ScratchRecipe, ScratchTraining
+from modeling.baselines.recipe import ScratchRecipe
+from modeling.baselines.scratch_training import ScratchTraining
 from modeling.cost import META, count_flops
 from modeling.targets.discriminator import adversarial_loss, discriminator_loss
 

@@ -13,14 +13,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from modeling.baselines.scratch_training import ScratchRecipe, ScratchTraining
-from modeling.targets.discriminator import (
-    DiscriminatorConfig,
-    PatchDiscriminator,
-    adversarial_loss,
-    discriminator_loss,
-)
-from modeling.targets.resnet_generator import ResNetGenerator, ResNetGeneratorConfig
+from modeling.baselines.recipe import ScratchRecipe
+from modeling.baselines.scratch_training import ScratchTraining
+from modeling.targets.discriminator import PatchDiscriminator, adversarial_loss, discriminator_loss
+from modeling.targets.resnet_generator import ResNetGenerator
+from modeling.targets.shapes import DiscriminatorConfig, ResNetGeneratorConfig
 
 
 @dataclass(frozen=True)

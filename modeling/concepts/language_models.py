@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from modeling.concepts.recipe import ModelOptions
+
 if TYPE_CHECKING:
     from openai.types.chat import ChatCompletionMessageParam
 
@@ -39,30 +41,6 @@ class Answer:
     prompt_tokens: int
     completion_tokens: int
     retries: int = 0
-
-
-@dataclass(frozen=True)
-class ModelOptions:
-    """provider: "endpoint" or "local". model: the endpoint's name for it; a folder or hub id.
-
-    key_env: name of the environment variable with the key; "" for none. rate: requests a minute,
-    retries included, 0 for any. batch: prompts at once in a local model. named: where the options
-    come from, for error messages.
-    """
-
-    provider: str
-    model: str
-    base_url: str = ""
-    key_env: str = ""
-    response_format: str = "json_schema"
-    temperature: float = 0.0
-    max_tokens: int = 2048
-    timeout_s: float = 120.0
-    retries: int = 6
-    rate: float = 0.0
-    batch: int = 8
-    allow_download: bool = False
-    named: str = "llm.writer"
 
 
 class LanguageModel(Protocol):

@@ -22,6 +22,7 @@ import pyarrow as pa
 
 from modeling.concepts.grammar.families import FAMILIES
 from modeling.concepts.grammar.family import CATEGORIES, Family
+from modeling.concepts.recipe import ConceptSpec
 
 SPLITS = ("train", "val", "test")
 
@@ -69,37 +70,6 @@ class Concept:
     parents: tuple[str, ...] = ()
     edit: dict[str, str] = field(default_factory=dict, hash=False)
     adapter: bool = True
-
-
-@dataclass
-class ConceptSpec:
-    """How many concepts of which kind.
-
-    families: empty for all that the editor supports. heldout_families, validation_families: seen
-    by no training; `test_families` and `val_families` of their atoms are concepts of the test and
-    the validation set. atoms_per_family: 0 for all, else an even sample. train_atoms: -1 for all
-    that are left. paired_combinations, paired_families: further training combinations, and families
-    whose atoms train too, of which only pairs are made.
-    paraphrases: per training concept. combine: tuples of families to combine; empty for all pairs
-    from different categories.
-    """
-
-    families: list[str] = field(default_factory=list)
-    heldout_families: list[str] = field(default_factory=list)
-    validation_families: list[str] = field(default_factory=list)
-    paired_families: list[str] = field(default_factory=list)
-    atoms_per_family: int = 0
-    train_atoms: int = -1
-    train_combinations: int = 0
-    paired_combinations: int = 0
-    val_atoms: int = 0
-    val_combinations: int = 0
-    val_families: int = 0
-    test_atoms: int = 0
-    test_combinations: int = 0
-    test_families: int = 0
-    paraphrases: int = 0
-    combine: list[list[str]] = field(default_factory=list)
 
 
 def concept_id(text: str) -> str:

@@ -10,7 +10,7 @@ import hashlib
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeVar
 
 from modeling.concepts.grammar.family import CATEGORIES
@@ -26,6 +26,7 @@ from modeling.concepts.prompts import (
     read_paraphrases,
     write_messages,
 )
+from modeling.concepts.recipe import WritingSpec
 from modeling.concepts.selection import Selection
 from modeling.concepts.text import has_phrase, normal_form
 
@@ -33,30 +34,6 @@ Ask = Callable[[list[Prompt]], list[Answer]]
 """Prompts → an answer to each, in order."""
 SPARE = 1.25
 """So much more is asked for than is missing: some of it will be filtered."""
-
-
-@dataclass(frozen=True)
-class WritingSpec:
-    """How many concepts of each category ("art", "characteristic", "facial").
-
-    counts: written, of which `test` and `val` are held out. paraphrases: of training concepts, in
-    all. combine: tuples of categories, in the order in which a text names them. per_request:
-    concepts asked for at once; paraphrased_together: concepts paraphrased at once. round_requests:
-    at once for one category; requests: budget of each of the two passes. allow_fewer: take what
-    there is when it is spent. paraphrase_similarity: least cosine of a paraphrase to its concept.
-    """
-
-    counts: Mapping[str, int]
-    test: Mapping[str, int] = field(default_factory=dict)
-    val: Mapping[str, int] = field(default_factory=dict)
-    paraphrases: Mapping[str, int] = field(default_factory=dict)
-    combine: Sequence[Sequence[str]] = (("characteristic", "art"),)
-    per_request: int = 20
-    paraphrased_together: int = 5
-    round_requests: int = 16
-    requests: int = 400
-    allow_fewer: bool = False
-    paraphrase_similarity: float = 0.3
 
 
 @dataclass(frozen=True)

@@ -20,33 +20,7 @@ from torch.func import functional_call, vmap
 
 from modeling.targets.discriminator import PatchDiscriminator, adversarial_loss, discriminator_loss
 from modeling.targets.lora import AdaptedTranslator, Adapter, stack, unstack
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How adapters are trained. The paper's: Adam, lr 2e-4, 100 epochs; fine-tune 1.5e-3, 20."""
-
-    steps: int
-    batch: int
-    lr: float
-    lr_final: float = 0.0
-    """Cosine decay from `lr` to this; equal to `lr` for a constant rate."""
-    warmup: int = 0
-    l1_weight: float = 100.0
-    gan_weight: float = 1.0
-    """0 trains by L1 alone and needs no discriminator."""
-    discriminator_lr: float = 2e-4
-    ema: float = 0.0
-    """Decay of the average that is kept; 0 keeps the last weights."""
-    clip: float = 0.0
-    """Largest gradient norm of one adapter; 0 for none."""
-
-    def rate(self, step: int) -> float:
-        """Learning rate of step `step` (from 0)."""
-        if step < self.warmup:
-            return self.lr * (step + 1) / self.warmup
-        progress = (step - self.warmup) / max(1, self.steps - self.warmup)
-        return self.lr_final + (self.lr - self.lr_final) * 0.5 * (1 + math.cos(math.pi * progress))
+from modeling.targets.recipe import Recipe
 
 
 @dataclass

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from modeling import training_state
-from modeling.targets.adapter_training import Recipe
 from modeling.targets.discriminator import PatchDiscriminator, adversarial_loss, discriminator_loss
 from modeling.targets.network import TargetNetwork
+from modeling.targets.recipe import Recipe
 
 
 class BaseTraining:

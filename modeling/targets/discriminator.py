@@ -3,21 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-
-@dataclass(frozen=True)
-class DiscriminatorConfig:
-    """`width` channels after the first layer, doubled by each further one; 3 layers see 70×70."""
-
-    width: int = 64
-    layers: int = 3
-    norm: str = "instance"
-    """instance, without weights, images judged alone | batch, with weights: pix2pix's own."""
+from modeling.targets.shapes import DiscriminatorConfig
 
 
 class PatchDiscriminator(nn.Module):

@@ -8,34 +8,12 @@ forward pass, by which the codec groups weights); its norms' affines are trained
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Protocol, Self
+from typing import Self
 
 from torch import Tensor, nn
 
 from modeling.targets.conv_norm import ConvNorm
-
-
-class TargetError(ValueError):
-    """A shape of a target network, or an image, that does not fit."""
-
-
-class TargetConfig(Protocol):
-    """Shape of a target network: a frozen dataclass whose fields are JSON values."""
-
-    @property
-    def text_dim(self) -> int:
-        """Dimension of the prompt's tokens; 0 if the network reads no prompt."""
-
-    @property
-    def multiple(self) -> int:
-        """Image sides must be multiples of this."""
-
-    @property
-    def least_side(self) -> int:
-        """Image sides must be at least this."""
-
-    def to_dict(self) -> dict[str, object]:
-        """The fields, as JSON can hold them; PEFT asks a model's config for it, too."""
+from modeling.targets.shapes import TargetConfig, TargetError
 
 
 class TargetNetwork(nn.Module, ABC):

@@ -9,57 +9,14 @@ family `resnet`: unconditional, what it draws is decided by its weights alone.
 from __future__ import annotations
 
 import itertools
-from dataclasses import asdict, dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modeling.targets.conv_norm import ConvNorm
-from modeling.targets.network import TargetError, TargetNetwork
-
-
-@dataclass(frozen=True)
-class ResNetGeneratorConfig:
-    """`width` channels at full resolution; `downs` halvings, each of which doubles them."""
-
-    width: int = 64
-    blocks: int = 9
-    downs: int = 2
-    dropout: float = 0.0
-    """Within the blocks; pix2pix's z (Eq. 4)."""
-    transposed: bool = True
-    edge_kernel: int = 7
-    """Kernel of the first and the last convolution."""
-    global_skip: bool = False
-    """Predict a change to the input instead of the output itself."""
-
-    def __post_init__(self) -> None:
-        if min(self.width, self.blocks) < 1 or self.downs < 0 or not 0 <= self.dropout < 1:
-            raise TargetError(
-                f"width and blocks start at 1, downs at 0, dropout is in [0, 1): {self}"
-            )
-        if self.edge_kernel % 2 == 0:
-            raise TargetError(f"edge_kernel must be odd, not {self.edge_kernel}")
-
-    @property
-    def text_dim(self) -> int:
-        """0: it reads no prompt."""
-        return 0
-
-    @property
-    def multiple(self) -> int:
-        """Image sides must be multiples of this."""
-        return 2**self.downs
-
-    @property
-    def least_side(self) -> int:
-        """Reflection needs sides longer than its border."""
-        return max(4 * self.multiple, self.edge_kernel // 2 + 1)
-
-    def to_dict(self) -> dict[str, object]:
-        """The fields, as JSON can hold them; PEFT asks a model's config for it, too."""
-        return asdict(self)
+from modeling.targets.network import TargetNetwork
+from modeling.targets.shapes import ResNetGeneratorConfig
 
 
 class Block(nn.Module):

@@ -9,63 +9,14 @@ up-sampling is resize + convolution.
 from __future__ import annotations
 
 import itertools
-from dataclasses import asdict, dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modeling.targets.conv_norm import ConvNorm
-from modeling.targets.network import TargetError, TargetNetwork
-
-
-@dataclass(frozen=True)
-class TranslatorConfig:
-    """Shape of a translator. `width` is the channel count of the stem, at full resolution."""
-
-    width: int = 32
-    downs: int = 1
-    """Halvings before the ResNet blocks; each doubles the channels."""
-    edge_kernel: int = 7
-    """Kernel of the first and the last convolution (7 in the paper's class of networks)."""
-    heads: int = 4
-    text_dim: int = 384
-    feed_forward: int = 2
-    """The transformer block's feed-forward layer is so many times as wide as its channels."""
-    gated: bool = False
-    """Gated by GELU (GEGLU, Shazeer 2020), as in Stable Diffusion's transformer blocks. With
-    feed_forward 4, width 64, two halvings and CLIP's 768, the translator has the paper's 7.06 M."""
-    dropout: float = 0.0
-    """The paper's z (Eq. 4) in pix2pix's form: noise by dropout, off at evaluation."""
-    global_skip: bool = True
-    """Predict a change to the input instead of the output itself."""
-    long_skips: bool = True
-    """Add each encoder resolution to the decoder's."""
-
-    def __post_init__(self) -> None:
-        inner = self.width * 2**self.downs
-        if min(self.width, self.heads, self.text_dim, self.feed_forward) < 1 or self.downs < 0:
-            raise TargetError(f"sizes start at 1, downs at 0: {self}")
-        if inner % self.heads:
-            raise TargetError(f"heads ({self.heads}) must divide width · 2^downs ({inner})")
-        if self.edge_kernel % 2 == 0:
-            raise TargetError(f"edge_kernel must be odd, not {self.edge_kernel}")
-        if not 0 <= self.dropout < 1:
-            raise TargetError(f"dropout must lie in [0, 1), not {self.dropout}")
-
-    @property
-    def multiple(self) -> int:
-        """Image sides must be multiples of this."""
-        return 2 ** (self.downs + 1)
-
-    @property
-    def least_side(self) -> int:
-        """Image sides must be at least this."""
-        return self.multiple
-
-    def to_dict(self) -> dict[str, object]:
-        """The fields, as JSON can hold them; PEFT asks a model's config for it, too."""
-        return asdict(self)
+from modeling.targets.network import TargetNetwork
+from modeling.targets.shapes import TranslatorConfig
 
 
 class ResNetBlock(nn.Module):

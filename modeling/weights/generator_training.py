@@ -7,7 +7,6 @@ L1 and a discriminator, which the paper tried as such a term and dropped (Sec. 4
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -21,45 +20,8 @@ from modeling.weights.codec import BlockLayout
 from modeling.weights.ema import EMA
 from modeling.weights.interface import TextBatch, WeightGenerator
 from modeling.weights.normalisation import Normalisation
+from modeling.weights.recipe import GeneratorRecipe
 from modeling.weights.weight_generator import denoising_loss, predict_blocks
-
-
-@dataclass(frozen=True)
-class GeneratorRecipe:
-    """AdamW; the paper's figures are lr 1e-5, weight decay 0.01, batch 512 blocks."""
-
-    steps: int
-    lr: float
-    weight_decay: float = 0.01
-    clip: float = 1.0
-    ema: float = 0.99
-    t_min: int = 0
-    blocks_per_concept: int = 0
-    text_noise: float = 0.0
-    image_steps: int = 0
-    image_lr: float = 5e-4
-    image_weight: float = 10.0
-    image_t: int = 999
-    image_gan: float = 0.0
-    """Weight of the adversarial term beside `image_weight` · L1: a hundredth of it is Eq. (4)."""
-    discriminator_lr: float = 2e-4
-    denoising_weight: float = 0.1
-    """Weight of Eq. (1) during the steps on the image loss; 0 saves its passes."""
-
-    @property
-    def total(self) -> int:
-        return self.steps + self.image_steps
-
-    def rate(self, step: int) -> float:
-        """Warm-up and cosine decay, once for each of the two phases."""
-        if step < self.steps:
-            lr, at, count = self.lr, step, self.steps
-        else:
-            lr, at, count = self.image_lr, step - self.steps, self.image_steps
-        warmup = min(50, max(1, count // 10))
-        if at < warmup:
-            return lr * (at + 1) / warmup
-        return lr * 0.5 * (1 + math.cos(math.pi * (at - warmup) / max(1, count - warmup)))
 
 
 @dataclass
@@ -131,7 +93,7 @@ class GeneratorTraining:
         self.forward.train()
         losses: dict[str, float] = {}
         loss = torch.zeros((), device=self.device)
-        if not on_images or recipe.denoising_weight:
+        if not on_images or recipe.image_denoising:
             loss = self._denoising(blocks, text, rng, every_block=on_images)
             losses["denoising"] = loss.item()
         if on_images:
@@ -140,7 +102,7 @@ class GeneratorTraining:
             fake = self.pictures(images, rng)
             l1 = (fake - to_unit(images.edited.to(self.device))).abs().mean()
             losses["image"] = l1.item()
-            loss = recipe.denoising_weight * loss + recipe.image_weight * l1
+            loss = recipe.image_denoising * loss + recipe.image_weight * l1
             if self.critic is not None:
                 adversarial, losses["discriminator"] = self._adversarial(images, fake)
                 loss = loss + recipe.image_gan * adversarial

@@ -25,15 +25,10 @@ from modeling.concepts.planning import Concept
 from modeling.cost import TranslatorCost
 from modeling.images import encode_png
 from modeling.metrics.distances import MIN_FRECHET_COUNT, frechet_distance_from_features, kid
-from modeling.targets.adapter_training import (
-    ConceptData,
-    Recipe,
-    to_unit,
-    train_adapters,
-    translate_all,
-)
+from modeling.targets.adapter_training import ConceptData, to_unit, train_adapters, translate_all
 from modeling.targets.coreset import image_coreset
 from modeling.targets.lora import Adapter, stack
+from modeling.targets.recipe import Recipe, collection_recipe, finetune_recipe
 from pipelines.comparison import numbers as comparison_numbers
 from pipelines.comparison import page as report_comparison
 from pipelines.comparison.fairness import check_alike, check_unseen
@@ -49,12 +44,10 @@ from pipelines.runtime.machine import machine
 from pipelines.runtime.run_dir import RunDir
 from pipelines.runtime.stage_graph import StageError, record_errors
 from pipelines.stages.adapt import cut, heldout
-from pipelines.stages.adapt import recipe as finetune_recipe
 from pipelines.stages.base import discriminator_config, translator_config
 from pipelines.stages.concepts import load_concepts
 from pipelines.stages.contenders import IDENTITY, PREDICTION, SHUFFLED, Contenders
 from pipelines.stages.judging import FAR, Judge, Judged, digests
-from pipelines.stages.trainer import recipe as collection_recipe
 
 FOLDER = "comparison"
 E2GAN = "E²GAN"
@@ -127,14 +120,14 @@ def steps_of(epochs: int, images: int, batch: int) -> int:
 
 def finetune(config: Config, epochs: int, images: int) -> Recipe:
     """The fine-tune of stage `adapt`, of so many epochs."""
-    a = finetune_recipe(config)
+    a = finetune_recipe(config.adapt)
     return Recipe(**{**vars(a), "steps": steps_of(epochs, images, a.batch)})
 
 
 def e2gan(config: Config, images: int) -> Recipe:
     """The collection's recipe, for compare.e2gan_epochs."""
     return collection_recipe(
-        config, steps_of(config.compare.e2gan_epochs, images, config.gans.batch)
+        config.gans, steps_of(config.compare.e2gan_epochs, images, config.gans.batch)
     )
 
 

@@ -8,11 +8,12 @@ from torch import Tensor
 from modeling.baselines.comodgan import CoModGanConfig
 from modeling.baselines.comodgan_training import CoModGanRecipe, CoModGanTraining
 from modeling.baselines.pix2pix_training import Pix2PixConfig, Pix2PixTraining
-from modeling.baselines.scratch_training import ScratchRecipe, ScratchTraining
-from modeling.targets.discriminator import DiscriminatorConfig
-from modeling.targets.resnet_generator import ResNetGeneratorConfig
+from modeling.baselines.recipe import ScratchRecipe
+from modeling.baselines.scratch_training import ScratchTraining
+from modeling.settings import taken
+from modeling.targets.shapes import DiscriminatorConfig, ResNetGeneratorConfig
 from pipelines.config.checks import check_baseline
-from pipelines.config.schema import CoModGan, Config, Pix2Pix, Scratch
+from pipelines.config.schema import CoModGan, Config, Pix2Pix
 
 
 def make_baseline(
@@ -32,34 +33,15 @@ def make_baseline(
     if method == "pix2pix":
         keys = config.pix2pix
         shape = pix2pix_config(keys)
-        return Pix2PixTraining(shape, scratch_recipe(keys), source, edited, seed, device)
-    recipe = scratch_recipe(config.comodgan)
+        return Pix2PixTraining(shape, taken(ScratchRecipe, keys), source, edited, seed, device)
+    recipe = taken(ScratchRecipe, config.comodgan)
     own = comodgan_recipe(config.comodgan, config.images.size)
     return CoModGanTraining(own, recipe, source, edited, seed, device)
 
 
-def scratch_recipe(keys: Scratch) -> ScratchRecipe:
-    return ScratchRecipe(
-        epochs=keys.epochs,
-        batch=keys.batch,
-        lr=keys.lr,
-        discriminator_lr=keys.discriminator_lr,
-        l1_weight=keys.l1_weight,
-        gan_weight=keys.gan_weight,
-        constant=keys.constant,
-        jitter=keys.jitter,
-        flips=keys.flips,
-    )
-
-
 def pix2pix_config(keys: Pix2Pix) -> Pix2PixConfig:
     return Pix2PixConfig(
-        ResNetGeneratorConfig(
-            width=keys.width,
-            blocks=keys.blocks,
-            downs=keys.downs,
-            dropout=keys.dropout,
-        ),
+        taken(ResNetGeneratorConfig, keys),
         DiscriminatorConfig(keys.discriminator_width, keys.discriminator_layers, norm="batch"),
         keys.norm,
     )
@@ -67,18 +49,4 @@ def pix2pix_config(keys: Pix2Pix) -> Pix2PixConfig:
 
 def comodgan_recipe(keys: CoModGan, size: int) -> CoModGanRecipe:
     """size: of the images, in pixels."""
-    return CoModGanRecipe(
-        CoModGanConfig(
-            size=size,
-            channel_base=keys.channel_base,
-            channel_max=keys.channel_max,
-            z_dim=keys.z_dim,
-            w_dim=keys.w_dim,
-            mapping_layers=keys.mapping_layers,
-            dropout=keys.dropout,
-        ),
-        r1=keys.r1,
-        r1_interval=keys.r1_interval,
-        ema_images=keys.ema_images,
-        path_length=keys.path_length,
-    )
+    return taken(CoModGanRecipe, keys, network=taken(CoModGanConfig, keys, size=size))

@@ -279,8 +279,7 @@ def check(config: Config) -> None:
 
 
 def _check_translator(c: Config) -> None:
-    from modeling.targets.families import target_config
-    from modeling.targets.network import TargetError
+    from modeling.targets.shapes import TargetError, target_config
 
     try:
         # a shape is possible or not whatever the text encoder, which is not loaded here

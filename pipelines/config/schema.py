@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 
+from modeling.baselines.recipe import ScratchSettings
+from modeling.concepts.recipe import ConceptSpec, LanguageModelSettings, WritingSettings
+from modeling.targets.recipe import AdapterTraining, Collecting, Training
+from modeling.weights.recipe import GeneratorTrainingSettings
+
 CONTROLS = (
     "zero LoRA",
     "mean adapter",
@@ -100,37 +105,12 @@ class Editing:
 
 
 @dataclass
-class Concepts:
+class Concepts(ConceptSpec):
     """Which concepts there are, and which are held out (modeling/concepts/planning.py)."""
 
     source: str = "grammar"
     """grammar | llm: written by a language model (section llm), of the keys below combinations
     alone are then used."""
-    families: list[str] = field(default_factory=list)
-    """Families to draw from; empty = all that the editor supports."""
-    heldout_families: list[str] = field(default_factory=list)
-    """Families of the test set that no training sees."""
-    validation_families: list[str] = field(default_factory=list)
-    """The same of the validation set."""
-    paired_families: list[str] = field(default_factory=list)
-    """Further training families, with pairs but no adapters: the image loss learns from them."""
-    atoms_per_family: int = 0
-    """0 = all."""
-    train_atoms: int = -1
-    """-1 = all that are not held out."""
-    train_combinations: int = 0
-    paired_combinations: int = 0
-    """Further training combinations, with pairs but no adapter: the image loss learns from them."""
-    val_atoms: int = 0
-    val_combinations: int = 0
-    val_families: int = 0
-    test_atoms: int = 0
-    test_combinations: int = 0
-    test_families: int = 0
-    paraphrases: int = 0
-    """Per training concept; a paraphrase shares its parent's adapter."""
-    combine: list[list[str]] = field(default_factory=list)
-    """Tuples of families that may be combined; empty = pairs across categories."""
 
 
 @dataclass
@@ -143,31 +123,11 @@ class PerCategory:
 
 
 @dataclass
-class LanguageModelKeys:
-    """A language model and how it is asked (modeling/concepts/language_models.py)."""
+class LanguageModelKeys(LanguageModelSettings):
+    """A language model, how it is asked and what it costs."""
 
-    provider: str = "endpoint"
-    """endpoint (OpenAI-compatible: vLLM, Ray Serve LLM, hosted) | local (transformers)"""
-    model: str = ""
-    """What the endpoint calls it; or a folder, or a cached hub id."""
-    base_url: str = ""
-    """Of the endpoint, such as http://127.0.0.1:8000/v1."""
-    key_env: str = ""
-    """Name of the environment variable that holds the endpoint's key; empty = no key."""
-    response_format: str = "json_schema"
-    """json_schema | json_object | none: what the endpoint supports."""
-    temperature: float = 0.0
-    max_tokens: int = 2048
-    """Of an answer."""
-    timeout_s: float = 120.0
-    retries: int = 6
-    """Of a request that meets a time-out, a lost connection, 429 or 5xx."""
-    rate: float = 0.0
-    """Requests a minute over all actors, retries included; 0 = any number."""
     concurrency: int = 8
     """Requests to an endpoint at once, over all actors."""
-    batch: int = 8
-    """Prompts at once in a local model."""
     input_price: float = 0.0
     """Per million tokens of prompts, in any currency."""
     output_price: float = 0.0
@@ -175,7 +135,7 @@ class LanguageModelKeys:
 
 
 @dataclass
-class Llm:
+class Llm(WritingSettings):
     """Concepts that a language model writes (modeling/concepts/writer.py; paper Sec. 3.1, 5.1)."""
 
     counts: PerCategory = field(default_factory=PerCategory)
@@ -186,26 +146,12 @@ class Llm:
     """Of these, held out for validation."""
     paraphrases: PerCategory = field(default_factory=PerCategory)
     """Of training concepts, in all; spread evenly."""
-    combine: list[list[str]] = field(default_factory=lambda: [["characteristic", "art"]])
-    """Tuples of categories for concepts.*_combinations, in the order in which a text has them."""
-    per_request: int = 20
-    """Concepts asked for in one request."""
-    paraphrased_together: int = 5
-    """Concepts paraphrased in one request."""
-    round_requests: int = 16
-    """Requests for one category in a round; the next round sees what this one brought."""
-    requests: int = 400
-    """Budget of the writer, and of the paraphraser."""
-    allow_fewer: bool = False
-    """Go on with what there is when the budget is spent."""
     encoder: str = "minilm"
     """Text encoder that finds near-duplicates; the thresholds below are for it."""
     similarity: float = 0.85
     """Least cosine of near-duplicates, which differ in no word that matters."""
     word_similarity: float = 0.9
     """Least cosine of differing words that do not matter ("grey", "gray")."""
-    paraphrase_similarity: float = 0.3
-    """Least cosine of a paraphrase to its concept."""
     writer: LanguageModelKeys = field(default_factory=LanguageModelKeys)
     paraphraser: LanguageModelKeys = field(default_factory=LanguageModelKeys)
     """Without a model: the writer."""
@@ -254,35 +200,27 @@ class Lora:
 
 
 @dataclass
-class Base:
+class Base(Training):
     """Training of the base translator on representative concepts (E²GAN)."""
 
-    concepts: int = 16
-    """How many, chosen by k-means over the text embeddings."""
     steps: int = 400
     batch: int = 16
     lr: float = 1e-3
-    l1_weight: float = 100.0
-    gan_weight: float = 1.0
-    discriminator_lr: float = 2e-4
+    concepts: int = 16
+    """How many, chosen by k-means over the text embeddings."""
     checkpoint_every: int = 200
     workers: int = 1
 
 
 @dataclass
-class Gans:
+class Gans(Collecting):
     """Collection: one adapter per training concept, all by one recipe (Eq. 4)."""
 
     steps: int = 48
     """0 = found on pilot concepts by the convergence rule (modeling/targets/convergence.py)."""
     batch: int = 16
     lr: float = 5e-3
-    lr_floor: float = 0.0
-    """Part of lr at which its cosine decay ends; 1 = a constant rate."""
     ema: float = 0.9
-    l1_weight: float = 100.0
-    gan_weight: float = 1.0
-    discriminator_lr: float = 2e-4
     checkpoints: int = 1
     """K: how many checkpoints of one concept are kept, evenly over the last quarter."""
     concepts_per_batch: int = 4
@@ -322,7 +260,7 @@ class Weights:
 
 
 @dataclass
-class Generator:
+class Generator(GeneratorTrainingSettings):
     """The weight generator and its training (paper Sec. 4.3)."""
 
     kind: str = "transformer"
@@ -339,31 +277,13 @@ class Generator:
     prediction: str = "x0"
     """x0 | v | epsilon"""
     schedule: str = "squaredcos_cap_v2"
-    t_min: int = 0
-    """Training draws t from [t_min, 999]."""
     steps: int = 400
     batch: int = 16
     """Concepts a step."""
-    blocks_per_concept: int = 0
-    """Blocks of a concept in a step; 0 = all (the transformer needs all)."""
     lr: float = 1e-3
-    weight_decay: float = 0.01
-    clip: float = 1.0
-    ema: float = 0.99
-    text_noise: float = 0.0
-    """Deviation of Gaussian noise on the text embedding while training."""
-    image_steps: int = 0
-    """Further steps through the frozen translator on the image loss."""
     image_concepts: int = 4
     """Concepts a step: equally many with an adapter, and of each kind of concepts.paired_*."""
     image_batch: int = 12
-    image_lr: float = 5e-4
-    image_weight: float = 10.0
-    """Weight of L1 there."""
-    image_denoising: float = 0.1
-    """Weight of Eq. (1) there; 0 saves its passes."""
-    image_gan: float = 0.0
-    """Weight of the adversarial term there; image_weight / 100 makes it the paper's Eq. (4)."""
     checkpoint_every: int = 200
     workers: int = 1
 
@@ -377,12 +297,11 @@ class Rival(Generator):
 
 
 @dataclass
-class Adapt:
+class Adapt(AdapterTraining):
     """Prediction for an unseen concept and the short fine-tune (paper Sec. 4.4)."""
 
     split: str = "test"
     """test | val: the held-out concepts. Choose hyper-parameters on val."""
-
     t: int = 999
     """Time step of the one-step recovery, near pure noise."""
     sampler: str = "one_step"
@@ -391,10 +310,6 @@ class Adapt:
     steps: int = 16
     batch: int = 16
     lr: float = 3e-3
-    ema: float = 0.0
-    l1_weight: float = 100.0
-    gan_weight: float = 1.0
-    discriminator_lr: float = 2e-4
     coreset: int = 64
     """Training images picked by k-means."""
     keep: list[int] = field(default_factory=lambda: [1, 2, 4, 8])
@@ -477,22 +392,10 @@ class Compare:
 
 
 @dataclass
-class Scratch:
-    """What the from-scratch baselines of Table 1 have in common
-    (modeling/baselines/scratch_training.py)."""
+class Scratch(ScratchSettings):
+    """What the from-scratch baselines of Table 1 have in common."""
 
-    epochs: int = 200
     batch: int = 8
-    lr: float = 2e-4
-    l1_weight: float = 100.0
-    gan_weight: float = 1.0
-    discriminator_lr: float = 2e-4
-    constant: float = 0.5
-    """Part of the epochs at the full rates, which then fall linearly to 0; 1 = all."""
-    jitter: int = 0
-    """Pixels by which a pair is enlarged before it is cropped back at a random place."""
-    flips: bool = False
-    """Mirror every second pair, at random."""
 
 
 @dataclass

@@ -26,21 +26,17 @@ from modeling.editors.registry import EXACT, make_editor, supports
 from modeling.editors.sources import avatar_sources
 from modeling.images import encode_png
 from modeling.metrics.features import FeatureError
-from modeling.targets.adapter_training import (
-    ConceptData,
-    Recipe,
-    pad_tokens,
-    train_adapters,
-    translate_all,
-)
+from modeling.targets.adapter_training import ConceptData, pad_tokens, train_adapters, translate_all
 from modeling.targets.base_training import BaseTraining
 from modeling.targets.discriminator import PatchDiscriminator
 from modeling.targets.families import frozen_target, make_target
 from modeling.targets.lora import AdaptedTranslator, from_bytes, stack, to_files
+from modeling.targets.recipe import Recipe, base_recipe, collection_recipe, finetune_recipe
 from modeling.text import TextColumns, TextEncoder, TextEncoderError
 from modeling.weights.generator_training import GeneratorTraining, ImageBatch
 from modeling.weights.interface import SamplingMethod, TextBatch
 from modeling.weights.normalisation import Normalisation, NormalisationSums
+from modeling.weights.recipe import generator_recipe
 from modeling.weights.weight_generator import build, predict_blocks
 from pipelines.config.schema import Config
 from pipelines.plan.rates import Rate, Rates
@@ -49,11 +45,10 @@ from pipelines.runtime.log import log
 from pipelines.runtime.machine import machine
 from pipelines.runtime.run_dir import RunDir
 from pipelines.runtime.text_table import writing_text
-from pipelines.stages import adapt, gans
-from pipelines.stages.base import base_recipe, discriminator_config, translator_config
-from pipelines.stages.concepts import concept_spec, load_text
+from pipelines.stages.base import discriminator_config, translator_config
+from pipelines.stages.concepts import load_text
 from pipelines.stages.editing import editor_options
-from pipelines.stages.generator import generator_config, generator_recipe, members
+from pipelines.stages.generator import generator_config, members
 from pipelines.stages.judging import features_of
 
 SECONDS = 2.0
@@ -110,15 +105,15 @@ class Bench:
             out[name] = lambda: call(_device(pool))
 
         steps = 4
-        collect = replace(gans.recipe(c, steps), warmup=0)
+        collect = replace(collection_recipe(c.gans, steps), warmup=0)
         together = c.gans.concepts_per_batch
         add("collect", actor, lambda d: self.adapters(d, collect, together))
-        finetune = replace(adapt.recipe(c), steps=steps)
+        finetune = replace(finetune_recipe(c.adapt), steps=steps)
         add("finetune", actor, lambda d: self.adapters(d, finetune, 1))
-        add("base", workers_of(c, c.base.workers), lambda d: self.whole(d, base_recipe(c)))
+        add("base", workers_of(c, c.base.workers), lambda d: self.whole(d, base_recipe(c.base)))
         a = c.adapt
         scratch = replace(
-            base_recipe(c), batch=a.batch, l1_weight=a.l1_weight, gan_weight=a.gan_weight
+            base_recipe(c.base), batch=a.batch, l1_weight=a.l1_weight, gan_weight=a.gan_weight
         )
         add("scratch", actor, lambda d: self.whole(d, scratch))
         add("draw", actor, self.draw)
@@ -208,7 +203,7 @@ class Bench:
         g, layout = own.generator, self.shapes.layout
         translator, critic = self.adapted(device)
         model = build(generator_config(own, layout.n_blocks, self.shapes.text_dim)).to(device)
-        recipe = generator_recipe(own)
+        recipe = generator_recipe(own.generator, own.adapt.t)
         if on_images:
             recipe = replace(recipe, steps=0)
         normalisation = self.normalisation(translator).to(device)
@@ -261,8 +256,7 @@ class Bench:
         except EditError as error:
             raise NotMeasured(str(error)) from error
         if name in EXACT:
-            spec = concept_spec(c)
-            spec = replace(spec, train_combinations=0, paired_combinations=0, paraphrases=0)
+            spec = replace(c.concepts, train_combinations=0, paired_combinations=0, paraphrases=0)
             concepts = plan_concepts(spec, c.seed, supports(name))
         else:
             concepts = [Concept("grey-hair", "grey hair", "facial", (), "train")]

@@ -12,11 +12,13 @@ from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 
-from modeling.concepts.planning import ConceptError, ConceptSpec, plan_concepts
+from modeling.concepts.planning import ConceptError, plan_concepts
+from modeling.concepts.recipe import ConceptSpec
 from modeling.cost import TOKENS, TranslatorCost
 from modeling.editors.avatars import portrait, render
 from modeling.editors.registry import EXACT, supports
 from modeling.images import decode_image, encode_png, list_images
+from modeling.settings import taken
 from modeling.targets.convergence import kept_steps
 from modeling.targets.lora import to_files
 from modeling.weights.codec import BlockLayout
@@ -26,7 +28,6 @@ from pipelines.config.schema import Config
 from pipelines.runtime.session import threads_per_actor, threads_per_worker
 from pipelines.stages.adapt import scored_steps
 from pipelines.stages.base import discriminator_config, translator_config
-from pipelines.stages.concepts import concept_spec
 from pipelines.stages.contenders import SHUFFLED
 from pipelines.stages.generator import members
 
@@ -115,7 +116,7 @@ def concept_counts(config: Config) -> ConceptCounts:
     if c.source == "llm":
         return _written_counts(config)
     counted = dict.fromkeys((*(f"{s}_combinations" for s in COMBINED), "paraphrases"), 0)
-    spec = json.dumps(asdict(concept_spec(config)) | counted)
+    spec = json.dumps(asdict(taken(ConceptSpec, config.concepts)) | counted)
     planned = _single_concepts(spec, config.seed, resolve_editor(config))
 
     def single(split: str, heldout: str = "", adapter: bool = True) -> int:

@@ -23,6 +23,7 @@ from modeling.editors.sources import load_source, source_ids
 from modeling.images import decode_image, encode_png
 from modeling.targets.adapter_training import ConceptData, to_unit, train_adapters, translate_all
 from modeling.targets.lora import CONFIG_FILE, Adapter, stack, to_files
+from modeling.targets.recipe import finetune_recipe
 from pipelines.config import tree as config_tree
 from pipelines.config.derived import resolve_editor
 from pipelines.config.schema import Config
@@ -39,7 +40,6 @@ from pipelines.serve.finetune_request import (
     Request,
 )
 from pipelines.serve.parts import JOBS, READ, TOKENS_FILE, Loaded, digest
-from pipelines.stages.adapt import recipe
 from pipelines.stages.base import load_base
 from pipelines.stages.editing import editor_options
 
@@ -196,7 +196,7 @@ def _finetune(config: Config, run: RunDir, job: str) -> None:
     test = TESTED if request.editor else count // 5 if count >= 10 else 0
     data = ConceptData(job, source[: count - test], edited[: count - test], tokens.to(device))
     held = ConceptData(job, source[-test:], edited[-test:], data.tokens) if test else data
-    trained_by = recipe(config)
+    trained_by = finetune_recipe(config.adapt)
     (trained,) = train_adapters(
         translator,
         [data],

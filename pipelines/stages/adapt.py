@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from modeling.targets.adapter_training import ConceptData, Recipe, train_adapters
+from modeling.targets.adapter_training import ConceptData, train_adapters
 from modeling.targets.coreset import image_coreset
 from modeling.targets.lora import CONFIG_FILE, Adapter, to_files
+from modeling.targets.recipe import finetune_recipe
 from modeling.weights.interface import WeightGenerator
 from pipelines.config import tree as config_tree
 from pipelines.config.schema import Config
@@ -29,21 +30,6 @@ from pipelines.stages.prediction import Decoder
 from pipelines.stages.trainer import Trainer
 
 FOLDER = "adapted"
-
-
-def recipe(config: Config) -> Recipe:
-    """The short fine-tune (the paper's: 20 epochs, lr 1.5e-3, 400 images)."""
-    a = config.adapt
-    return Recipe(
-        steps=a.steps,
-        batch=a.batch,
-        lr=a.lr,
-        l1_weight=a.l1_weight,
-        gan_weight=a.gan_weight,
-        discriminator_lr=a.discriminator_lr,
-        ema=a.ema,
-        clip=1e3,
-    )
 
 
 def scored_steps(config: Config) -> list[int]:
@@ -118,7 +104,7 @@ class AdaptConcept(Predictor):
             self.translator,
             [cut(data, index)],
             [adapter],
-            recipe(config),
+            finetune_recipe(config.adapt),
             self.discriminator,
             config.seed,
             config.adapt.keep,

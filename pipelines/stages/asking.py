@@ -17,11 +17,12 @@ from modeling.concepts.language_models import (
     Answer,
     LanguageModel,
     LanguageModelError,
-    ModelOptions,
     Prompt,
     make_language_model,
     request_hash,
 )
+from modeling.concepts.recipe import ModelOptions
+from modeling.settings import taken
 from pipelines.config.schema import Config, LanguageModelKeys
 from pipelines.runtime.actors import map_actors
 from pipelines.runtime.log import Progress
@@ -94,12 +95,8 @@ class Asker:
 
     def __init__(self, config: Config, run_dir: RunDir, role: str, keys: LanguageModelKeys) -> None:
         self.config, self.run_dir, self.role, self.keys = config, run_dir, role, keys
-        names = ("provider", "model", "base_url", "key_env", "response_format", "temperature")
-        more = ("max_tokens", "timeout_s", "retries", "rate", "batch")
-        self.options = ModelOptions(
-            **{name: getattr(keys, name) for name in (*names, *more)},
-            allow_download=config.allow_download,
-            named=f"llm.{role}",
+        self.options = taken(
+            ModelOptions, keys, allow_download=config.allow_download, named=f"llm.{role}"
         )
         self.used: dict[str, Answer] = {}
         self.kept: set[str] = set()

@@ -14,19 +14,22 @@ from typing import Any
 import numpy as np
 import torch
 
-from modeling.targets.adapter_training import Recipe, batch_order, pad_tokens, to_unit
+from modeling.settings import taken
+from modeling.targets.adapter_training import batch_order, pad_tokens, to_unit
 from modeling.targets.base_training import BaseTraining
 from modeling.targets.coreset import kmeans
-from modeling.targets.discriminator import DiscriminatorConfig, PatchDiscriminator
-from modeling.targets.families import (
+from modeling.targets.discriminator import PatchDiscriminator
+from modeling.targets.families import frozen_target, make_target
+from modeling.targets.lora import AdaptedTranslator
+from modeling.targets.network import TargetNetwork
+from modeling.targets.recipe import base_recipe
+from modeling.targets.shapes import (
+    DiscriminatorConfig,
+    TargetConfig,
     describe,
     from_description,
-    frozen_target,
-    make_target,
     target_config,
 )
-from modeling.targets.lora import AdaptedTranslator
-from modeling.targets.network import TargetConfig, TargetNetwork
 from pipelines.config import tree as config_tree
 from pipelines.config.schema import Config
 from pipelines.runtime.log import Progress, log
@@ -103,20 +106,7 @@ def translator_config(config: Config, text_dim: int) -> TargetConfig:
 
 
 def discriminator_config(config: Config) -> DiscriminatorConfig:
-    return DiscriminatorConfig(**vars(config.discriminator))
-
-
-def base_recipe(config: Config) -> Recipe:
-    b = config.base
-    return Recipe(
-        steps=b.steps,
-        batch=b.batch,
-        lr=b.lr,
-        warmup=min(20, b.steps // 10),
-        l1_weight=b.l1_weight,
-        gan_weight=b.gan_weight,
-        discriminator_lr=b.discriminator_lr,
-    )
+    return taken(DiscriminatorConfig, config.discriminator)
 
 
 def train_loop(settings: dict[str, Any]) -> None:
@@ -149,7 +139,7 @@ def train_loop(settings: dict[str, Any]) -> None:
     wrapped = (
         (prepare_model(channels_last), prepare_model(discriminator)) if world > 1 else (None, None)
     )
-    training = BaseTraining(translator, discriminator, base_recipe(config), *wrapped)
+    training = BaseTraining(translator, discriminator, base_recipe(config.base), *wrapped)
     saved = ray.train.get_checkpoint()
     if saved:
         with saved.as_directory() as folder:

@@ -6,17 +6,9 @@ no later stage loads the text encoder.
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
-from modeling.concepts.planning import (
-    Concept,
-    ConceptError,
-    ConceptSpec,
-    from_table,
-    plan_concepts,
-    to_table,
-)
+from modeling.concepts.planning import Concept, ConceptError, from_table, plan_concepts, to_table
 from modeling.editors.registry import supports
 from modeling.text import TextEncoder
 from pipelines.config.derived import resolve_editor
@@ -30,12 +22,6 @@ from pipelines.stages.writing import embed, write
 CONCEPTS = "concepts.parquet"
 
 
-def concept_spec(config: Config) -> ConceptSpec:
-    """What the grammar is to plan."""
-    keys = {k: v for k, v in asdict(config.concepts).items() if k != "source"}
-    return ConceptSpec(**keys)
-
-
 def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
     encoder = TextEncoder(config.text_encoder, config.allow_download)
     about: dict[str, Any] = {}
@@ -45,7 +31,7 @@ def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
                 concepts, about = write(config, run_dir, encoder, table)
             else:
                 supported = supports(resolve_editor(config))
-                concepts = plan_concepts(concept_spec(config), config.seed, supported)
+                concepts = plan_concepts(config.concepts, config.seed, supported)
                 embed(encoder, table, concepts)
     except ConceptError as error:
         raise ConfigError(f"concepts: {error}") from error

@@ -34,14 +34,15 @@ from modeling.targets.coreset import image_coreset
 from modeling.targets.discriminator import PatchDiscriminator
 from modeling.targets.families import make_target
 from modeling.targets.lora import Adapter, stack
+from modeling.targets.recipe import base_recipe, collection_recipe, finetune_recipe
 from pipelines.config import tree as config_tree
 from pipelines.config.schema import Config
 from pipelines.runtime.actors import map_actors
 from pipelines.runtime.log import Progress, log
 from pipelines.runtime.run_dir import RunDir
 from pipelines.runtime.stage_graph import record_errors
-from pipelines.stages.adapt import cut, load_timings, recipe, scored_steps, step_folder
-from pipelines.stages.base import base_recipe, discriminator_config, translator_config
+from pipelines.stages.adapt import cut, load_timings, scored_steps, step_folder
+from pipelines.stages.base import discriminator_config, translator_config
 from pipelines.stages.concepts import load_concepts
 from pipelines.stages.contenders import (
     CEILING,
@@ -54,7 +55,6 @@ from pipelines.stages.contenders import (
 )
 from pipelines.stages.gans import load_adapter
 from pipelines.stages.judging import FAR, Judge, Judged, features_of
-from pipelines.stages.trainer import recipe as collection_recipe
 from pipelines.stages.weights import load_blocks, load_layout
 
 FOLDER = "evaluation"
@@ -160,7 +160,7 @@ class EvaluateConcept(Contenders):
             self.translator,
             [small] * len(todo),
             list(todo.values()),
-            recipe(c),
+            finetune_recipe(c.adapt),
             self.discriminator,
             c.seed + repeat,
             c.adapt.keep,
@@ -192,7 +192,7 @@ class EvaluateConcept(Contenders):
             self.translator,
             [data],
             [start],
-            collection_recipe(self.config, steps),
+            collection_recipe(self.config.gans, steps),
             self.discriminator,
             self.config.seed + repeat,
             [steps * part // 10 for part in range(1, 10)],
@@ -204,7 +204,7 @@ class EvaluateConcept(Contenders):
         c = self.config
         steps, seed = c.evaluate.scratch_steps, c.seed + repeat
         plan = replace(
-            base_recipe(c),
+            base_recipe(c.base),
             steps=steps,
             batch=c.adapt.batch,
             l1_weight=c.adapt.l1_weight,

@@ -17,6 +17,7 @@ import numpy as np
 from modeling.targets.adapter_training import ConceptData, Trained, to_unit, train_adapters
 from modeling.targets.convergence import kept_steps
 from modeling.targets.lora import CONFIG_FILE, WEIGHTS_FILE, Adapter, from_bytes, to_files
+from modeling.targets.recipe import collection_recipe
 from pipelines.config import tree as config_tree
 from pipelines.config.schema import Config
 from pipelines.runtime.actors import map_actors
@@ -26,7 +27,7 @@ from pipelines.runtime.stage_graph import record_errors
 from pipelines.stages.concepts import with_adapter
 from pipelines.stages.editing import READERS
 from pipelines.stages.pairs import usable
-from pipelines.stages.trainer import Trainer, recipe
+from pipelines.stages.trainer import Trainer
 
 FOLDER = "adapters"
 
@@ -41,7 +42,7 @@ class CollectAdapters(Trainer):
 
     def __init__(self, config: dict[str, Any], run_dir: RunDir, steps: int) -> None:
         super().__init__(config, run_dir)
-        self.recipe = recipe(self.config, steps)
+        self.recipe = collection_recipe(self.config.gans, steps)
         self.keep = kept_steps(steps, self.config.gans.checkpoints)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:

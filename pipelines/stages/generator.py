@@ -24,8 +24,9 @@ from modeling.weights.checkpoint import (
     from_files,
     to_files,
 )
-from modeling.weights.generator_training import GeneratorRecipe, GeneratorTraining, ImageBatch
+from modeling.weights.generator_training import GeneratorTraining, ImageBatch
 from modeling.weights.interface import GeneratorConfig, GeneratorError, TextBatch
+from modeling.weights.recipe import generator_recipe
 from modeling.weights.weight_generator import build
 from pipelines.config import tree as config_tree
 from pipelines.config.schema import Config, Generator
@@ -132,26 +133,6 @@ def generator_config(config: Config, n_blocks: int, text_dim: int) -> GeneratorC
     )
 
 
-def generator_recipe(config: Config) -> GeneratorRecipe:
-    g = config.generator
-    return GeneratorRecipe(
-        steps=g.steps,
-        lr=g.lr,
-        weight_decay=g.weight_decay,
-        clip=g.clip,
-        ema=g.ema,
-        t_min=g.t_min,
-        blocks_per_concept=g.blocks_per_concept,
-        text_noise=g.text_noise,
-        image_steps=g.image_steps,
-        image_lr=g.image_lr,
-        image_weight=g.image_weight,
-        image_t=config.adapt.t,
-        image_gan=g.image_gan,
-        denoising_weight=g.image_denoising,
-    )
-
-
 def text_batch(embeddings: list[TextEmbedding]) -> TextBatch:
     tokens, mask = pad_tokens([e.tokens for e in embeddings])
     return TextBatch(tokens, mask, torch.stack([e.pooled for e in embeddings]))
@@ -184,7 +165,7 @@ def train_loop(settings: dict[str, Any]) -> None:
         model,
         layout,
         normalisation.to(device),
-        generator_recipe(config),
+        generator_recipe(config.generator, config.adapt.t),
         config.seed,
         translator,
         prepare_model(model) if world > 1 else None,

@@ -19,6 +19,7 @@ from modeling.metrics.distances import MIN_FRECHET_COUNT, frechet_distance_from_
 from modeling.targets.adapter_training import ConceptData, train_adapters, translate_all
 from modeling.targets.convergence import converged_at, kept_steps, steps_to_train
 from modeling.targets.lora import Adapter, stack
+from modeling.targets.recipe import collection_recipe
 from pipelines.config import tree as config_tree
 from pipelines.config.schema import Config
 from pipelines.runtime.log import log
@@ -28,7 +29,7 @@ from pipelines.stages.concepts import with_adapter
 from pipelines.stages.gans import FOLDER
 from pipelines.stages.judging import features_of
 from pipelines.stages.pairs import INDEX, usable
-from pipelines.stages.trainer import Trainer, recipe
+from pipelines.stages.trainer import Trainer
 
 RESULT = f"{FOLDER}/pilot.json"
 
@@ -48,7 +49,7 @@ class Pilot(Trainer):
     def curve(self, concept_id: str, score: str) -> Curve:
         total = self.config.gans.pilot_steps
         measure = self.measure(self.data(concept_id, "val"), score)
-        plan = recipe(self.config, total)
+        plan = collection_recipe(self.config.gans, total)
         values: dict[int, float] = {}
 
         def on_step(step: int, adapters: Adapter) -> None:

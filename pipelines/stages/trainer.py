@@ -1,4 +1,4 @@
-"""What every actor that trains adapters loads once, and the collection's recipe."""
+"""What every actor that trains adapters loads once."""
 
 from __future__ import annotations
 
@@ -6,32 +6,14 @@ from typing import Any
 
 import torch
 
-from modeling.targets.adapter_training import ConceptData, Recipe, to_unit, translate_all
+from modeling.targets.adapter_training import ConceptData, to_unit, translate_all
 from modeling.targets.lora import Adapter, stack
 from pipelines.config import tree as config_tree
-from pipelines.config.schema import Config
 from pipelines.runtime.run_dir import RunDir
 from pipelines.runtime.session import threads_per_actor
 from pipelines.stages.base import load_base
 from pipelines.stages.concepts import load_text
 from pipelines.stages.pairs import load_pairs
-
-
-def recipe(config: Config, steps: int) -> Recipe:
-    """How every adapter of the collection is trained: rate decaying to its floor, EMA kept."""
-    g = config.gans
-    return Recipe(
-        steps=steps,
-        batch=g.batch,
-        lr=g.lr,
-        lr_final=g.lr_floor * g.lr,
-        warmup=min(5, steps // 10),
-        l1_weight=g.l1_weight,
-        gan_weight=g.gan_weight,
-        discriminator_lr=g.discriminator_lr,
-        ema=g.ema,
-        clip=1e3,
-    )
 
 
 class Trainer:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,9 @@ import pyarrow as pa
 
 from modeling.concepts.near_duplicates import NearDuplicates
 from modeling.concepts.planning import Concept, ConceptError
-from modeling.concepts.writer import ConceptWriter, WritingSpec, combined_concept, written_concepts
+from modeling.concepts.recipe import WritingSpec
+from modeling.concepts.writer import ConceptWriter, combined_concept, written_concepts
+from modeling.settings import taken
 from modeling.text import TextEncoder
 from pipelines.config.schema import Config, LanguageModelKeys
 from pipelines.runtime.log import Progress, log
@@ -37,8 +39,7 @@ def writing_spec(config: Config) -> WritingSpec:
     llm = config.llm
     keys = ("counts", "test", "val", "paraphrases")
     per_category: dict[str, Any] = {k: asdict(getattr(llm, k)) for k in keys}
-    names = [f.name for f in fields(WritingSpec) if f.name not in per_category]
-    return WritingSpec(**per_category, **{name: getattr(llm, name) for name in names})
+    return taken(WritingSpec, llm, **per_category)
 
 
 def paraphraser(config: Config) -> tuple[str, LanguageModelKeys]:

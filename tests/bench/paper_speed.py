@@ -22,10 +22,12 @@ from typing import Any
 
 import torch
 
-from modeling.targets.adapter_training import ConceptData, Recipe, train_adapters
-from modeling.targets.discriminator import DiscriminatorConfig, PatchDiscriminator
+from modeling.targets.adapter_training import ConceptData, train_adapters
+from modeling.targets.discriminator import PatchDiscriminator
 from modeling.targets.families import frozen_target
 from modeling.targets.lora import AdaptedTranslator
+from modeling.targets.recipe import Recipe
+from modeling.targets.shapes import DiscriminatorConfig
 from modeling.weights.codec import BlockLayout
 from modeling.weights.interface import GeneratorConfig, TextBatch
 from modeling.weights.weight_generator import build, predict_blocks

@@ -21,12 +21,13 @@ from modeling.targets.base_training import BaseTraining
 from modeling.targets.coreset import image_coreset
 from modeling.targets.discriminator import PatchDiscriminator
 from modeling.targets.families import make_target
+from modeling.targets.recipe import base_recipe, finetune_recipe
 from pipelines.config import tree as config_tree
 from pipelines.config.load import load_config
 from pipelines.runtime.machine import machine
 from pipelines.runtime.run_dir import RunDir
-from pipelines.stages.adapt import Predictor, cut, heldout, recipe
-from pipelines.stages.base import base_recipe, discriminator_config, translator_config
+from pipelines.stages.adapt import Predictor, cut, heldout
+from pipelines.stages.base import discriminator_config, translator_config
 from tests.bench.demo_stages import RESULTS
 
 CONCEPTS, SCRATCH_STEPS = 12, 40
@@ -50,7 +51,7 @@ def main(words: list[str]) -> int:
         times["predict"].append(time.perf_counter() - begun)
         data = predictor.data(concept_id)
         small = cut(data, image_coreset(data.source, config.adapt.coreset, config.seed))
-        plan = recipe(config)
+        plan = finetune_recipe(config.adapt)
         (trained,) = train_adapters(
             predictor.translator, [small], [adapter], plan, predictor.discriminator, config.seed
         )
@@ -60,7 +61,7 @@ def main(words: list[str]) -> int:
         network = make_target(translator_config(config, tokens.shape[-1]))
         critic = PatchDiscriminator(discriminator_config(config))
         gan = config.adapt.gan_weight
-        scratch = replace(base_recipe(config), batch=plan.batch, gan_weight=gan)
+        scratch = replace(base_recipe(config.base), batch=plan.batch, gan_weight=gan)
         training = BaseTraining(network, critic, scratch)
         order = batch_order(len(data.source), SCRATCH_STEPS, plan.batch, config.seed)
         begun = time.perf_counter()

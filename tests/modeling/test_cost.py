@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from modeling.cost import ANCHORS, GeneratorCost, TranslatorCost, count_flops, stable_diffusion
-from modeling.targets.discriminator import DiscriminatorConfig, PatchDiscriminator
+from modeling.targets.discriminator import PatchDiscriminator
 from modeling.targets.families import frozen_target
-from modeling.targets.translator import TranslatorConfig
+from modeling.targets.shapes import DiscriminatorConfig, TranslatorConfig
 from modeling.weights.interface import GeneratorConfig
 from pipelines.config.load import load_config
 from pipelines.config.schema import Config

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from modeling.targets.adapter_training import to_unit, translate_all
 from modeling.targets.families import frozen_target
 from modeling.targets.lora import AdaptedTranslator, Adapter, stack
-from modeling.targets.translator import Translator, TranslatorConfig
+from modeling.targets.shapes import TranslatorConfig
+from modeling.targets.translator import Translator
 from modeling.text import TextEmbedding
 from modeling.weights.interface import WeightGenerator
 from pipelines.__main__ import main

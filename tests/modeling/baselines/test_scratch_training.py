@@ -20,10 +20,10 @@ from modeling.baselines.comodgan_training import (
     r1_penalty,
 )
 from modeling.baselines.pix2pix_training import Pix2PixConfig, Pix2PixTraining
-from modeling.baselines.scratch_training import ScratchRecipe, ScratchTraining
+from modeling.baselines.recipe import ScratchRecipe
+from modeling.baselines.scratch_training import ScratchTraining
 from modeling.cost import META, count_flops, weights_of
-from modeling.targets.discriminator import DiscriminatorConfig
-from modeling.targets.resnet_generator import ResNetGeneratorConfig
+from modeling.targets.shapes import DiscriminatorConfig, ResNetGeneratorConfig
 
 PIX2PIX = Pix2PixConfig(
     ResNetGeneratorConfig(width=8, blocks=1, downs=1, dropout=0.5),

@@ -20,11 +20,11 @@ from modeling.concepts.language_models import (
     LanguageModel,
     LanguageModelError,
     LocalModel,
-    ModelOptions,
     Prompt,
     make_language_model,
     request_hash,
 )
+from modeling.concepts.recipe import ModelOptions
 from tests.chat_server import Reply, chat_reply, chat_server
 from tests.tiny_chat import save_tiny_chat
 

@@ -14,13 +14,13 @@ from modeling.concepts.grammar.families import FAMILIES
 from modeling.concepts.planning import (
     Concept,
     ConceptError,
-    ConceptSpec,
     concept_id,
     from_table,
     parse_concept,
     plan_concepts,
     to_table,
 )
+from modeling.concepts.recipe import ConceptSpec
 
 SMALL = ["hair", "skin", "expression", "background", "beanie", "scarf", "duotone", "sketch", "tone"]
 

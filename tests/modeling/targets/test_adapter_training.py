@@ -18,7 +18,6 @@ from torch import Tensor
 
 from modeling.targets.adapter_training import (
     ConceptData,
-    Recipe,
     Trained,
     batch_order,
     pad_tokens,
@@ -29,14 +28,11 @@ from modeling.targets.adapter_training import (
 )
 from modeling.targets.base_training import BaseTraining
 from modeling.targets.coreset import image_coreset
-from modeling.targets.discriminator import (
-    DiscriminatorConfig,
-    PatchDiscriminator,
-    adversarial_loss,
-    discriminator_loss,
-)
+from modeling.targets.discriminator import PatchDiscriminator, adversarial_loss, discriminator_loss
 from modeling.targets.lora import AdaptedTranslator, Adapter, stack
-from modeling.targets.translator import Translator, TranslatorConfig
+from modeling.targets.recipe import Recipe
+from modeling.targets.shapes import DiscriminatorConfig, TranslatorConfig
+from modeling.targets.translator import Translator
 
 TINY: dict[str, Any] = {"width": 8, "text_dim": 6, "heads": 2, "edge_kernel": 3}
 L1_ONLY = Recipe(steps=5, batch=4, lr=0.02, lr_final=0.02, gan_weight=0.0)

@@ -20,24 +20,11 @@ from torch import Tensor, nn
 from torch.func import vmap
 
 from modeling.cost import TranslatorCost, count_flops
-from modeling.targets.adapter_training import (
-    ConceptData,
-    Recipe,
-    to_unit,
-    train_adapters,
-    translate_all,
-)
+from modeling.targets.adapter_training import ConceptData, to_unit, train_adapters, translate_all
 from modeling.targets.base_training import BaseTraining
 from modeling.targets.conv_norm import ChannelAffine, ConvNorm
-from modeling.targets.discriminator import DiscriminatorConfig, PatchDiscriminator
-from modeling.targets.families import (
-    FAMILIES,
-    describe,
-    from_description,
-    frozen_target,
-    make_target,
-    target_config,
-)
+from modeling.targets.discriminator import PatchDiscriminator
+from modeling.targets.families import NETWORKS, frozen_target, make_target
 from modeling.targets.lora import (
     PREFIX,
     AdaptedTranslator,
@@ -47,9 +34,20 @@ from modeling.targets.lora import (
     stack,
     to_files,
 )
-from modeling.targets.network import TargetConfig, TargetError, TargetNetwork
-from modeling.targets.resnet_generator import ResNetGenerator, ResNetGeneratorConfig
-from modeling.targets.translator import TranslatorConfig
+from modeling.targets.network import TargetNetwork
+from modeling.targets.recipe import Recipe
+from modeling.targets.resnet_generator import ResNetGenerator
+from modeling.targets.shapes import (
+    SHAPES,
+    DiscriminatorConfig,
+    ResNetGeneratorConfig,
+    TargetConfig,
+    TargetError,
+    TranslatorConfig,
+    describe,
+    from_description,
+    target_config,
+)
 from modeling.weights.codec import BlockLayout
 from tests.driver import ROOT
 
@@ -57,7 +55,7 @@ TEXT_DIM, SIDE = 6, 16
 SMALL: dict[str, Any] = {"width": 8, "downs": 1, "heads": 2, "edge_kernel": 3, "blocks": 2}
 CRITIC = DiscriminatorConfig(width=4, layers=1)
 
-families = pytest.mark.parametrize("family", FAMILIES)
+families = pytest.mark.parametrize("family", NETWORKS)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -163,7 +161,7 @@ def test_a_description_survives_json(family: str) -> None:
     config = shape_of(family, dropout=0.25)
     about = json.loads(json.dumps(describe(config)))
     assert about["family"] == family and from_description(about) == config
-    assert type(make_target(config)) is FAMILIES[family].network
+    assert type(make_target(config)) is NETWORKS[family]
 
 
 def test_a_description_without_a_family_is_of_the_first() -> None:
@@ -337,6 +335,7 @@ def test_a_reflected_border_is_pytorchs() -> None:
 # Nothing downstream knows the family
 
 REGISTRY = ROOT / "modeling" / "targets" / "families.py"
+SHAPES_FILE = ROOT / "modeling" / "targets" / "shapes.py"
 
 
 def modules() -> list[Path]:
@@ -364,7 +363,7 @@ def imports_of(path: Path) -> set[str]:
 
 def test_only_the_registry_imports_a_family() -> None:
     """A baseline may train a family's network from scratch; what adapts one may not know it."""
-    theirs = {f.network.__module__ for f in FAMILIES.values()}
+    theirs = {network.__module__ for network in NETWORKS.values()}
     assert theirs <= imports_of(REGISTRY)
     for path in modules():
         used = imports_of(path)
@@ -378,9 +377,13 @@ def test_only_the_registry_imports_a_family() -> None:
         assert path == REGISTRY or "modeling.targets.translator" not in used, path.name
 
 
+def test_every_shape_has_a_network() -> None:
+    assert set(SHAPES) == set(NETWORKS)
+
+
 def test_only_the_registry_and_the_default_name_a_family() -> None:
-    allowed = {REGISTRY, ROOT / "pipelines" / "config" / "schema.py"}
+    allowed = {REGISTRY, SHAPES_FILE, ROOT / "pipelines" / "config" / "schema.py"}
     for path in modules():
         texts = {n.value for n in parts_of(path) if type(n) is ast.Constant}
-        named = texts & set(FAMILIES)
+        named = texts & set(NETWORKS)
         assert path in allowed or not named, f"{path.name} names {named}"

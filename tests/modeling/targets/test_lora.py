@@ -31,7 +31,8 @@ from modeling.targets.lora import (
     to_files,
     unstack,
 )
-from modeling.targets.translator import Translator, TranslatorConfig
+from modeling.targets.shapes import TranslatorConfig
+from modeling.targets.translator import Translator
 from modeling.weights.codec import BlockLayout
 
 TINY: dict[str, Any] = {"width": 8, "text_dim": 6, "heads": 2, "edge_kernel": 3}

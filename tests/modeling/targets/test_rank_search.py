@@ -26,7 +26,7 @@ from modeling.targets.rank_search import (
     spectra,
     truncated,
 )
-from modeling.targets.translator import TranslatorConfig
+from modeling.targets.shapes import TranslatorConfig
 
 TINY: dict[str, Any] = {"width": 8, "text_dim": 6, "heads": 2, "edge_kernel": 3}
 

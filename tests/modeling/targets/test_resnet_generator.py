@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from modeling.cost import META, weights_of
-from modeling.targets.discriminator import DiscriminatorConfig, PatchDiscriminator
-from modeling.targets.resnet_generator import ResNetGenerator, ResNetGeneratorConfig
+from modeling.targets.discriminator import PatchDiscriminator
+from modeling.targets.resnet_generator import ResNetGenerator
+from modeling.targets.shapes import DiscriminatorConfig, ResNetGeneratorConfig
 
 SMALL = ResNetGeneratorConfig(width=4, blocks=1)
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from modeling.targets.conv_norm import ChannelAffine
 from modeling.targets.families import frozen_target
-from modeling.targets.network import TargetError
-from modeling.targets.translator import Translator, TranslatorConfig
+from modeling.targets.shapes import TargetError, TranslatorConfig
+from modeling.targets.translator import Translator
 
 TINY: dict[str, Any] = {"width": 8, "text_dim": 6, "heads": 2, "edge_kernel": 3}
 

@@ -12,13 +12,15 @@ import torch
 from torch import Tensor
 
 from modeling.targets.adapter_training import to_unit
-from modeling.targets.discriminator import DiscriminatorConfig, PatchDiscriminator, adversarial_loss
+from modeling.targets.discriminator import PatchDiscriminator, adversarial_loss
 from modeling.targets.lora import AdaptedTranslator, Adapter
+from modeling.targets.shapes import DiscriminatorConfig, TranslatorConfig
 from modeling.targets.translator import Translator, TranslatorConfig
-from modeling.weights.codec import BlockLayout
+from modeling.weights.codec import BlockLayout, Normalisation
 from modeling.weights.generator_training import GeneratorRecipe, GeneratorTraining, ImageBatch
 from modeling.weights.interface import GeneratorConfig, GeneratorError, TextBatch
 from modeling.weights.normalisation import Normalisation
+from modeling.weights.recipe import GeneratorRecipe
 from modeling.weights.weight_generator import build, predict_blocks
 
 TEXT_DIM, BLOCK, CONCEPTS = 6, 32, 4
@@ -216,7 +218,7 @@ def test_a_sequential_unet_is_shown_the_true_block_before(setup: Setup) -> None:
 
 
 def test_without_its_weight_the_denoising_loss_is_not_computed(setup: Setup) -> None:
-    recipe = replace(RECIPE, steps=1, image_steps=2, denoising_weight=0.0)
+    recipe = replace(RECIPE, steps=1, image_steps=2, image_denoising=0.0)
     training = setup.training(recipe)
     calls = []
     training.model.register_forward_hook(lambda *_: calls.append(training.done))

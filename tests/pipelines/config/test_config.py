@@ -17,7 +17,6 @@ from pipelines.config.derived import resolve_editor
 from pipelines.config.error import ConfigError
 from pipelines.config.load import load_config, preset_names
 from pipelines.config.schema import Config
-from pipelines.stages.concepts import concept_spec
 
 FOLDER = ["images.source=folder", "images.path=photos"]
 
@@ -33,7 +32,7 @@ def test_the_concepts_of_a_preset_can_be_planned(words: list[str]) -> None:
     """With photographs, too: the demo's own families are of avatars (paper's take 10 s to plan)."""
     config = load_config(words)
     editor = make_editor(resolve_editor(config))
-    concepts = plan_concepts(concept_spec(config), config.seed, editor.supports)
+    concepts = plan_concepts(config.concepts, config.seed, editor.supports)
     assert {"train", "test"} <= {c.split for c in concepts}
     assert all(editor.supports(f) for c in concepts for f in c.families)
 

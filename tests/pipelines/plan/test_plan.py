@@ -31,7 +31,6 @@ from pipelines.plan.estimate import rows_of, with_editors
 from pipelines.plan.outcome import Plan, Row
 from pipelines.plan.rates import Rates, assumed, edit_rate
 from pipelines.plan.work import Pool, Shapes, concept_counts, edits, image_splits
-from pipelines.stages.concepts import concept_spec
 from pipelines.stages.sources import split_images
 from tests.conftest import Finished
 
@@ -59,7 +58,7 @@ def rows(config: Config, shapes: Shapes, rates: Rates) -> dict[str, Row]:
 def test_concepts_are_counted_as_they_are_planned(preset: str) -> None:
     config = load_config([f"preset={preset}"])
     editor = make_editor(resolve_editor(config))
-    spec = concept_spec(config)
+    spec = config.concepts
     concepts = plan_concepts(spec, config.seed, editor.supports)
     counts = concept_counts(config)
     own = [c for c in concepts if c.origin != "paraphrased"]

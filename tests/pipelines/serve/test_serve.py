@@ -37,8 +37,9 @@ from modeling.concepts.planning import plan_concepts, to_table
 from modeling.editors.registry import supports
 from modeling.images import decode_image, encode_png
 from modeling.targets.adapter_training import to_uint8, to_unit
-from modeling.targets.families import from_description, frozen_target
+from modeling.targets.families import frozen_target
 from modeling.targets.lora import CONFIG_FILE, WEIGHTS_FILE, from_bytes
+from modeling.targets.shapes import from_description
 from modeling.targets.translator import Translator
 from modeling.text import TextEmbedding, TextEncoder
 from modeling.weights import weight_generator
@@ -61,7 +62,7 @@ from pipelines.serve.http import Admission, proxy_middlewares
 from pipelines.serve.parts import READ, AdapterFiles, Loaded, WeightPart, digest, digests
 from pipelines.stages import base
 from pipelines.stages.base import discriminator_config, load_base, translator_config
-from pipelines.stages.concepts import concept_spec, load_concepts
+from pipelines.stages.concepts import load_concepts
 from pipelines.stages.generator import generator_config
 from pipelines.stages.writing import embed
 from tests.driver import ROOT
@@ -113,7 +114,7 @@ def make_run(folder: Path) -> RunDir:
     for name, data in weight_generator.to_files(model, ema).items():
         run.write(f"generator/{name}", data)
 
-    concepts = plan_concepts(concept_spec(config), config.seed, supports("avatar"))
+    concepts = plan_concepts(config.concepts, config.seed, supports("avatar"))
     run.write_table("concepts.parquet", to_table(concepts))
     with writing_text(run) as table:
         embed(TextEncoder(), table, concepts)

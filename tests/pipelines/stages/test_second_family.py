@@ -17,7 +17,8 @@ from peft import PeftModel
 from safetensors.torch import load_file
 
 from modeling.editors.avatars import portrait, render
-from modeling.targets.families import from_description, frozen_target
+from modeling.targets.families import frozen_target
+from modeling.targets.shapes import from_description
 from pipelines.config.error import ConfigError
 from pipelines.config.load import load_config
 from pipelines.plan.work import Shapes

@@ -177,7 +177,8 @@ def test_the_image_loss_draws_from_concepts_with_and_without_an_adapter(
 def test_adapters_load_in_peft_and_edit_as_ours_do(run: RunDir, config: Config) -> None:
     from peft import PeftModel
 
-    from modeling.targets.families import from_description, frozen_target
+    from modeling.targets.families import frozen_target
+    from modeling.targets.shapes import from_description
     from pipelines.stages.base import load_base
     from pipelines.stages.gans import load_adapter
 

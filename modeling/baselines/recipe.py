@@ -1,0 +1,44 @@
+"""How the from-scratch baselines are trained: what a user may set, and what follows from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass
+class ScratchSettings:
+    """What every from-scratch method needs; Sec. 5.1: all training images, 200 epochs."""
+
+    epochs: int = 200
+    batch: int = 1
+    lr: float = 2e-4
+    discriminator_lr: float = 2e-4
+    l1_weight: float = 100.0
+    gan_weight: float = 1.0
+    """Of the adversarial term; 0 trains by L1 alone, and no discriminator then learns."""
+    constant: float = 0.5
+    """Part of the epochs at the full rates, which then fall linearly to 0; 1 = all."""
+    jitter: int = 0
+    """Pixels by which a pair is enlarged before it is cropped back at a random place."""
+    flips: bool = False
+    """Mirror every second pair, at random."""
+
+
+@dataclass
+class ScratchRecipe(ScratchSettings):
+    """One training, checked: ValueError where a value is out of range."""
+
+    def __post_init__(self) -> None:
+        if min(self.epochs, self.batch) < 1 or self.jitter < 0 or not 0 <= self.constant <= 1:
+            raise ValueError(
+                f"epochs and batch start at 1, jitter at 0, constant is in [0, 1]: {self}"
+            )
+
+    def rate(self, epoch: int) -> float:
+        """What the learning rates are multiplied by in epoch `epoch` (from 0)."""
+        constant = round(self.constant * self.epochs)
+        return 1 - max(0, epoch + 1 - constant) / (self.epochs - constant + 1)
+
+    def steps(self, epochs: int, images: int) -> int:
+        """Optimisation steps that `epochs` epochs of `images` images take; nothing is dropped."""
+        return -(-epochs * images // self.batch)

@@ -1,0 +1,63 @@
+"""How a weight generator is trained: what a user may set, and what follows from it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from modeling.settings import taken
+
+
+@dataclass
+class GeneratorTrainingSettings:
+    """AdamW on Eq. (1), then on the image loss; the paper's are lr 1e-5, weight decay 0.01."""
+
+    steps: int
+    lr: float
+    t_min: int = 0
+    """Training draws t from [t_min, 999]."""
+    blocks_per_concept: int = 0
+    """Blocks of a concept in a step; 0 = all (the transformer needs all)."""
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    ema: float = 0.99
+    text_noise: float = 0.0
+    """Deviation of Gaussian noise on the text embedding while training."""
+    image_steps: int = 0
+    """Further steps through the frozen translator on the image loss."""
+    image_lr: float = 5e-4
+    image_weight: float = 10.0
+    """Weight of L1 there."""
+    image_denoising: float = 0.1
+    """Weight of Eq. (1) there; 0 saves its passes."""
+    image_gan: float = 0.0
+    """Weight of the adversarial term there; image_weight / 100 makes it the paper's Eq. (4)."""
+
+
+@dataclass
+class GeneratorRecipe(GeneratorTrainingSettings):
+    """One training, resolved."""
+
+    image_t: int = 999
+    """Time step of the prediction on which the image loss is taken."""
+    discriminator_lr: float = 2e-4
+
+    @property
+    def total(self) -> int:
+        return self.steps + self.image_steps
+
+    def rate(self, step: int) -> float:
+        """Warm-up and cosine decay, once for each of the two phases."""
+        if step < self.steps:
+            lr, at, count = self.lr, step, self.steps
+        else:
+            lr, at, count = self.image_lr, step - self.steps, self.image_steps
+        warmup = min(50, max(1, count // 10))
+        if at < warmup:
+            return lr * (at + 1) / warmup
+        return lr * 0.5 * (1 + math.cos(math.pi * (at - warmup) / max(1, count - warmup)))
+
+
+def generator_recipe(settings: GeneratorTrainingSettings, t: int) -> GeneratorRecipe:
+    """t: the time step at which adapters will be predicted."""
+    return taken(GeneratorRecipe, settings, image_t=t)
