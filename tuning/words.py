@@ -9,7 +9,8 @@ from dataclasses import fields
 
 from pipelines.config.error import ConfigError
 from pipelines.config.load import load_config
-from pipelines.config.schema import Config, Generator
+from pipelines.config.schema import Config
+from pipelines.config.sections.training import Generator
 from pipelines.config.tree import flat, to_dict
 from pipelines.runtime.run_dir import RunDir
 from pipelines.runtime.stage_graph import made_with

@@ -36,7 +36,8 @@ from pipelines.comparison.from_scratch import make_baseline
 from pipelines.comparison.numbers import AS_LONG
 from pipelines.config import tree as config_tree
 from pipelines.config.checks import check_baseline
-from pipelines.config.schema import BASELINES, Config
+from pipelines.config.schema import Config
+from pipelines.config.sections.scoring import BASELINES
 from pipelines.presentation.pictures import SOURCE, TRUTH
 from pipelines.runtime.actors import map_actors
 from pipelines.runtime.log import Progress, log

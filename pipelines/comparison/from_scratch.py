@@ -13,7 +13,8 @@ from modeling.baselines.scratch_training import ScratchTraining
 from modeling.settings import taken
 from modeling.targets.shapes import DiscriminatorConfig, ResNetGeneratorConfig
 from pipelines.config.checks import check_baseline
-from pipelines.config.schema import CoModGan, Config, Pix2Pix
+from pipelines.config.schema import Config
+from pipelines.config.sections.scoring import CoModGan, Pix2Pix
 
 
 def make_baseline(

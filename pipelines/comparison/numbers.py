@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from modeling.metrics.distances import paired_bootstrap
-from pipelines.config.schema import BASELINES
+from pipelines.config.sections.scoring import BASELINES
 from pipelines.presentation.numbers import Numbers, duration, finite, mean, verdicts
 from pipelines.presentation.numbers import compare as paired
 from pipelines.stages.contenders import IDENTITY, PREDICTION

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from pipelines.comparison.numbers import PAPER, in_order, lines, markdown, name_of
-from pipelines.config.schema import BASELINES
+from pipelines.config.sections.scoring import BASELINES
 from pipelines.presentation.cells import ABOUT, picture_cell
 from pipelines.presentation.curves import (
     COLOURS,

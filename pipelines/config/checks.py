@@ -12,16 +12,10 @@ from operator import attrgetter
 
 from pipelines.config.derived import exact_editor, resolve_editor
 from pipelines.config.error import ConfigError
-from pipelines.config.schema import (
-    BASELINES,
-    COMPARED,
-    CONTROLS,
-    Concepts,
-    Config,
-    Generator,
-    Llm,
-    PerCategory,
-)
+from pipelines.config.schema import Config
+from pipelines.config.sections.data import Concepts, Llm, PerCategory
+from pipelines.config.sections.scoring import BASELINES, COMPARED, CONTROLS
+from pipelines.config.sections.training import Generator
 
 
 def _choice(key: str, value: object, allowed: Sequence[object]) -> None:

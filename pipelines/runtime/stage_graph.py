@@ -24,7 +24,8 @@ from omegaconf import OmegaConf
 from pipelines.config import tree as config_tree
 from pipelines.config.derived import resolve_editor
 from pipelines.config.error import ConfigError
-from pipelines.config.schema import DECIDE_ANSWERS, DECIDE_WRITING, Config
+from pipelines.config.schema import Config
+from pipelines.config.sections.data import DECIDE_ANSWERS, DECIDE_WRITING
 from pipelines.runtime.log import log
 from pipelines.runtime.run_dir import RunDir
 

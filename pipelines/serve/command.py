@@ -20,7 +20,8 @@ from typing import Any
 from pipelines.config import tree as config_tree
 from pipelines.config.error import ConfigError
 from pipelines.config.load import load_config
-from pipelines.config.schema import Config, Replicas
+from pipelines.config.schema import Config
+from pipelines.config.sections.operation import Replicas
 from pipelines.runtime.log import log
 from pipelines.runtime.run_dir import ArtifactError, RunDir
 from pipelines.runtime.session import ray_session

@@ -24,7 +24,7 @@ from ray import serve
 from modeling.targets.lora import AdapterError
 from modeling.text import TextEmbedding
 from pipelines.config import tree as config_tree
-from pipelines.config.schema import Replicas
+from pipelines.config.sections.operation import Replicas
 from pipelines.runtime.log import log
 from pipelines.runtime.run_dir import ArtifactError, RunDir
 from pipelines.serve import finetunes

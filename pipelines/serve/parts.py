@@ -29,7 +29,8 @@ from modeling.targets.lora import (
     to_files,
 )
 from modeling.text import TextEmbedding, TextEncoder
-from pipelines.config.schema import Config, Replicas
+from pipelines.config.schema import Config
+from pipelines.config.sections.operation import Replicas
 from pipelines.runtime.run_dir import ArtifactError, RunDir
 from pipelines.serve.adapter_ids import Ask, OtherModelError, UnknownAdapterError
 from pipelines.stages.base import load_base

@@ -23,7 +23,8 @@ from modeling.concepts.language_models import (
 )
 from modeling.concepts.recipe import ModelOptions
 from modeling.settings import taken
-from pipelines.config.schema import Config, LanguageModelKeys
+from pipelines.config.schema import Config
+from pipelines.config.sections.data import LanguageModelKeys
 from pipelines.runtime.actors import map_actors
 from pipelines.runtime.log import Progress
 from pipelines.runtime.run_dir import ArtifactError, RunDir

@@ -21,7 +21,7 @@ from modeling.weights.controls import (
     shuffled,
 )
 from modeling.weights.interface import WeightGenerator
-from pipelines.config.schema import CONTROLS
+from pipelines.config.sections.scoring import CONTROLS
 from pipelines.runtime.run_dir import RunDir
 from pipelines.stages.adapt import Predictor, heldout
 from pipelines.stages.generator import Member, load_generator, members

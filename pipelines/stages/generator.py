@@ -29,7 +29,8 @@ from modeling.weights.interface import GeneratorConfig, GeneratorError, TextBatc
 from modeling.weights.recipe import generator_recipe
 from modeling.weights.weight_generator import build
 from pipelines.config import tree as config_tree
-from pipelines.config.schema import Config, Generator
+from pipelines.config.schema import Config
+from pipelines.config.sections.training import Generator
 from pipelines.runtime.ingest import CACHE_BYTES, Batch, cached_batches, streamed_batches
 from pipelines.runtime.log import Progress, log
 from pipelines.runtime.run_dir import ArtifactError, RunDir

@@ -10,7 +10,7 @@ from modeling.targets.lora import Adapter
 from modeling.text import TextEmbedding
 from modeling.weights.interface import TextBatch, WeightGenerator
 from modeling.weights.weight_generator import draw_noise, predict_blocks
-from pipelines.config.schema import Adapt
+from pipelines.config.sections.training import Adapt
 from pipelines.runtime.run_dir import RunDir
 from pipelines.stages.generator import text_batch
 from pipelines.stages.weights import load_layout

@@ -28,7 +28,8 @@ from modeling.targets.rank_search import (
 from modeling.weights.codec import BlockLayout
 from pipelines.config import tree as config_tree
 from pipelines.config.error import ConfigError
-from pipelines.config.schema import Config, Lora
+from pipelines.config.schema import Config
+from pipelines.config.sections.training import Lora
 from pipelines.runtime.actors import map_actors
 from pipelines.runtime.log import Progress, log
 from pipelines.runtime.run_dir import RunDir

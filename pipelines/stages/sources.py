@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from pipelines.config.schema import Images
+from pipelines.config.sections.data import Images
 
 
 def location(images: Images) -> str:

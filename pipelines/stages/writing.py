@@ -16,7 +16,8 @@ from modeling.concepts.recipe import WritingSpec
 from modeling.concepts.writer import ConceptWriter, combined_concept, written_concepts
 from modeling.settings import taken
 from modeling.text import TextEncoder
-from pipelines.config.schema import Config, LanguageModelKeys
+from pipelines.config.schema import Config
+from pipelines.config.sections.data import LanguageModelKeys
 from pipelines.runtime.log import Progress, log
 from pipelines.runtime.run_dir import RunDir
 from pipelines.runtime.text_table import TextWriter

@@ -22,7 +22,8 @@ import numpy as np
 from modeling.metrics.distances import paired_bootstrap
 from modeling.targets.rank_search import rank_costs, search_ranks
 from pipelines.config.load import load_config
-from pipelines.config.schema import Config, Lora
+from pipelines.config.schema import Config
+from pipelines.config.sections.training import Lora
 from pipelines.runtime.machine import machine
 from pipelines.runtime.run_dir import RunDir
 from pipelines.runtime.session import ray_session

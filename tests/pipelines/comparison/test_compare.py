@@ -16,7 +16,8 @@ from pipelines.comparison import numbers as comparison_numbers
 from pipelines.comparison.compare import ADAPTING, CompareMethods, chosen, jobs, spent
 from pipelines.comparison.fairness import UnfairError
 from pipelines.config.load import load_config
-from pipelines.config.schema import BASELINES, Config
+from pipelines.config.schema import Config
+from pipelines.config.sections.scoring import BASELINES
 from pipelines.config.tree import to_dict
 from pipelines.runtime.run_dir import RunDir
 from pipelines.runtime.session import ray_session

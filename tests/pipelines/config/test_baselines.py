@@ -9,7 +9,8 @@ from modeling.cost import META, weights_of
 from pipelines.comparison.from_scratch import make_baseline
 from pipelines.config.error import ConfigError
 from pipelines.config.load import load_config, preset_names
-from pipelines.config.schema import BASELINES, Config
+from pipelines.config.schema import Config
+from pipelines.config.sections.scoring import BASELINES
 
 
 def on_meta(config: Config, method: str, count: int = 8):

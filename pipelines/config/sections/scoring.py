@@ -1,0 +1,161 @@
+"""What is compared and shown: controls, baselines, report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from modeling.baselines.recipe import ScratchSettings
+
+CONTROLS = (
+    "zero LoRA",
+    "mean adapter",
+    "nearest text",
+    "ridge",
+    "shuffled prompt",
+    "noised nearest",
+)
+
+BASELINES = ("pix2pix-zero-distilled", "pix2pix")
+"""Methods of the comparison that train a whole network on each concept."""
+
+COMPARED = (
+    *BASELINES,
+    "E²GAN",
+    "prediction",
+    "prediction, E²GAN’s budget",
+    "block transformer",
+    "1-D UNet",
+    *CONTROLS,
+)
+
+
+@dataclass
+class Evaluate:
+    controls: list[str] = field(
+        default_factory=lambda: [
+            "zero LoRA",
+            "mean adapter",
+            "nearest text",
+            "ridge",
+            "shuffled prompt",
+        ]
+    )
+    ceiling: bool = True
+    """Also train an adapter per held-out concept from zero with the collection's recipe."""
+    continued: bool = False
+    """The same recipe from the prediction: does its head start last?"""
+    weights_only: bool = False
+    """Also score weight generators as they were before the steps on the image loss."""
+    scratch_steps: int = 0
+    """Also train whole translators from scratch by the base's recipe but the fine-tune's loss and
+    batch, this long; 0 = none."""
+    scratch_concepts: int = 8
+    """How many of each held-out set, evenly."""
+    features: str = "efficientnet"
+    """efficientnet | inception (clean-fid's) | clip: found by path, in the cache, or downloaded"""
+    features_path: str = ""
+    features_size: int = 64
+    """Side to which pictures are resized before the features."""
+    images: int = 64
+    """Fresh avatars scored per concept; a folder's test split is used whole."""
+    kid: bool = True
+    """Of the first seed, at the end points."""
+    fd_images: int = 0
+    """Fresh avatars for the Fréchet distance at the end points; 0 = none, else at least 2048."""
+
+
+@dataclass
+class Compare:
+    """Stage `compare`: every method of Table 1, each at its own budget (paper Sec. 5.1)."""
+
+    methods: list[str] = field(
+        default_factory=lambda: [
+            "pix2pix-zero-distilled",
+            "pix2pix",
+            "E²GAN",
+            "prediction",
+            "prediction, E²GAN’s budget",
+            "zero LoRA",
+            "mean adapter",
+            "nearest text",
+            "ridge",
+            "shuffled prompt",
+        ]
+    )
+    """Controls take the prediction's budget."""
+    concepts: int = 0
+    """Held-out concepts, drawn by the seed, evenly of each set; 0 = all."""
+    scratch_concepts: int = 8
+    """Those of them on which networks are trained from scratch, too."""
+    scratch_repeats: int = 1
+    """Seeds of training from scratch; `repeats` of the others."""
+    images: int = 2048
+    """Fresh avatars scored per concept; a folder's test split is used whole. With fewer than 2048
+    there is no Fréchet distance."""
+    epochs: int = 20
+    """The fine-tune of the prediction and of the controls, by the recipe of `adapt`."""
+    e2gan_epochs: int = 100
+    """By the recipe of `gans`, from zero LoRA."""
+    coreset: int = 400
+    """Training images of all methods that adapt the base, picked by k-means."""
+    score_at: list[int] = field(default_factory=lambda: [1, 2, 5, 10, 20, 50, 100])
+    """Epochs scored besides the first and the last, on compare.scratch_concepts."""
+    timed_repeats: int = 3
+    """Epochs timed for each method; the median counts."""
+
+
+@dataclass
+class Scratch(ScratchSettings):
+    """What the from-scratch baselines of Table 1 have in common."""
+
+    batch: int = 8
+
+
+@dataclass
+class Pix2Pix(Scratch):
+    """The baseline pix2pix (modeling/baselines/pix2pix_training.py)."""
+
+    width: int = 32
+    blocks: int = 9
+    """Of the ResNet generator."""
+    downs: int = 2
+    dropout: float = 0.5
+    norm: str = "batch"
+    """batch | instance: of the generator. With batch=1, as published, they train alike, and only
+    instance translates by the statistics of the image itself, which is published, too."""
+    discriminator_width: int = 32
+    discriminator_layers: int = 2
+
+
+@dataclass
+class CoModGan(Scratch):
+    """The baseline pix2pix-zero-distilled (modeling/baselines/comodgan_training.py)."""
+
+    lr: float = 2e-3
+    discriminator_lr: float = 2e-3
+    constant: float = 1.0
+    channel_base: int = 512
+    """Channels times side in pixels, of every layer."""
+    channel_max: int = 128
+    """Most channels of a layer."""
+    z_dim: int = 64
+    w_dim: int = 64
+    mapping_layers: int = 2
+    dropout: float = 0.5
+    r1: float = 10.0
+    """γ of R1 on real pairs; 0 = none."""
+    r1_interval: int = 16
+    """Steps from one R1 update to the next."""
+    ema_images: float = 10000.0
+    """Half-life of the average that is kept, in images, but at most a twentieth of those seen;
+    0 = the last weights."""
+    path_length: float = 0.0
+    """Weight of path-length regularisation; 0 = none."""
+
+
+@dataclass
+class Report:
+    pictures: int = 2
+    """Test images shown per concept."""
+    concepts: int = 6
+    """Held-out concepts shown as pictures, of each held-out set."""

@@ -1,0 +1,162 @@
+"""What is trained, and how: translator, adapters, weight generator, fine-tune."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from modeling.targets.recipe import AdapterTraining, Collecting, Training
+from modeling.weights.recipe import GeneratorTrainingSettings
+
+
+@dataclass
+class TranslatorShape:
+    """The network that is adapted; each family (modeling/targets/families.py) reads its own
+    keys."""
+
+    family: str = "e2gan"
+    """e2gan (modeling/targets/translator.py) | resnet (modeling/targets/resnet_generator.py), which
+    reads no prompt."""
+    width: int = 16
+    downs: int = 1
+    edge_kernel: int = 7
+    blocks: int = 9
+    """ResNet blocks; resnet only."""
+    heads: int = 4
+    """This and the next two: e2gan's transformer block."""
+    feed_forward: int = 2
+    gated: bool = False
+    dropout: float = 0.0
+    global_skip: bool = True
+    long_skips: bool = True
+    """e2gan only."""
+
+
+@dataclass
+class DiscriminatorShape:
+    width: int = 16
+    layers: int = 2
+
+
+@dataclass
+class Lora:
+    rank: int = 1
+    ranks: dict[str, int] = field(default_factory=dict)
+    """Rank of single layers, by name."""
+    seed: int = 0
+
+
+@dataclass
+class Base(Training):
+    """Training of the base translator on representative concepts (E²GAN)."""
+
+    steps: int = 400
+    batch: int = 16
+    lr: float = 1e-3
+    concepts: int = 16
+    """How many, chosen by k-means over the text embeddings."""
+    checkpoint_every: int = 200
+    workers: int = 1
+
+
+@dataclass
+class Gans(Collecting):
+    """Collection: one adapter per training concept, all by one recipe (Eq. 4)."""
+
+    steps: int = 48
+    """0 = found on pilot concepts by the convergence rule (modeling/targets/convergence.py)."""
+    batch: int = 16
+    lr: float = 5e-3
+    ema: float = 0.9
+    checkpoints: int = 1
+    """K: how many checkpoints of one concept are kept, evenly over the last quarter."""
+    concepts_per_batch: int = 4
+    pilots: int = 4
+    pilot_steps: int = 400
+    pilot_score: str = "l1"
+    """l1 | fd: validation L1, or the distance of evaluate.features: Fréchet from 2048 validation
+    images on, the kernel distance (KID) with fewer."""
+    pilot_tolerance: float = 0.02
+    """Of the best score; with pilot_score=fd, of the score that training starts from."""
+
+
+@dataclass
+class Ranks:
+    """The search for a rank per layer (modeling/targets/rank_search.py), a command of its own."""
+
+    choices: list[int] = field(default_factory=lambda: [1, 2, 4, 8])
+    """Ranks that a layer may get; the search trains adapters of the highest."""
+    score: str = "loss"
+    """loss | energy: what a layer loses at a lower rank, in training L1 or of its change."""
+    steps: int = 0
+    """Of each training; 0 = gans.steps."""
+
+
+@dataclass
+class Weights:
+    """The codec (modeling/weights/codec.py; paper Sec. 4.2)."""
+
+    block_size: int = 128
+    grouping: int = 1
+    """Rule 1, 2 or 3 of Table 3."""
+    centre: str = "element"
+    """element | tensor: what normalisation subtracts."""
+    concepts: int = 0
+    """Train on the adapters of this many training concepts, drawn by the seed; 0 = all. The weight
+    generator and every control then see no others: the scaling curve."""
+
+
+@dataclass
+class Generator(GeneratorTrainingSettings):
+    """The weight generator and its training (paper Sec. 4.3)."""
+
+    kind: str = "transformer"
+    """transformer | unet (the paper's)"""
+    width: int = 128
+    depth: int = 4
+    heads: int = 4
+    channels: list[int] = field(default_factory=lambda: [32, 64, 128])
+    """Channels of the UNet's levels."""
+    fold: int = 1
+    """UNet only: neighbouring weights folded into channels of one place; 1 is the paper's."""
+    block_conditioning: str = "index"
+    """UNet only: index (the paper's) | none | previous (the index and the block before)"""
+    prediction: str = "x0"
+    """x0 | v | epsilon"""
+    schedule: str = "squaredcos_cap_v2"
+    steps: int = 400
+    batch: int = 16
+    """Concepts a step."""
+    lr: float = 1e-3
+    image_concepts: int = 4
+    """Concepts a step: equally many with an adapter, and of each kind of concepts.paired_*."""
+    image_batch: int = 12
+    checkpoint_every: int = 200
+    workers: int = 1
+
+
+@dataclass
+class Rival(Generator):
+    """A second weight generator, trained and scored beside the first: the paper's, by default."""
+
+    train: bool = False
+    kind: str = "unet"
+
+
+@dataclass
+class Adapt(AdapterTraining):
+    """Prediction for an unseen concept and the short fine-tune (paper Sec. 4.4)."""
+
+    split: str = "test"
+    """test | val: the held-out concepts. Choose hyper-parameters on val."""
+    t: int = 999
+    """Time step of the one-step recovery, near pure noise."""
+    sampler: str = "one_step"
+    """one_step | ddim"""
+    ddim_steps: int = 20
+    steps: int = 16
+    batch: int = 16
+    lr: float = 3e-3
+    coreset: int = 64
+    """Training images picked by k-means."""
+    keep: list[int] = field(default_factory=lambda: [1, 2, 4, 8])
+    """Steps, besides 0 and the last, at which every method is scored."""
