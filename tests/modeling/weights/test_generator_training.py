@@ -15,9 +15,9 @@ from modeling.targets.adapter_training import to_unit
 from modeling.targets.discriminator import PatchDiscriminator, adversarial_loss
 from modeling.targets.lora import AdaptedTranslator, Adapter
 from modeling.targets.shapes import DiscriminatorConfig, TranslatorConfig
-from modeling.targets.translator import Translator, TranslatorConfig
-from modeling.weights.codec import BlockLayout, Normalisation
-from modeling.weights.generator_training import GeneratorRecipe, GeneratorTraining, ImageBatch
+from modeling.targets.translator import Translator
+from modeling.weights.codec import BlockLayout
+from modeling.weights.generator_training import GeneratorTraining, ImageBatch
 from modeling.weights.interface import GeneratorConfig, GeneratorError, TextBatch
 from modeling.weights.normalisation import Normalisation
 from modeling.weights.recipe import GeneratorRecipe
