@@ -119,12 +119,13 @@ def _command(command: str, words: list[str]) -> int:
 
         serve_forever(config, run)
         return 0
+    from pipelines.runtime.foreign_output import foreign_output_to_file
     from pipelines.runtime.log import log
     from pipelines.runtime.session import ray_session
 
     if config.redo:
         redo(config, run, config.redo)
-    with ray_session(config, run):
+    with foreign_output_to_file(), ray_session(config, run):
         for name in [s.name for s in STAGES] if command == "run" else [command]:
             run_stage(config, run, name)
         if command == "compare" and finished(run, "report"):  # which then has one section more

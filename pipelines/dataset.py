@@ -195,11 +195,13 @@ def import_dataset(source: RunDir, run: RunDir) -> dict[str, Any]:
     if run.files("stages"):
         raise DatasetError(f"{run.uri} already holds a run: give another run_dir")
     files: dict[str, str] = manifest["files"]
-    progress = Progress("import-dataset, verifying", len(files), "files")
-    for name, expected in files.items():
-        if _sha256(_read(source, name)) != expected:
-            raise DatasetError(f"{source.url(name)} is damaged: its SHA-256 is not the manifest's")
-        progress.add()
+    with Progress("import-dataset, verifying", len(files), "files") as progress:
+        for name, expected in files.items():
+            if _sha256(_read(source, name)) != expected:
+                raise DatasetError(
+                    f"{source.url(name)} is damaged: its SHA-256 is not the manifest's"
+                )
+            progress.add()
     # the stage `weights` cuts the blocks anew: it takes seconds
     copied = ("config.yaml", "concepts.parquet", "text.parquet", "editing/", "base/", "adapters/")
     for name in files:

@@ -19,6 +19,7 @@ from pipelines.config.load import load_config
 from pipelines.config.schema import Config
 from pipelines.config.tree import from_dict, to_dict
 from pipelines.runtime.actors import map_actors
+from pipelines.runtime.foreign_output import foreign_output_to_file
 from pipelines.runtime.log import log
 from pipelines.runtime.machine import machine
 from pipelines.runtime.run_dir import ArtifactError, RunDir
@@ -61,7 +62,7 @@ def tune(words: Sequence[str]) -> int:
     trials = planned(study, name, run_dir, known, of_config)
     session = load_config(merged(known, study.keys, of_config))
     times: dict[str, Any] = {}
-    with ray_session(session, run_dir):
+    with foreign_output_to_file(), ray_session(session, run_dir):
         failures = prepare(trials, run_dir)
         todo = [t for t in trials if t.key not in failures]
         failures |= run_trials(study, name, run_dir, todo)

@@ -1,13 +1,15 @@
-"""What a person sees while the stages run: plain lines, with rate and time left."""
+"""What a person sees while the stages run: plain lines, and on a terminal one live bar."""
 
 from __future__ import annotations
 
-import sys
 import time
+from types import TracebackType
+
+from pipelines.runtime import terminal
 
 
 def log(text: str) -> None:
-    print(f"[{time.strftime('%H:%M:%S')}] {text}", file=sys.stderr, flush=True)
+    terminal.write(f"[{time.strftime('%H:%M:%S')}] {text}")
 
 
 def span(seconds: float) -> str:
@@ -21,29 +23,59 @@ def span(seconds: float) -> str:
 
 
 class Progress:
-    """`total` units of work; a line at most every `every` seconds, and one at the end.
+    """`total` units of work. Elsewhere than on a terminal: a line at most every `every` seconds.
 
+    On a terminal a live bar, and lines only if `every` is 0. One line at the end in either case.
     The rate counts from the first unit that is done: before it, processes start.
+
+    Whatever ends without all units done (`with`, a stage, an error) takes its bar away.
     """
 
     def __init__(self, what: str, total: int, unit: str, done: int = 0, every: float = 5.0) -> None:
         self.what, self.total, self.unit, self.every = what, total, unit, every
         self.done = done
+        self.note = ""
         self.first: tuple[int, float] | None = None
-        self.last = time.monotonic()
+        self.last = self.counted = time.monotonic()
+        self.bar = terminal.new_bar(what, total, done, self._state)
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        if self.bar is not None:
+            self.bar.close()
 
     def add(self, count: int = 1, note: str = "") -> None:
         self.done += count
-        now = time.monotonic()
+        self.note = note
+        self.counted = time.monotonic()
         if self.first is None:
-            self.first = (self.done, now)
-        if self.done < self.total and now - self.last < self.every:
+            self.first = (self.done, self.counted)
+        if self.bar is not None:
+            self.bar.move(self.done)
+        every = float("inf") if self.bar is not None and self.every else self.every
+        if self.done < self.total and self.counted - self.last < every:
             return
-        self.last = now
+        self.last = self.counted
+        if self.done >= self.total and self.bar is not None:
+            self.bar.close()
+        log(f"{self.what}: {self._state()}")
+
+    def _state(self) -> str:
+        """Done of total, the rate, the time left (which runs down between units), the note."""
         parts = [f"{self.done}/{self.total} {self.unit}"]
-        done, seconds = self.done - self.first[0], now - self.first[1]
+        first, since = self.first or (self.done, self.counted)
+        done, seconds = self.done - first, self.counted - since
         if done and seconds > 0:
             parts.append(f"{done / seconds:.1f}/s")
             if self.done < self.total:
-                parts.append(f"{span((self.total - self.done) * seconds / done)} left")
-        log(f"{self.what}: " + ", ".join([*parts, note] if note else parts))
+                left = (self.total - self.done) * seconds / done
+                left = max(0.0, left - (time.monotonic() - self.counted))
+                parts.append(f"{span(left)} left")
+        return ", ".join([*parts, self.note] if self.note else parts)

@@ -28,6 +28,7 @@ from pipelines.config.schema import Config
 from pipelines.config.sections.data import DECIDE_ANSWERS, DECIDE_WRITING
 from pipelines.runtime.log import log
 from pipelines.runtime.run_dir import RunDir
+from pipelines.runtime.terminal import end_bar
 
 TIMED = ("metrics.json", "timings.json")
 """Files of one concept with measured seconds among what they say (gans, adapt)."""
@@ -361,7 +362,10 @@ def run_stage(config: Config, run: RunDir, name: str) -> None:
     run.write("config.yaml", config_tree.to_yaml(config).encode())
     log(f"{name}: {stage.summary}")
     begun = time.perf_counter()
-    summary = importlib.import_module(stage.module).run(config, run)
+    try:
+        summary = importlib.import_module(stage.module).run(config, run)
+    finally:
+        end_bar()
     seconds = time.perf_counter() - begun
     record |= {
         "seconds": round(seconds, 2),

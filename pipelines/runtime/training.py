@@ -6,8 +6,11 @@ import hashlib
 import json
 import logging
 import re
+import signal
 import tempfile
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +77,8 @@ def fit(
         dataset_config=train.DataConfig(datasets_to_split="all" if split_data else []),
     )
     try:
-        result = trainer.fit()
+        with _ctrl_c_as_before():
+            result = trainer.fit()
     except TrainingFailedError as error:
         raise StageError(f"{stage}: training failed: {_root(error)}") from error
     if result.checkpoint is None:
@@ -82,6 +86,21 @@ def fit(
     with result.checkpoint.as_directory() as folder:
         files = {p.name: p.read_bytes() for p in Path(folder).iterdir() if p.is_file()}
     return dict(result.metrics or {}), files
+
+
+@contextmanager
+def _ctrl_c_as_before() -> Iterator[None]:
+    """Train ends the process at Ctrl-C as if all were well, and leaves its handler behind."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as ended:
+        if ended.code:
+            raise
+        raise KeyboardInterrupt from ended
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, before)
 
 
 def report(

@@ -22,6 +22,7 @@ from pipelines.config.error import ConfigError
 from pipelines.config.load import load_config
 from pipelines.config.schema import Config
 from pipelines.config.sections.operation import Replicas
+from pipelines.runtime.foreign_output import foreign_output_to_file
 from pipelines.runtime.log import log
 from pipelines.runtime.run_dir import ArtifactError, RunDir
 from pipelines.runtime.session import ray_session
@@ -247,6 +248,7 @@ def _check_port(host: str, port: int) -> None:
         ) from error
 
 
+@foreign_output_to_file()
 def serve_forever(config: Config, run: RunDir) -> None:
     """Serve until Ctrl-C. `config` is the command's; see `saved_config` for what it decides."""
     log(f"serve: loading {run.uri}")
