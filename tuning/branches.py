@@ -18,7 +18,8 @@ from typing import Any
 
 from pipelines.config.error import ConfigError
 from pipelines.config.schema import Config
-from pipelines.presentation.numbers import Numbers, summarise
+from pipelines.presentation.numbers import summarise
+from pipelines.presentation.scores import Numbers
 from pipelines.runtime.log import log
 from pipelines.runtime.run_dir import RunDir
 from pipelines.runtime.stage_graph import (

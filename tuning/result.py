@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.presentation.curves import COLOURS
-from pipelines.presentation.numbers import Numbers, plural, summarise
+from pipelines.presentation.numbers import summarise
+from pipelines.presentation.scores import Numbers
+from pipelines.presentation.words import plural
 from pipelines.runtime.run_dir import RunDir
 from pipelines.stages.contenders import (
     CEILING,

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.presentation.curves import COLOURS
-from pipelines.presentation.numbers import Numbers, compare, plural
+from pipelines.presentation.scores import Numbers, compare
+from pipelines.presentation.words import plural
 from pipelines.stages.contenders import CEILING, PREDICTION
 from tuning.intervals import check_equal, over_concepts, text
 from tuning.panels import panels, save

@@ -14,20 +14,15 @@ from typing import Any
 import numpy as np
 
 from modeling.metrics.distances import paired_bootstrap
+from pipelines.comparison.methods import AS_LONG
 from pipelines.config.sections.scoring import BASELINES
-from pipelines.presentation.numbers import Numbers, duration, finite, mean, verdicts
-from pipelines.presentation.numbers import compare as paired
+from pipelines.presentation.reach import crossing
+from pipelines.presentation.scores import Numbers, finite, mean
+from pipelines.presentation.scores import compare as paired
+from pipelines.presentation.sentences import verdicts
+from pipelines.presentation.words import duration, fixed
 from pipelines.stages.contenders import IDENTITY, PREDICTION
 
-PAPER = {
-    "pix2pix-zero-distilled": {"fd": 144.81, "seconds": 112 * 60.0, "epochs": 200},
-    "pix2pix": {"fd": 99.20, "seconds": 659.8, "epochs": 200},
-    "E²GAN": {"fd": 93.86, "seconds": 198.5, "epochs": 100},
-    PREDICTION: {"fd": 89.93, "seconds": 43.3, "epochs": 20},
-}
-"""Table 1: Clean-FID, mean over 45 held-out concepts, and seconds on one H100."""
-AS_LONG = "prediction, E²GAN’s budget"
-"""From the prediction, but trained as E²GAN is: does the head start last?"""
 SCORES = ("fd", "kid", "l1")
 Row = Mapping[str, Any]
 
@@ -174,17 +169,6 @@ def reach(rows: Sequence[Row], method: str, goal: str, score: str) -> Numbers | 
     }
 
 
-def crossing(points: Sequence[tuple[float, float]], target: float) -> float | None:
-    """Where a curve of (seconds, score) first falls to a target, between its points if need be."""
-    for i, (at, value) in enumerate(points):
-        if value <= target:
-            if i and value < points[i - 1][1]:
-                before, was = points[i - 1]
-                at = before + (at - before) * (was - target) / (was - value)
-            return at
-    return None
-
-
 def name_of(summary: Mapping[str, Any], score: str) -> str:
     """What a score is called: FID only where the features are Inception's."""
     return str({"fd": summary["frechet"], "kid": "KID", "l1": "L1"}[score])
@@ -205,7 +189,7 @@ def lines(summary: Mapping[str, Any]) -> list[str]:
     name = name_of(summary, score)
     out = [
         f"On {table['concepts']} held-out concepts the prediction ends at {name}"
-        f" {ours[score]['mean']:.2f} in {duration(ours['seconds'])}."
+        f" {fixed(ours[score]['mean'], 2)} in {duration(ours['seconds'])}."
     ]
     ours_too = (PREDICTION, AS_LONG, IDENTITY)
     others = {m: line for m, line in in_order(summary, table["methods"]) if m not in ours_too}
@@ -220,53 +204,3 @@ def lines(summary: Mapping[str, Any]) -> list[str]:
     if longer:
         out.append(f"{', '.join(longer)}.")
     return out
-
-
-def markdown(summary: Mapping[str, Any]) -> str:
-    """Table 1 for a README, the paper's numbers beside ours."""
-    name = name_of(summary, summary["score"])
-    score = summary["score"]
-    head = [
-        *("method", "epochs", f"{name} at the start", f"{name} at the end", "L1 at the end"),
-        *("seconds", "trained weights", "TFLOP", "prediction better", "paper: FID, seconds"),
-    ]
-    body = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
-    for method, line in in_order(summary, summary["table"]["methods"]):
-        against = line.get(f"{score}_against")
-        paper = PAPER.get(method)
-        body.append(
-            "| "
-            + " | ".join(
-                [
-                    f"**{method}**" if method == PREDICTION else method,
-                    str(line["epochs"]),
-                    _number(line[f"{score}_start"]),
-                    _with_interval(line[score]),
-                    _with_interval(line["l1"], 4),
-                    f"{line['seconds']:.2f}",
-                    f"{line['trainable']:,}",
-                    f"{line['training_flops'] / 1e12:.2f}",
-                    f"{against['wins']} of {against['total']}{_mark(against)}" if against else "",
-                    f"{paper['fd']}, {paper['seconds']:g}" if paper else "",
-                ]
-            )
-            + " |"
-        )
-    return "\n".join(body) + "\n"
-
-
-def _mark(against: Mapping[str, Any]) -> str:
-    """A star where the interval holds zero."""
-    return {"worse": " (loses)", "undecided": "*"}.get(against["verdict"], "")
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.2f}"
-
-
-def _with_interval(value: Mapping[str, Any] | None, digits: int = 2) -> str:
-    if not value:
-        return ""
-    if value["lo"] is None:
-        return f"{value['mean']:.{digits}f}"
-    return f"{value['mean']:.{digits}f} ({value['lo']:.{digits}f} to {value['hi']:.{digits}f})"

@@ -1,10 +1,13 @@
-"""Pictures in a table: the cell, its label, the words about a method."""
+"""Pictures in a table: the words about a method, and a picture as a page holds it.
+
+`templates/cells.html` lays them out.
+"""
 
 from __future__ import annotations
 
 import base64
 from collections.abc import Mapping
-from html import escape
+from dataclasses import dataclass
 
 from pipelines.stages.contenders import (
     CEILING,
@@ -33,41 +36,36 @@ ABOUT = {
     "1-D UNet" + WEIGHTS_ONLY: "the paper’s, before the image loss",
 }
 
-CELL = 112
+
+@dataclass(frozen=True)
+class Shot:
+    """An `img` element: one picture, whole in the page."""
+
+    alt: str
+    png: str
+    """base64."""
+    style: str
+    large: bool
+    """Shrunk, not enlarged."""
 
 
-def picture_cell(
-    images: Mapping[str, bytes],
-    what: str,
-    text: str,
-    label: str,
-    best: bool = False,
-    stacked: bool = False,
-) -> str:
-    """Pictures, the label under them, a frame for the best; stacked: one above the other."""
-    score = f'<div class="l1">{label}</div>'
+def shots(images: Mapping[str, bytes], what: str, text: str, room: int) -> list[Shot]:
+    """Pictures at a whole multiple of their size, side by side in `room` CSS pixels.
+
+    images: image_id → PNG, all of one size. what, text: method and concept, for the alt text.
+    """
     if not images:
-        return f'<span class="none">no picture</span>{score}'
-    shots = image_tags(images, what, text, CELL)
-    kind = f"cell{' best' if best else ''}{' stacked' if stacked else ''}"
-    return f'<div class="{kind}"><div class="shots">{shots}</div>{score}</div>'
-
-
-def image_tags(images: Mapping[str, bytes], what: str, text: str, room: int) -> str:
-    """`img` elements at a whole multiple of their size, side by side in `room` CSS pixels."""
-    if not images:
-        return '<span class="none">no picture</span>'
-    size = _png_width(next(iter(images.values())))
+        return []
+    size = png_width(next(iter(images.values())))
     scale = min((room - 2 * (len(images) - 1)) // (size * len(images)), 4)
-    large = scale < 1  # shrunk, not enlarged
+    large = scale < 1
     style = f"width: {room // len(images)}px" if large else f"--px: {size}px; --times: {scale}"
-    return "".join(
-        f'<img{" class=large" if large else ""} style="{style}"'
-        f' alt="{escape(f"{what}: {text}, {image_id}")}"'
-        f' src="data:image/png;base64,{base64.b64encode(data).decode()}">'
+    return [
+        Shot(f"{what}: {text}, {image_id}", base64.b64encode(data).decode(), style, large)
         for image_id, data in images.items()
-    )
+    ]
 
 
-def _png_width(data: bytes) -> int:
+def png_width(data: bytes) -> int:
+    """In pixels."""
     return int.from_bytes(data[16:20], "big") or 1  # IHDR comes first in every PNG

@@ -1,24 +1,19 @@
-"""The report's curves: mean L1 along the fine-tune, one SVG panel per held-out set.
+"""Curves in a page: the methods' colours, and an SVG drawing that serves light and dark.
 
 Matplotlib draws with stand-in colours that are then replaced by the page's CSS variables, and
-text stays text in the page's font, so that one drawing serves light and dark.
+text stays text in the page's font.
 """
 
 from __future__ import annotations
 
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from pipelines.stages.contenders import (
-    CEILING,
-    CONTINUED,
-    IDENTITY,
-    PREDICTION,
-    REFERENCES,
-    SCRATCH,
-)
+from markupsafe import Markup
+
+from pipelines.stages.contenders import CEILING, CONTINUED, IDENTITY, PREDICTION, SCRATCH
 
 # method -> colour on a light page, on a dark page
 COLOURS = {
@@ -54,71 +49,21 @@ def stand_in(index: int) -> str:
     return f"#fe{index:02x}dc"
 
 
-def panel(name: str, methods: Mapping[str, Any], order: Sequence[str]) -> str:
-    """An SVG element (no XML prolog) of the curves of one held-out set.
+def drawing(
+    figure: Callable[[], Any], name: str, order: Sequence[str], label: str, size: float
+) -> Markup:
+    """An SVG element (no XML prolog) of a Matplotlib figure in stand-in colours.
 
-    name: makes the ids of the drawing unique in a page. methods: as in
-    `report_numbers.summarise`. order: methods as drawn; those without a curve are left out.
+    name: makes the ids of the drawing unique in a page. order: the methods drawn, by the index of
+    their stand-in. label: what a screen reader says. size: of the letters, in points.
     """
-    import matplotlib
-    from matplotlib.figure import Figure
+    import matplotlib  # heavy: only where something is drawn
 
     # hashsalt: the same numbers give the same bytes
-    drawn = [m for m in order if methods[m]["curve"]]
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "font.size": 11}):
-        figure = Figure(figsize=(5.6, 3.6))
-        axes = figure.add_axes((0.105, 0.13, 0.60, 0.83))
-        _draw(axes, methods, drawn)
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "font.size": size}):
         buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    return for_page(buffer.getvalue(), name, drawn, "mean L1 along the fine-tune")
-
-
-def _draw(axes: Any, methods: Mapping[str, Any], order: Sequence[str]) -> None:
-    from matplotlib.ticker import NullLocator
-
-    fixed = (IDENTITY, *REFERENCES)
-    steps = sorted({p["step"] for m in order if m not in fixed for p in methods[m]["curve"]})
-    steps = steps or [0]
-    ends: list[tuple[float, str]] = []
-    for index, method in enumerate(order):
-        curve = methods[method]["curve"]
-        ours = method == PREDICTION
-        style: dict[str, Any] = {"color": stand_in(index), "zorder": 5 if ours else 3}
-        if method in fixed:
-            dash = (0, (1, 0)) if method == IDENTITY else (0, (5, 3))
-            axes.axhline(curve[-1]["l1"], linewidth=1.4, linestyle=dash, **style)
-        else:
-            axes.plot(
-                [p["step"] for p in curve],
-                [p["l1"] for p in curve],
-                linewidth=3 if ours else 1.6,
-                marker="o",
-                markersize=6 if ours else 3.5,
-                **style,
-            )
-        ends.append((curve[-1]["l1"], method))
-    if len(steps) > 2:
-        axes.set_xscale("symlog", base=2, linthresh=1)
-    axes.set_xticks(steps, [str(s) for s in steps])
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xlim(steps[0] - 0.2, max(steps[-1] * 1.06, steps[-1] + 0.1))
-    axes.margins(y=0.08)
-    axes.set_xlabel("fine-tuning steps", color=INK)
-    axes.set_title("mean L1, lower is better", fontsize=10.5, color=INK, loc="left", pad=4)
-    plain(axes, INK, LINE)
-    low, high = axes.get_ylim()
-    for (_, method), y in zip(sorted(ends), apart(sorted(ends), low, high), strict=True):
-        axes.annotate(
-            method,
-            (1.0, (y - low) / (high - low)),
-            xycoords="axes fraction",
-            xytext=(7, 0),
-            textcoords="offset points",
-            va="center",
-            color=stand_in(order.index(method)),
-            fontweight="bold" if method == PREDICTION else "normal",
-        )
+        figure().savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    return Markup(_for_page(buffer.getvalue(), name, order, label))
 
 
 def plain(axes: Any, ink: str, line: str) -> None:
@@ -129,6 +74,23 @@ def plain(axes: Any, ink: str, line: str) -> None:
     for side, spine in axes.spines.items():
         spine.set_visible(side == "bottom")
         spine.set_color(line)
+
+
+def label_ends(axes: Any, ends: Sequence[tuple[float, str]], colour: Mapping[str, str]) -> None:
+    """Each method's name right of where its curve ends; ends: last value, method."""
+    low, high = axes.get_ylim()
+    ends = sorted(ends)
+    for (_, method), y in zip(ends, apart(ends, low, high), strict=True):
+        axes.annotate(
+            method,
+            (1.0, (y - low) / (high - low)),
+            xycoords="axes fraction",
+            xytext=(7, 0),
+            textcoords="offset points",
+            va="center",
+            color=colour[method],
+            fontweight="bold" if method == PREDICTION else "normal",
+        )
 
 
 def apart(ends: Sequence[tuple[float, str]], low: float, high: float) -> list[float]:
@@ -144,7 +106,7 @@ def apart(ends: Sequence[tuple[float, str]], low: float, high: float) -> list[fl
     return at
 
 
-def for_page(svg: str, name: str, order: Sequence[str], label: str) -> str:
+def _for_page(svg: str, name: str, order: Sequence[str], label: str) -> str:
     """Cut to the element, colours to variables, ids made unique, font left to the page."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)

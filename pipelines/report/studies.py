@@ -8,9 +8,11 @@ from __future__ import annotations
 import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import Any
 
+from markupsafe import Markup
+
+from pipelines.presentation.templates import render
 from pipelines.runtime.run_dir import RunDir
 
 FOLDER = "tuning"
@@ -41,33 +43,21 @@ def studies(run_dir: RunDir) -> list[ShownStudy]:
     ]
 
 
-def section(shown: Sequence[ShownStudy]) -> str:
+def studies_section(shown: Sequence[ShownStudy]) -> Markup:
     """HTML; empty without studies."""
-    if not shown:
-        return ""
-    return "<h2>Studies</h2>" + "".join(_study(s) for s in shown)
-
-
-def _study(study: ShownStudy) -> str:
-    summary = study.summary
-    heads, rows = summary["table"]["heads"], summary["table"]["rows"]
-    head = "".join(f"<th>{escape(h)}</th>" for h in heads)
-    body = "".join(f"<tr>{''.join(_cell(i, c) for i, c in enumerate(r))}</tr>" for r in rows)
-    image = base64.b64encode(study.figure).decode()
-    alt = escape(f"Study {study.name}: {summary['axis']}")
-    notes = "".join(f'<p class="note">{escape(n)}</p>' for n in _notes(summary))
-    return (
-        f"<h3>{escape(summary['axis'][:1].upper() + summary['axis'][1:])}"
-        f"<small>{escape(study.name)}</small></h3>"
-        f'<img style="max-width: 100%; background: #fff" alt="{alt}"'
-        f' src="data:image/png;base64,{image}">'
-        f'<div class="scroll"><table class="nums"><thead><tr>{head}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>{notes}"
+    return render(
+        "report/templates/studies.html",
+        studies=[
+            {
+                "name": study.name,
+                "axis": study.summary["axis"],
+                "figure": base64.b64encode(study.figure).decode(),
+                "table": study.summary["table"],
+                "notes": _notes(study.summary),
+            }
+            for study in shown
+        ],
     )
-
-
-def _cell(place: int, value: str) -> str:
-    return f'<td class="text">{escape(value)}</td>' if not place else f"<td>{escape(value)}</td>"
 
 
 def _notes(summary: dict[str, Any]) -> list[str]:

@@ -26,7 +26,7 @@ from modeling.weights.interface import WeightGenerator
 from pipelines.__main__ import main
 from pipelines.config.error import ConfigError
 from pipelines.config.load import load_config
-from pipelines.report.studies import section, studies
+from pipelines.report.studies import studies, studies_section
 from pipelines.runtime.run_dir import RunDir
 from pipelines.stages.base import load_base
 from pipelines.stages.concepts import load_concepts, load_text
@@ -179,10 +179,10 @@ def test_the_ends_are_the_trained_adapter_and_zero_lora(studied: Studied) -> Non
 
 def test_the_report_shows_a_study(studied: Studied) -> None:
     (shown,) = studies(RunDir(str(studied.folder)))
-    page = section([shown])
+    page = studies_section([shown])
     assert "paper: FID &lt;grey hair&gt;" in page and "107.67" in page and "others" in page
     assert "2 trials failed" in page and "data:image/png;base64,iVBOR" in page
-    assert section([]) == ""
+    assert studies_section([]) == ""
 
 
 def test_asha_stops_trials_and_says_which(studied: Studied, tmp_path: Path) -> None:

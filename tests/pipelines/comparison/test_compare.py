@@ -12,9 +12,12 @@ import torch
 
 from modeling.images import decode_image
 from pipelines.__main__ import main
-from pipelines.comparison import numbers as comparison_numbers
-from pipelines.comparison.compare import ADAPTING, CompareMethods, chosen, jobs, spent
+from pipelines.comparison.actor import CompareMethods
+from pipelines.comparison.budgets import spent
 from pipelines.comparison.fairness import UnfairError
+from pipelines.comparison.jobs import ADAPTING, chosen, jobs
+from pipelines.comparison.scoring import Scorer
+from pipelines.comparison.table import markdown
 from pipelines.config.load import load_config
 from pipelines.config.schema import Config
 from pipelines.config.sections.scoring import BASELINES
@@ -96,7 +99,7 @@ def test_what_is_compared_is_held_out_and_drawn_before_anything_is_seen(
 def test_scores_are_those_of_the_pictures(run: RunDir, actor: CompareMethods) -> None:
     """Identity by hand; and the prediction's first row is the served adapter's."""
     concept_id = chosen(actor.config, run)[0][0]
-    judged, _ = actor.truth(actor.concepts[concept_id])
+    judged = actor.scorer.judged(actor.concepts[concept_id])
     a, b = (x.numpy().astype(np.float64) / 127.5 for x in (judged.source, judged.edited))
     rows = [r for r in rows_of(run) if r["concept_id"] == concept_id and r["seed"] == 0]
     identity = next(r for r in rows if r["method"] == IDENTITY)
@@ -133,7 +136,7 @@ def test_a_method_that_saw_a_judged_image_fails_the_run(
     run: RunDir, actor: CompareMethods, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     concept = actor.concepts[chosen(actor.config, run)[0][0]]
-    judged, _ = actor.truth(concept)
+    judged = actor.scorer.judged(concept)
     leaky = actor.data(concept.concept_id)
     leaky.source[0] = judged.source[5]
     monkeypatch.setattr(actor, "data", lambda *_: leaky)
@@ -146,7 +149,7 @@ def test_a_method_that_saw_a_judged_image_fails_the_run(
 
 
 def test_base_and_collection_saw_no_judged_image(run: RunDir, actor: CompareMethods) -> None:
-    judged, _ = actor.truth(actor.concepts[chosen(actor.config, run)[0][0]])
+    judged = actor.scorer.judged(actor.concepts[chosen(actor.config, run)[0][0]])
     unseen = set(digests(judged.source))
     for concept in load_concepts(run)[:5]:
         if run.exists(f"pairs/{concept.concept_id}.parquet"):
@@ -159,20 +162,20 @@ def test_a_stopped_training_from_scratch_goes_on_where_it_was(
 ) -> None:
     concept = actor.concepts[chosen(config, run)[1][0]]
     whole = run.read_table(f"comparison/jobs/pix2pix/{concept.concept_id}/0.parquet").to_pylist()
-    translate, calls = CompareMethods.row, []
+    score, calls = Scorer.row, []
 
-    def stops(self: CompareMethods, *arguments: Any) -> dict[str, Any]:
+    def stops(self: Scorer, *arguments: Any) -> dict[str, Any]:
         calls.append(arguments)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return translate(self, *arguments)
+        return score(self, *arguments)
 
     job = f"again/{concept.concept_id}/0"
-    monkeypatch.setattr(CompareMethods, "row", stops)
+    monkeypatch.setattr(Scorer, "row", stops)
     with pytest.raises(KeyboardInterrupt):
         actor.from_scratch(job, concept, "pix2pix", 0, [])
     assert not run.exists(f"comparison/jobs/{job}.parquet")
-    monkeypatch.setattr(CompareMethods, "row", translate)
+    monkeypatch.setattr(Scorer, "row", score)
     trained: list[int] = []
     made = CompareMethods.scratch
 
@@ -225,14 +228,14 @@ def test_the_page_and_the_report_show_it(run: RunDir) -> None:
     report = run.read("report/index.html").decode()
     for text in (page, report):
         assert "Every method at its own budget" in text
-        assert "659.8" not in text and "11 min 0 s" in text  # the paper's, in words
+        assert "659.8" not in text and "11 min" in text  # the paper's, in words
         assert "144.81" in text and "What differs from the paper’s table" in text
         assert 'aria-label="score by epoch and by seconds"' in text
         assert "pix2pix-zero-distilled" in text
     for name in ("curves.png", "pictures.png"):
         assert run.read(f"comparison/{name}")[:8] == b"\x89PNG\r\n\x1a\n"
     summary = run.read_json("comparison/summary.json")
-    assert run.read("comparison/table.md").decode() == comparison_numbers.markdown(summary)
+    assert run.read("comparison/table.md").decode() == markdown(summary)
 
 
 def test_again_it_is_skipped(words: list[str], capfd: pytest.CaptureFixture[str]) -> None:

@@ -4,160 +4,21 @@ from __future__ import annotations
 
 import io
 import json
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
-from modeling.concepts.planning import Concept, to_table
-from modeling.images import encode_png
-from pipelines.config.load import load_config
-from pipelines.config.schema import Config
-from pipelines.presentation.numbers import compare, duration, reach, summarise
-from pipelines.presentation.pictures import MAX_PNG_BYTES, chosen
 from pipelines.report import build as report
+from pipelines.report.pictures import MAX_PNG_BYTES
 from pipelines.runtime.run_dir import ArtifactError, RunDir
 from pipelines.runtime.stage_graph import StageError
 from pipelines.stages.contenders import CEILING, IDENTITY, PREDICTION
-from pipelines.stages.evaluate import MEMORY, PICTURES, ROWS
-
-# L1 before and after the fine-tune, for concept i add i / 100 to all: differences stay exact
-LEVELS = {
-    PREDICTION: (0.20, 0.10),
-    "zero LoRA": (0.40, 0.15),
-    "mean adapter": (0.35, 0.14),
-    "nearest text": (0.20, 0.12),  # alternates by ± 0.02 around the prediction at step 0
-    "ridge": (0.17, 0.11),  # the prediction loses before the fine-tune
-    "shuffled prompt": (0.38, 0.16),
-}
-NASTY = '<script>alert("x")</script> & a beard'
-
-
-def concept(i: int, heldout: str) -> Concept:
-    text = NASTY if (i, heldout) == (0, "combinations") else f"{heldout} {i}"
-    return Concept(f"{heldout}-{i}", text, "combined", ("hair", "mood"), "test", heldout)
-
-
-def level(method: str, i: int, when: int) -> float:
-    swing = 0.02 * (-1) ** i if (method, when) == ("nearest text", 0) else 0.0
-    return LEVELS[method][when] + swing + i / 100
-
-
-def build(folder: Path) -> tuple[Config, RunDir]:
-    """A finished run: 6 combinations, 2 atoms without a mean adapter; steps 0, 2, 4."""
-    config = load_config(["preset=tiny", "report.concepts=3", "report.pictures=2"])
-    run_dir = RunDir(str(folder))
-    concepts = [concept(i, "combinations") for i in range(6)] + [
-        concept(i, "atoms") for i in range(2)
-    ]
-    trained = Concept("trained-1", "a trained beard", "facial", ("beard",), "train")
-    run_dir.write_table("concepts.parquet", to_table([trained, *concepts]))
-    random = np.random.default_rng(0)
-    rows: list[dict[str, Any]] = []
-    pictures: list[dict[str, Any]] = []
-    for c in concepts:
-        i, key = int(c.concept_id[-1]), {"concept_id": c.concept_id, "text": c.text}
-
-        def row(method: str, step: int, l1: float, kid: float | None, c=c, key=key) -> None:
-            rows.append(
-                {**key, "method": method, "split": "test", "heldout": c.heldout, "seed": 0}
-                | {
-                    "step": step,
-                    "seconds": 0.01 + step / 10,
-                    "l1": l1,
-                    "kid": kid,
-                    "fd": None,
-                    "n": 8,
-                }
-            )
-
-        def show(method: str, step: int, key=key) -> None:
-            for name in ("one", "two"):
-                image = encode_png(random.integers(0, 256, (32, 32, 3), dtype=np.uint8))
-                picture = {"method": method, "step": step, "image_id": name, "image": image}
-                pictures.append({**key, **picture})
-
-        show("source", 0)
-        show("ground truth", 0)
-        row(IDENTITY, 0, 0.5 + i / 100, 0.3)
-        show(IDENTITY, 0)
-        for method in LEVELS:
-            if (method, c.heldout) == ("mean adapter", "atoms"):
-                continue
-            before, after = level(method, i, 0), level(method, i, 1)
-            row(method, 0, before, 0.2)
-            row(method, 2, (before + after) / 2, None)
-            row(method, 4, after, 0.1)
-            show(method, 0)
-            show(method, 4)
-        row(CEILING, 6, 0.08 + i / 100, 0.05)
-        show(CEILING, 6)
-        times = {"predict": 0.01, "load": 0.002, "coreset": 0.05, "finetune": 0.4}
-        run_dir.write_json(
-            f"adapted/{c.concept_id}/timings.json", {**times, "threads": 1, "device": "cpu"}
-        )
-    run_dir.write_table("evaluation/rows.parquet", pa.Table.from_pylist(rows, ROWS))
-    run_dir.write_table("evaluation/pictures.parquet", pa.Table.from_pylist(pictures, PICTURES))
-    copies = [
-        {k: r[k] for k in ("method", "concept_id", "text", "split", "heldout", "seed", "n")}
-        | {"nearest": "trained-1", "distance": 0.25, "pictures": 0.1, "nearest_l1": 0.3}
-        for r in rows
-        if (r["method"], r["step"]) == (PREDICTION, 0)
-    ]
-    run_dir.write_table("evaluation/memory.parquet", pa.Table.from_pylist(copies, MEMORY))
-    about = {"features": "EfficientNet-Lite0", "training_gap": 0.75}
-    run_dir.write_json("evaluation/about.json", about)
-    for name, l1 in (("trained-1", 0.3), ("trained-2", 0.1)):
-        metrics = {"concept_id": name, "l1": l1, "zero": 0.25, "identity": 0.2, "seconds": 1.0}
-        run_dir.write_json(f"adapters/{name}/metrics.json", metrics)
-    marker = {"seconds": 3.5, "commit": "abc123", "versions": {"torch": "2.15"}, "summary": {}}
-    run_dir.write_json("stages/concepts.json", marker)
-    bad = [{"stage": "pairs", "key": str(k), "reason": "the image is empty"} for k in range(3)]
-    run_dir.write_table("errors/pairs.parquet", pa.Table.from_pylist(bad))
-    return config, run_dir
-
-
-class Reader(HTMLParser):
-    """Collects what a browser would load, and checks that elements close in order."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.links: list[str] = []
-        self.alts: list[str] = []
-        self.ids: list[str] = []
-        self.open: list[str] = []
-        self.words: list[str] = []
-        self.feed(page)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        for key, value in attrs:
-            if key in ("src", "href", "xlink:href", "srcset", "data", "action"):
-                self.links.append(value or "")
-            if key == "alt":
-                self.alts.append(value or "")
-            if key == "id":
-                self.ids.append(value or "")
-        if tag not in ("meta", "link", "img", "br"):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.handle_starttag(tag, attrs)
-        if self.open and self.open[-1] == tag:
-            self.open.pop()
-
-    def handle_data(self, data: str) -> None:
-        self.words.append(data)
+from pipelines.stages.evaluate import PICTURES, ROWS
+from tests.pipelines.page_reader import Reader
+from tests.pipelines.report.hand_made import LEVELS, NASTY, build
 
 
 @pytest.fixture(scope="module")
@@ -311,111 +172,6 @@ def test_without_a_prediction_no_claim_is_made(tmp_path: Path) -> None:
     run_dir.write_table("evaluation/rows.parquet", pa.Table.from_pylist(rows, ROWS))
     said = report.run(config, run_dir)["sentences"]["combinations"]
     assert said == ["For 6 unseen combinations no predicted adapter was scored."]
-
-
-def test_concepts_are_chosen_evenly_whatever_their_scores() -> None:
-    concepts = [concept(i, "combinations") for i in range(9)] + [concept(0, "atoms")]
-    ids = [c.concept_id for c in concepts]
-    assert [c.concept_id for c in chosen(concepts, ids, 3)] == [
-        "combinations-0",
-        "combinations-4",
-        "combinations-8",
-        "atoms-0",
-    ]
-    assert chosen(concepts, ids[1:2], 3) == [concepts[1]]
-
-
-def test_seeds_of_a_concept_count_once() -> None:
-    about = {
-        "text": "t",
-        "heldout": "atoms",
-        "step": 0,
-        "seconds": 1.0,
-        "kid": None,
-        "fd": None,
-        "n": 4,
-    }
-    rows = [
-        {**about, "concept_id": c, "method": m, "seed": seed, "l1": l1}
-        for c, m, seed, l1 in (
-            ("a", PREDICTION, 0, 0.1),
-            ("a", PREDICTION, 1, 0.3),
-            ("b", PREDICTION, 0, 0.5),
-            ("a", "ridge", 0, 0.4),
-        )
-    ]
-    numbers = summarise(rows, [PREDICTION, "ridge"])["atoms"]
-    assert numbers["methods"][PREDICTION]["before"]["l1"] == pytest.approx((0.2 + 0.5) / 2)
-    against = numbers["against"]["ridge"]["before"]
-    assert (against["total"], against["mean"]) == (1, pytest.approx(-0.2))
-
-
-scores = st.dictionaries(st.sampled_from("abcdefgh"), st.integers(0, 64).map(lambda k: k / 64))
-
-
-@settings(max_examples=30, deadline=None)
-@given(scores, scores)
-def test_comparing_the_other_way_round_turns_every_number(ours: dict, theirs: dict) -> None:
-    forth, back = compare(ours, theirs), compare(theirs, ours)
-    if forth is None or back is None:
-        assert forth is back is None and not ours.keys() & theirs.keys()
-        return
-    assert forth["total"] == len(ours.keys() & theirs.keys())
-    assert (forth["wins"], forth["losses"]) == (back["losses"], back["wins"])
-    assert forth["mean"] == pytest.approx(-back["mean"])
-    turned = {"better": "worse", "worse": "better"}
-    assert back["verdict"] == turned.get(forth["verdict"], forth["verdict"])
-    if forth["lo"] is not None:
-        assert forth["lo"] <= forth["mean"] + 1e-12 and forth["mean"] <= forth["hi"] + 1e-12
-        assert (forth["lo"], forth["hi"]) == (
-            pytest.approx(-back["hi"]),
-            pytest.approx(-back["lo"]),
-        )
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0.0039, "3.9 ms"), (0.0994, "99 ms"), (0.243, "0.24 s"), (12.4, "12 s"), (200, "3 min 20 s")],
-)
-def test_durations_are_readable(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
-
-
-def track(method: str, concept_id: str, points: list[tuple[int, float, float]]) -> list[dict]:
-    """Rows (step, seconds, L1) of one method on one concept."""
-    about = {"method": method, "concept_id": concept_id, "seed": 0}
-    return [{**about, "step": s, "seconds": t, "l1": l1} for s, t, l1 in points]
-
-
-def test_time_to_reach_what_a_long_training_reaches() -> None:
-    rows = track(CEILING, "a", [(10, 5.0, 0.5), (60, 30.0, 0.2)])
-    rows += track(CEILING, "b", [(10, 5.0, 0.5), (60, 30.0, 0.2)])
-    rows += track(PREDICTION, "a", [(0, 1.0, 0.6), (4, 3.0, 0.2), (8, 5.0, 0.1)])
-    rows += track(PREDICTION, "b", [(0, 1.0, 0.6), (4, 3.0, 0.4), (8, 5.0, 0.3)])
-    found = reach(rows, PREDICTION, CEILING)
-    assert found is not None
-    # a: 30 s against 3 s; b never; the mean curve, 0.6, 0.3, 0.2, gets to 0.2 after 5 s
-    assert (found["reached"], found["total"], found["ratio"]) == (1, 2, 5.0)
-    assert found["mean_ratio"] == pytest.approx(30 / 5)
-    assert (found["l1"], found["seconds"]) == (pytest.approx(0.2), 30.0)
-    assert reach(rows, "ridge", CEILING) is None
-    never = reach([r for r in rows if r["concept_id"] == "b"], PREDICTION, CEILING)
-    assert never is not None and never["mean_ratio"] is None and never["ratio"] == 0
-
-
-@settings(max_examples=50, deadline=None)
-@given(st.lists(st.floats(0.01, 1), min_size=2, max_size=6), st.floats(0.01, 1))
-def test_time_to_reach_lies_between_the_scored_steps(values: list[float], target: float) -> None:
-    points = [(i, 1.0 + i, v) for i, v in enumerate(values)]
-    rows = track(PREDICTION, "a", points) + track(CEILING, "a", [(60, 30.0, target)])
-    found = reach(rows, PREDICTION, CEILING)
-    assert found is not None
-    first = next((i for i, v in enumerate(values) if v <= target), None)
-    if first is None:
-        assert found["mean_ratio"] is None
-    else:
-        earliest = 1.0 + max(first - 1, 0)
-        assert 30 / (1.0 + first) - 1e-9 <= found["mean_ratio"] <= 30 / earliest + 1e-9
 
 
 def test_other_weight_generators_are_shown_but_are_no_controls(tmp_path: Path) -> None:
