@@ -11,9 +11,9 @@ from pipelines.comparison.figure import curves_png, curves_svg
 from pipelines.comparison.numbers import in_order, lines, name_of
 from pipelines.comparison.pictures import columns, grid_png, grids
 from pipelines.comparison.table import markdown, table_rows
+from pipelines.presentation.html import render
 from pipelines.presentation.pictures import SOURCE, TRUTH
 from pipelines.presentation.scores import Numbers
-from pipelines.presentation.templates import render
 from pipelines.runtime.run_dir import RunDir
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from pipelines.presentation import templates
+from pipelines.presentation import html
 from pipelines.presentation.scores import WHENS, Numbers
 from pipelines.presentation.words import FEW
 from pipelines.report.headline import scoreboard, strip
@@ -33,7 +33,7 @@ def render(
     held-out set. config_yaml: the resolved configuration. further: sections of HTML.
     """
     sets = summary["sets"]
-    return templates.render(
+    return html.render(
         "report/templates/page.html",
         summary=summary,
         ceiling=CEILING,

@@ -12,7 +12,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from pipelines.presentation.templates import render
+from pipelines.presentation.html import render
 from pipelines.runtime.run_dir import RunDir
 
 FOLDER = "tuning"

@@ -9,10 +9,9 @@ import pytest
 from jinja2 import UndefinedError
 from markupsafe import Markup
 
-from pipelines.presentation import templates
 from pipelines.presentation.cells import shots
 from pipelines.presentation.curves import COLOURS, variable
-from pipelines.presentation.templates import ROOT, render
+from pipelines.presentation.html import ROOT, render
 
 SUMMARY = {"preset": "tiny", "seed": 0}
 TEMPLATES = sorted(p.relative_to(ROOT).as_posix() for p in ROOT.glob("*/templates/*.html"))
@@ -54,4 +53,4 @@ def test_pictures_grow_by_whole_multiples_or_shrink_to_their_room() -> None:
 
 def test_all_rooms_have_their_templates() -> None:
     assert {n.split("/")[0] for n in TEMPLATES} == {"presentation", "comparison", "report"}
-    assert templates.ROOT.name == "pipelines"
+    assert ROOT.name == "pipelines"
