@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test install lint bench chaos clean
+.PHONY: demo test install lint docs bench chaos clean
 
 install: $(VENV)/.installed
 
@@ -12,13 +12,13 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	  { echo "Python 3.11 or 3.12 is needed: make PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev,s3]"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev,s3,docs]"
 	@touch $@
 
 demo: install
 	$(BIN)/denoised-weights run preset=demo
 
-test: install lint
+test: install lint docs
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: install
@@ -26,6 +26,11 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/hadolint cluster/Dockerfile
+
+# docs/ as a site in site/: broken links, anchors and missing pages are errors
+docs: install
+	$(BIN)/zensical build --clean --strict
+	$(BIN)/python -m pytest tests/docs/test_pages.py
 
 bench: install
 	$(BIN)/python -m tests.bench.demo_stages
@@ -35,4 +40,4 @@ chaos: install
 	$(BIN)/python -m tests.chaos
 
 clean:
-	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) runs site .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -2,7 +2,7 @@
 
 `python -m tuning.result RUN_DIR NAME [TIMES]` writes to tuning/results/NAME the tables rows and
 memory (every score) and summary.json (means, intervals, wins, times, the machine), draws
-docs/NAME.png (L1 along the fine-tune), and prints the README's table.
+docs/NAME.png (L1 along the fine-tune), and prints the table of docs/results.md.
 
 TIMES: a file of `tests.bench.serial_times`. With it, the seconds that summary.json compares (how
 soon a method reaches what another does) are its seconds a step, measured one after another on an

@@ -1,9 +1,10 @@
 """What a start and a step cost: `python -m tests.bench.serial_times preset=small [key=value …]`.
 
 One concept after another, one thread, on a finished run: predicting an adapter, a step of its
-fine-tune, a step of a translator trained from scratch. The README's seconds come from here and not
-from `evaluate`, whose actors share the machine. Writes results/serial_times_PRESET.json. Use an
-otherwise idle machine: the load average before the run is recorded.
+fine-tune, a step of a translator trained from scratch. The seconds of docs/results.md come from
+here and not from `evaluate`, whose actors share the machine. Writes
+results/serial_times_PRESET.json. Use an otherwise idle machine: the load average before the run is
+recorded.
 """
 
 from __future__ import annotations

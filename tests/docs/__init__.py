@@ -1,0 +1,1 @@
+"""What the Markdown says is true: its pages, its links, and the commands in it."""
