@@ -84,24 +84,12 @@ def test_commands_on_a_finished_run(block: Block, finished_demo: Path) -> None:
         run(words)
 
 
-def execute(block: Block) -> None:
+@pytest.mark.parametrize("block", [block for block in ALL if block.language == "python"], ids=str)
+def test_python_runs(block: Block, request: pytest.FixtureRequest) -> None:
     code = compile("\n" * block.line + block.text, block.file, "exec")
-    exec(code, {"__name__": "__main__"})
-
-
-@pytest.mark.parametrize("block", once("python", run=True))
-def test_python_runs(block: Block, checkout: Path) -> None:
-    execute(block)
-
-
-@pytest.mark.parametrize("block", once("python", run=True, finished=True))
-def test_python_on_a_finished_run(block: Block, finished_demo: Path) -> None:
-    execute(block)
-
-
-@pytest.mark.parametrize("block", once("python", run=False))
-def test_python_that_is_not_run_compiles(block: Block) -> None:
-    compile(block.text, block.file, "exec")
+    if not block.reason:
+        request.getfixturevalue("finished_demo" if block.finished else "checkout")
+        exec(code, {"__name__": "__main__"})
 
 
 @pytest.mark.parametrize("block", once("yaml", run=True))
