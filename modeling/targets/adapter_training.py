@@ -95,40 +95,17 @@ def train_adapters(
     axis at step 0 and after each step; its time is not counted. A concept whose loss or weights
     become non-finite comes back with an `error` and no adapter; the others are not affected.
     """
-    if not concepts or len(concepts) != len(starts):
-        raise ValueError(f"{len(concepts)} concepts with {len(starts)} starts: need one each")
-    counts = {c.source.shape[0] for c in concepts} | {c.edited.shape[0] for c in concepts}
-    if len(counts) != 1:
-        raise ValueError(f"concepts of one call need equally many pairs, got {sorted(counts)}")
-    if recipe.gan_weight and discriminator is None:
-        raise ValueError("gan_weight > 0 needs a discriminator to start from")
+    pairs = _check(concepts, starts, recipe, discriminator)
     device = concepts[0].source.device
     tokens, mask = (t.to(device) for t in pad_tokens([c.tokens for c in concepts]))
     weights = {k: v.clone().requires_grad_() for k, v in stack(starts).items()}
     average = {k: v.detach().clone() for k, v in weights.items()}
     optimiser = torch.optim.Adam(weights.values(), lr=recipe.lr, betas=(0.5, 0.999))
-    critics: Adapter = {}
+    critics = None
     if discriminator is not None and recipe.gan_weight:
-        critics = {
-            k: v.detach().expand(len(concepts), *v.shape).clone().requires_grad_()
-            for k, v in discriminator.named_parameters()
-        }
-        critic_optimiser = torch.optim.Adam(
-            critics.values(), lr=recipe.discriminator_lr, betas=(0.5, 0.999)
-        )
-
-    def judge(params: Mapping[str, Tensor], source: Tensor, image: Tensor) -> Tensor:
-        assert discriminator is not None
-
-        def one(p: dict[str, Tensor], s: Tensor, i: Tensor) -> Tensor:
-            return functional_call(discriminator, p, (s, i))
-
-        if source.shape[0] == 1:
-            return one({k: v[0] for k, v in params.items()}, source[0], image[0])[None]
-        return vmap(one)(dict(params), source, image)
-
+        critics = _Critics(discriminator, len(concepts), recipe.discriminator_lr)
     out = [Trained(c.concept_id, None) for c in concepts]
-    order = batch_order(counts.pop(), recipe.steps, recipe.batch, seed)
+    order = batch_order(pairs, recipe.steps, recipe.batch, seed)
     seconds = 0.0
     if on_step:
         on_step(0, average)
@@ -141,20 +118,11 @@ def train_adapters(
             edited = to_unit(torch.stack([c.edited[index] for c in concepts]))
             with _dropout_on(translator.network):
                 fake = translator.translate(weights, source, tokens, mask)
-            if critics:
-                real_score = judge(critics, source, edited)
-                fake_score = judge(critics, source, fake.detach())
-                # means are per concept and then summed: every concept's gradient is its own
-                loss_d = discriminator_loss(real_score, fake_score) * len(concepts)
-                critic_optimiser.zero_grad(set_to_none=True)
-                loss_d.backward()
-                critic_optimiser.step()
             l1 = (fake - edited).abs().mean(dim=(1, 2, 3, 4))
             loss = recipe.l1_weight * l1.sum()
             if critics:
-                frozen = {k: v.detach() for k, v in critics.items()}
-                score = judge(frozen, source, fake)
-                loss = loss + recipe.gan_weight * adversarial_loss(score) * len(concepts)
+                critics.learn(source, edited, fake.detach())
+                loss = loss + recipe.gan_weight * critics.verdict(source, fake) * len(concepts)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             if recipe.clip:
@@ -162,12 +130,7 @@ def train_adapters(
             for group in optimiser.param_groups:
                 group["lr"] = recipe.rate(step)
             optimiser.step()
-            with torch.no_grad():
-                # warm-up of the decay, so that the average forgets where it started
-                decay = min(recipe.ema, (1 + step) / (10 + step))
-                torch._foreach_lerp_(
-                    list(average.values()), [weights[k] for k in average], 1 - decay
-                )
+            _average_in(average, weights, recipe.ema, step)
             losses = l1.tolist()  # waits for an accelerator: the time below is all of the step's
             seconds += time.perf_counter() - begun
             for trained, value in zip(out, losses, strict=True):
@@ -179,14 +142,88 @@ def train_adapters(
                 on_step(step + 1, average)
     for trained, adapter in zip(out, unstack(average), strict=True):
         trained.seconds = seconds
-        bad = next((i for i, v in enumerate(trained.losses) if not math.isfinite(v)), None)
-        if bad is not None:
-            trained.error = f"loss became non-finite at step {bad + 1} of {recipe.steps}"
-        elif not all(torch.isfinite(v).all() for v in adapter.values()):
-            trained.error = "weights became non-finite"
-        else:
-            trained.adapter = {k: v.clone() for k, v in adapter.items()}
+        _conclude(trained, adapter)
     return out
+
+
+def _check(
+    concepts: Sequence[ConceptData],
+    starts: Sequence[Mapping[str, Tensor]],
+    recipe: Recipe,
+    discriminator: PatchDiscriminator | None,
+) -> int:
+    """The number of pairs of each concept; ValueError for what cannot be trained together."""
+    if not concepts or len(concepts) != len(starts):
+        raise ValueError(f"{len(concepts)} concepts with {len(starts)} starts: need one each")
+    counts = {c.source.shape[0] for c in concepts} | {c.edited.shape[0] for c in concepts}
+    if len(counts) != 1:
+        raise ValueError(f"concepts of one call need equally many pairs, got {sorted(counts)}")
+    if recipe.gan_weight and discriminator is None:
+        raise ValueError("gan_weight > 0 needs a discriminator to start from")
+    return counts.pop()
+
+
+class _Critics:
+    """A discriminator for each of `count` concepts; all start from one, which is left alone.
+
+    Images are [count, B, 3, H, W] in [-1, 1].
+    """
+
+    def __init__(self, start: PatchDiscriminator, count: int, lr: float) -> None:
+        self._network, self._count = start, count
+        self._params: Adapter = {
+            k: v.detach().expand(count, *v.shape).clone().requires_grad_()
+            for k, v in start.named_parameters()
+        }
+        self._optimiser = torch.optim.Adam(self._params.values(), lr=lr, betas=(0.5, 0.999))
+
+    def learn(self, source: Tensor, edited: Tensor, fake: Tensor) -> None:
+        """One step on the true edits and on `fake`, which carries no gradient."""
+        real_score = self._judge(self._params, source, edited)
+        fake_score = self._judge(self._params, source, fake)
+        # means are per concept and then summed: every concept's gradient is its own
+        loss = discriminator_loss(real_score, fake_score) * self._count
+        self._optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        self._optimiser.step()
+
+    def verdict(self, source: Tensor, fake: Tensor) -> Tensor:
+        """The adversarial loss of `fake`, the mean over concepts; the critics do not learn."""
+        frozen = {k: v.detach() for k, v in self._params.items()}
+        return adversarial_loss(self._judge(frozen, source, fake))
+
+    def _judge(self, params: Mapping[str, Tensor], source: Tensor, image: Tensor) -> Tensor:
+        def one(p: dict[str, Tensor], s: Tensor, i: Tensor) -> Tensor:
+            return functional_call(self._network, p, (s, i))
+
+        if self._count == 1:
+            return one({k: v[0] for k, v in params.items()}, source[0], image[0])[None]
+        return vmap(one)(dict(params), source, image)
+
+
+@torch.no_grad()
+def _average_in(
+    average: Mapping[str, Tensor], weights: Mapping[str, Tensor], decay: float, step: int
+) -> None:
+    """Take the weights after step `step` into their exponential moving average.
+
+    By hand, as torch's AveragedModel averages modules, and these are stacks of adapters.
+    """
+    # warm-up of the decay, so that the average forgets where it started
+    decay = min(decay, (1 + step) / (10 + step))
+    torch._foreach_lerp_(list(average.values()), [weights[k] for k in average], 1 - decay)
+
+
+def _conclude(trained: Trained, adapter: Adapter) -> None:
+    """Give the adapter to its concept, or the reason why there is none."""
+    steps = len(trained.losses)
+    bad = next((i for i, v in enumerate(trained.losses) if not math.isfinite(v)), None)
+    if bad is not None:
+        trained.error = f"loss became non-finite at step {bad + 1} of {steps}"
+    elif not all(torch.isfinite(v).all() for v in adapter.values()):
+        trained.error = "weights became non-finite"
+    else:
+        trained.adapter = {k: v.clone() for k, v in adapter.items()}
 
 
 @contextmanager

@@ -42,9 +42,11 @@ from modeling.targets.lora import CONFIG_FILE, WEIGHTS_FILE, from_bytes
 from modeling.targets.shapes import from_description
 from modeling.targets.translator import Translator
 from modeling.text import TextEmbedding, TextEncoder
-from modeling.weights import weight_generator
+from modeling.weights.checkpoint import to_files
 from modeling.weights.codec import BlockLayout
+from modeling.weights.ema import EMA
 from modeling.weights.normalisation import NormalisationSums
+from modeling.weights.weight_generator import build
 from pipelines.config import tree as config_tree
 from pipelines.config.error import ConfigError
 from pipelines.config.load import load_config
@@ -106,12 +108,12 @@ def make_run(folder: Path) -> RunDir:
     run.write("weights/layout.json", layout.to_json().encode())
     run.write("weights/normalisation.safetensors", sums.finish(layout, "element").to_bytes())
 
-    model = weight_generator.build(generator_config(config, layout.n_blocks, TEXT_DIM))
+    model = build(generator_config(config, layout.n_blocks, TEXT_DIM))
     with torch.no_grad():  # its last layer starts at zero: all texts would give one adapter
         for p in model.parameters():
             p.add_(0.05 * torch.randn_like(p))
-    ema = weight_generator.EMA(model)
-    for name, data in weight_generator.to_files(model, ema).items():
+    ema = EMA(model)
+    for name, data in to_files(model, ema).items():
         run.write(f"generator/{name}", data)
 
     concepts = plan_concepts(config.concepts, config.seed, supports("avatar"))
