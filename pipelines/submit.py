@@ -16,6 +16,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_fixed
+
 from pipelines.config.error import ConfigError
 from pipelines.config.load import load_config
 from pipelines.runtime.log import log
@@ -74,14 +76,16 @@ def submit(words: Sequence[str], connect: Callable[[str], Any] | None = None) ->
 
 def _taken(client: Any, plan: dict[str, Any], address: str, wait: float = 1.0) -> str:
     """The job's id. A head that has just started takes no jobs until its agent is there."""
-    begun = time.monotonic()
-    while True:
-        try:
-            return str(client.submit_job(**plan))
-        except (RuntimeError, ValueError, OSError) as error:
-            if NO_AGENT not in str(error) or time.monotonic() > begun + STARTING:
-                raise SubmitError(f"{address} did not take the job: {_line(error)}") from error
-        time.sleep(wait)
+    asked = Retrying(
+        retry=retry_if_exception(lambda error: NO_AGENT in str(error)),
+        wait=wait_fixed(wait),
+        stop=stop_after_delay(STARTING),
+        reraise=True,
+    )
+    try:
+        return str(asked(client.submit_job, **plan))
+    except (RuntimeError, ValueError, OSError) as error:
+        raise SubmitError(f"{address} did not take the job: {_line(error)}") from error
 
 
 def job_of(command: str, words: Sequence[str], folder: Path | None = None) -> dict[str, Any]:
@@ -113,7 +117,8 @@ def follow(client: Any, job: str, out: TextIO, wait: float = 2.0) -> str:
     """Copy the job's log to `out` until it has ended; returns its status.
 
     A lost connection is made again: the log comes from its start then, and what was printed before
-    is skipped. SubmitError after PATIENCE seconds without one, or if there is no such job.
+    is skipped. SubmitError after PATIENCE seconds without one, or if there is no such job. (Not by
+    tenacity, which bounds the whole: here the time counts from the last line that came.)
     """
     printed, lost_at = 0, 0.0
 
