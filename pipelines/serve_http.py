@@ -1,3 +1,3 @@
-"""The old name of pipelines/serve/http.py, for a release (CHANGELOG): node environments hold it."""
+"""The old name of pipelines/serve/middleware.py, for a release (CHANGELOG): nodes are told it."""
 
-from pipelines.serve.http import proxy_middlewares as proxy_middlewares
+from pipelines.serve.middleware import proxy_middlewares as proxy_middlewares

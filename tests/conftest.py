@@ -24,12 +24,12 @@ os.environ |= {
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "60",
-    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "pipelines.serve.http:proxy_middlewares",
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "pipelines.serve.middleware:proxy_middlewares",
 }
 os.environ.pop("RAY_ADDRESS", None)
 
 
-LONG = ("cluster_run", "second_family", "full_disk", "survives", "compare", "tune")
+LONG = ("cluster_run", "second_family", "full_disk", "service", "compare", "tune")
 """Test files that take minutes, the first of which makes the finished run."""
 
 

@@ -23,7 +23,9 @@ DEFAULTS = {
     "RAY_AUTH_MODE": "token",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
 }
-PROXY = {"RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "pipelines.serve.http:proxy_middlewares"}
+PROXY = {
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "pipelines.serve.middleware:proxy_middlewares"
+}
 """Of nodes that Serve's proxies run on."""
 # A local Ray starts workers as they are needed, not one per logical CPU at once
 LOCAL = {

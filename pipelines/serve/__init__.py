@@ -11,7 +11,7 @@ from typing import Any
 
 def __getattr__(name: str) -> Any:
     if name == "build":
-        from pipelines.serve.command import build
+        from pipelines.serve.application import build
 
         return build
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

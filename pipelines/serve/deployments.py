@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from cachetools import LRUCache
 from ray import serve
 
 from modeling.targets.lora import AdapterError
@@ -27,24 +27,17 @@ from pipelines.config import tree as config_tree
 from pipelines.config.sections.operation import Replicas
 from pipelines.runtime.log import log
 from pipelines.runtime.run_dir import ArtifactError, RunDir
-from pipelines.serve import finetunes
+from pipelines.serve import finetune_jobs as jobs
 from pipelines.serve.adapter_ids import FINETUNED, Ask, UnknownAdapterError, ask_of, job_of, name_of
+from pipelines.serve.backend import answered
+from pipelines.serve.finetune_editors import check
 from pipelines.serve.finetune_request import ENDED, FAILED, BusyError, Request
-from pipelines.serve.parts import (
-    AdapterFiles,
-    Loaded,
-    Merged,
-    Near,
-    TextPart,
-    TranslatorPart,
-    WeightPart,
-)
+from pipelines.serve.finetune_task import finetune
+from pipelines.serve.interface import AdapterFiles, Near
+from pipelines.serve.models import Loaded, Merged, TextPart, TranslatorPart, WeightPart
 from pipelines.serve.shared_work import SharedWork
 
 Result = TypeVar("Result")
-ATTEMPTS = 6
-"""Of a call whose copy dies; the last comes 3 s after the first."""
-TEXT, WEIGHTS, TRANSLATOR, FINETUNES = "Text", "Weights", "Translator", "Finetunes"
 
 
 async def in_one_batch(call: Coroutine[Any, Any, Result]) -> Result:
@@ -54,21 +47,6 @@ async def in_one_batch(call: Coroutine[Any, Any, Result]) -> Result:
     has none.
     """
     return await asyncio.create_task(call, context=contextvars.Context())
-
-
-async def answered(call: Callable[[], Awaitable[Result]]) -> Result:
-    """Await a call of another part, again if the copy that had it died: none changes anything.
-
-    BusyError if it died each time.
-    """
-    from ray.exceptions import RayActorError
-
-    for attempt in range(ATTEMPTS):
-        try:
-            return await call()
-        except RayActorError:
-            await asyncio.sleep(0.1 * 2**attempt)
-    raise BusyError("a part of the service is being started again")
 
 
 def check_model(run: RunDir, deployed: str, found: str) -> None:
@@ -109,8 +87,7 @@ class Weights:
         c = config_tree.from_dict(config)
         self.part, self.text = WeightPart(c, run), text
         check_model(run, model, self.part.digests["model"])
-        self.room = c.serve.cache
-        self.kept: OrderedDict[str, Loaded] = OrderedDict()
+        self.kept: LRUCache[str, Loaded] = LRUCache(c.serve.cache)
         self.pending = SharedWork[Loaded]()
         _set_batch(self._predict, c.serve.weights)
         # a damaged run is found now, and the first client does not wait for first-call costs
@@ -135,7 +112,6 @@ class Weights:
     async def load(self, name: str) -> Loaded:
         """UnknownAdapterError, OtherModelError; AdapterError if a prediction is not finite."""
         if name in self.kept:
-            self.kept.move_to_end(name)
             return self.kept[name]
         # requests for one adapter wait for one prediction
         return await self.pending.of(name, lambda: self._make(name))
@@ -152,8 +128,6 @@ class Weights:
                 raise made
             loaded = made
         self.kept[name] = loaded
-        while len(self.kept) > self.room:
-            self.kept.popitem(last=False)
         return loaded
 
     @serve.batch
@@ -227,7 +201,7 @@ class Finetunes:
         self.saved, self.run, self.weights = config, run, weights
         c = self.config.cluster
         self.task = ray.remote(num_cpus=c.cpus_per_actor, num_gpus=c.gpus_per_actor, max_retries=3)(
-            finetunes.finetune
+            finetune
         )
         self.working: dict[str, asyncio.Task[None]] = {}
         self.turn = asyncio.Semaphore(self.config.serve.finetunes)
@@ -237,8 +211,8 @@ class Finetunes:
         if self.recovered:
             return
         self.recovered = True
-        for _, job in await asyncio.to_thread(finetunes.jobs, self.run):
-            told = finetunes.status(self.run, job)
+        for _, job in await asyncio.to_thread(jobs.stored, self.run):
+            told = jobs.status(self.run, job)
             if told and told["status"] not in ENDED:
                 self._start(job)
 
@@ -256,8 +230,8 @@ class Finetunes:
                 await self.task.remote(self.saved, self.run, job)
             except Exception as error:  # its worker died more often than Ray tries again
                 log(f"finetune {job}: {type(error).__name__}: {error}")
-                finetunes.end(self.run, job, FAILED, error="its worker died")
-        await asyncio.to_thread(finetunes.forget, self.run, self.config.serve.finetunes_kept)
+                jobs.end(self.run, job, FAILED, error="its worker died")
+        await asyncio.to_thread(jobs.forget, self.run, self.config.serve.finetunes_kept)
 
     async def submit(
         self, job: str, request: Request, pairs: list[tuple[np.ndarray, np.ndarray]]
@@ -268,20 +242,22 @@ class Finetunes:
         """
         await self._recover()
         s = self.config.serve
-        stored = await asyncio.to_thread(finetunes.status, self.run, job)
+        stored = await asyncio.to_thread(jobs.status, self.run, job)
         if job in self.working or stored:
             return
         if len(self.working) >= s.finetunes + s.finetunes_waiting:
             raise BusyError("too many fine-tunes wait")
-        finetunes.check(self.config, request)
+        check(self.config, request)
         ask = Ask(request.concept, request.seed, request.t, request.steps)
-        start = await answered(lambda: self.weights.load.remote(name_of(ask, "")))
-        await asyncio.to_thread(finetunes.accept, self.run, job, request, pairs, start)
+        start: Loaded = await answered(lambda: self.weights.load.remote(name_of(ask, "")))
+        await asyncio.to_thread(
+            jobs.accept, self.run, job, request, pairs, start.adapter, start.tokens
+        )
         self._start(job)
 
     async def status(self, job: str) -> dict[str, Any]:
         """UnknownAdapterError for no such job."""
-        told = await asyncio.to_thread(finetunes.status, self.run, job)
+        told = await asyncio.to_thread(jobs.status, self.run, job)
         if told is None:
             raise UnknownAdapterError("there is no such fine-tune")
         return told
@@ -291,39 +267,5 @@ class Finetunes:
         told = await self.status(job)
         if told["status"] in ENDED:
             return told
-        await asyncio.to_thread(self.run.write, f"{finetunes.folder(job)}/{finetunes.CANCEL}", b"")
+        await asyncio.to_thread(self.run.write, f"{jobs.folder(job)}/{jobs.CANCEL}", b"")
         return {**told, "cancelling": True}
-
-
-class RayBackend:
-    """What the HTTP part calls (pipelines.serve.app.Backend), through handles of deployments."""
-
-    def __init__(self) -> None:
-        get = serve.get_deployment_handle
-        self.text, self.weights = get(TEXT), get(WEIGHTS)
-        self.translator, self.finetunes = get(TRANSLATOR), get(FINETUNES)
-
-    async def about(self) -> dict[str, Any]:
-        return await answered(lambda: self.weights.about.remote())
-
-    async def files(self, name: str) -> AdapterFiles:
-        return await answered(lambda: self.weights.files.remote(name))
-
-    async def translate(self, picture: np.ndarray, name: str) -> tuple[np.ndarray, str]:
-        # to a copy that has this adapter, if there is one
-        handle = self.translator.options(multiplexed_model_id=name)
-        return await answered(lambda: handle.translate.remote(picture, name))
-
-    async def nearest(self, text: str, count: int) -> list[Near]:
-        return await answered(lambda: self.text.nearest.remote(text, count))
-
-    async def submit(
-        self, job: str, request: Request, pairs: list[tuple[np.ndarray, np.ndarray]]
-    ) -> None:
-        await answered(lambda: self.finetunes.submit.remote(job, request, pairs))
-
-    async def status(self, job: str) -> dict[str, Any]:
-        return await answered(lambda: self.finetunes.status.remote(job))
-
-    async def cancel(self, job: str) -> dict[str, Any]:
-        return await answered(lambda: self.finetunes.cancel.remote(job))

@@ -29,8 +29,9 @@ from pipelines.config.load import load_config
 from pipelines.runtime.machine import machine
 from pipelines.runtime.run_dir import RunDir
 from pipelines.runtime.session import ray_session
-from pipelines.serve import command as serve
-from pipelines.serve.app import IMAGE_FORMATS
+from pipelines.serve.command import start
+from pipelines.serve.served_run import saved_config
+from pipelines.serve.uploads import IMAGE_FORMATS
 from tests.bench.demo_stages import RESULTS
 from tests.bench.serve_load import memory
 
@@ -96,10 +97,10 @@ def main(words: list[str]) -> int:
     short = ["serve.max_finetune_steps=5", "serve.max_pairs=4"]
     told = load_config([f"serve.port={free_port()}", *short, *words])
     run = RunDir(told.run_dir)
-    config = serve.saved_config(run, told)
+    config = saved_config(run, told)
     answers: Answers = Counter()
     with ray_session(config):
-        url = serve.start(config, run)
+        url = start(config, run)
         points = []
         for work in (drawn, damaged):
             points.append({"requests": sum(answers.values()), "mib": memory()})

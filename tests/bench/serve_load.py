@@ -37,8 +37,9 @@ from pipelines.config.schema import Config
 from pipelines.runtime.machine import machine
 from pipelines.runtime.run_dir import RunDir
 from pipelines.runtime.session import ray_session
-from pipelines.serve import command as serve
 from pipelines.serve.adapter_ids import Ask, name_of
+from pipelines.serve.command import APP, start
+from pipelines.serve.served_run import saved_config
 from tests.bench.demo_stages import RESULTS
 
 CLIENTS = (1, 8, 64, 200)
@@ -90,7 +91,7 @@ async def load(url: str, call: Call, clients: int, seconds: float, numbers: Iter
 
 def bare(config: Any, run: RunDir, picture: np.ndarray) -> dict[str, Any]:
     """The same work by plain calls, one request at a time and eight at a time."""
-    from pipelines.serve.parts import Loaded, TextPart, TranslatorPart, WeightPart
+    from pipelines.serve.models import Loaded, TextPart, TranslatorPart, WeightPart
 
     text, weights, translator = (
         TextPart(config, run),
@@ -152,7 +153,7 @@ def memory() -> dict[str, float]:
 def main(words: list[str]) -> int:
     given = load_config([f"serve.port={free_port()}", *words])
     run = RunDir(given.run_dir)
-    config = serve.saved_config(run, given)
+    config = saved_config(run, given)
     size = config.images.size
     png = encode_png(render(portrait(10**6), size))
     before = os.getloadavg()[0]
@@ -187,7 +188,7 @@ def main(words: list[str]) -> int:
         "translate, 400 adapters": translation(100),
     }
     with ray_session(config):
-        url = serve.start(config, run)
+        url = start(config, run)
         result["served"] = {}
         for name, call in kinds.items():
             asyncio.run(load(url, call, 4, 2.0, numbers))  # warm
@@ -209,12 +210,12 @@ def autoscaling(config: Config, run: RunDir, call: Call, numbers: Iterator[int])
 
     scaled = replace(config.serve.translator, most=2, batch=2, up_s=5.0, down_s=10.0)
     changed = replace(config, serve=replace(config.serve, translator=scaled))
-    url = serve.start(changed, run)
+    url = start(changed, run)
     begun, points, over = time.monotonic(), [], threading.Event()
 
     def watch() -> None:
         while not over.wait(2.0):
-            states = ray_serve.status().applications[serve.APP].deployments["Translator"]
+            states = ray_serve.status().applications[APP].deployments["Translator"]
             copies = states.replica_states.get("RUNNING", 0)
             points.append({"seconds": round(time.monotonic() - begun, 1), "copies": copies})
 

@@ -236,8 +236,9 @@ def serve_trials(source: Path, home: Path, seeds: list[int], done: Callable[[Any
 
     from cluster.local import free_port
     from pipelines.config.load import load_config
-    from pipelines.serve import command as serve
-    from tests.pipelines.serve.test_survives import Load, copies
+    from pipelines.serve.command import start
+    from pipelines.serve.served_run import saved_config
+    from tests.pipelines.serve.clients import Load, copies
 
     run = RunDir(str(source))
     words = [f"run_dir={source}", f"serve.port={free_port()}"]
@@ -245,7 +246,7 @@ def serve_trials(source: Path, home: Path, seeds: list[int], done: Callable[[Any
         ray.init(address=nodes.address, log_to_driver=False)
         try:
             given = load_config(words)
-            url = serve.start(serve.saved_config(run, given), run)
+            url = start(saved_config(run, given), run)
             parts = ("Api", "Text", "Weights", "Translator", "Finetunes")
             for seed in seeds:
                 draw = random.Random(f"serve {seed}")

@@ -16,7 +16,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from pipelines.serve.app import make_app
-from tests.pipelines.serve.test_serve import LIMITS, SMALL, Fake, encoded
+from tests.pipelines.serve.fake import LIMITS, SMALL, Fake, encoded
 
 schemathesis.openapi.media_type("image/png", st.just(encoded(SMALL, "PNG")))
 

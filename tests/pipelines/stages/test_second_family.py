@@ -25,7 +25,7 @@ from pipelines.plan.work import Shapes
 from pipelines.runtime.run_dir import RunDir
 from pipelines.runtime.stage_graph import STAGES, inventory
 from pipelines.serve.adapter_ids import Ask
-from pipelines.serve.parts import Loaded, TextPart, TranslatorPart, WeightPart
+from pipelines.serve.models import Loaded, TextPart, TranslatorPart, WeightPart
 from pipelines.stages.adapt import heldout, load_timings, step_folder
 from pipelines.stages.base import load_base
 from pipelines.stages.gans import load_adapter

@@ -7,11 +7,9 @@ Building one raises ArtifactError, TextEncoderError or AdapterError if the run c
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,24 +31,13 @@ from pipelines.config.schema import Config
 from pipelines.config.sections.operation import Replicas
 from pipelines.runtime.run_dir import ArtifactError, RunDir
 from pipelines.serve.adapter_ids import Ask, OtherModelError, UnknownAdapterError
+from pipelines.serve.finetune_jobs import JOBS, TOKENS_FILE
+from pipelines.serve.interface import AdapterFiles, Near
+from pipelines.serve.served_run import digests
 from pipelines.stages.base import load_base
 from pipelines.stages.concepts import load_concepts, load_text, with_adapter
 from pipelines.stages.generator import load_generator
 from pipelines.stages.prediction import Decoder
-
-# What the service reads, by the stage that wrote it
-READ = {
-    "base": ("base/base.json", "base/translator.safetensors", "base/discriminator.safetensors"),
-    "weights": ("weights/layout.json", "weights/normalisation.safetensors"),
-    "generator": (
-        "generator/generator.json",
-        "generator/model.safetensors",
-        "generator/ema.safetensors",
-    ),
-}
-JOBS = "served/finetunes"
-"""Fine-tunes that clients asked for, a folder each."""
-TOKENS_FILE = "tokens.safetensors"
 
 
 class Loaded(NamedTuple):
@@ -66,41 +53,6 @@ class Merged(NamedTuple):
 
     state: Adapter
     tokens: Tensor
-
-
-@dataclass(frozen=True)
-class AdapterFiles:
-    """An adapter in PEFT's format, and what it belongs to."""
-
-    weights: bytes
-    config: bytes
-    layout: str
-    base: str
-    name: str
-
-
-class Near(NamedTuple):
-    """A concept that the weight generator has learned from, and how near its text is."""
-
-    concept_id: str
-    text: str
-    similarity: float
-    """Cosine of the two texts' embeddings."""
-
-
-def digest(run: RunDir, files: Sequence[str]) -> str:
-    """SHA-256, hexadecimal, over the names and contents of some files of a run directory."""
-    total = hashlib.sha256()
-    for name in files:
-        total.update(f"{name}:{hashlib.sha256(run.read(name)).hexdigest()}\n".encode())
-    return total.hexdigest()
-
-
-def digests(run: RunDir) -> dict[str, str]:
-    """Of base, weights and generator; and of all three, which names what predicts."""
-    parts = {name: digest(run, files) for name, files in READ.items()}
-    whole = hashlib.sha256("".join(parts.values()).encode()).hexdigest()
-    return {**parts, "model": whole}
 
 
 def metadata_of(data: bytes) -> dict[str, str]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.middleware import Middleware
 from starlette.responses import JSONResponse
-from starlette.routing import Match
+from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pipelines.serve.api_keys import allowed
@@ -174,8 +174,10 @@ class Counts:
 
 
 class Counting:
-    def __init__(self, app: ASGIApp, counts: Counts) -> None:
-        self.app, self.counts = app, counts
+    """Counts each request by its route, one of `routes`."""
+
+    def __init__(self, app: ASGIApp, counts: Counts, routes: Sequence[BaseRoute]) -> None:
+        self.app, self.counts, self.routes = app, counts, routes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -194,13 +196,13 @@ class Counting:
         try:
             await self.app(scope, receive, noted)
         finally:
-            route = template(scope)
+            route = template(scope, self.routes)
             c.ongoing.labels(c.copy).dec()
             c.requests.labels(route, scope["method"], str(status), c.copy).inc()
             c.seconds.labels(route, c.copy).observe(time.perf_counter() - begun)
 
 
-def template(scope: Scope) -> str:
+def template(scope: Scope, routes: Sequence[BaseRoute]) -> str:
     """The route's path as it was declared, "none" if there is none.
 
     Not the request's path: those hold names, and would make a series each. A request that was
@@ -208,5 +210,5 @@ def template(scope: Scope) -> str:
     """
     if "route" in scope:
         return str(getattr(scope["route"], "path", "none"))
-    fitting = (r for r in scope["app"].routes if r.matches(scope)[0] != Match.NONE)
+    fitting = (r for r in routes if r.matches(scope)[0] != Match.NONE)
     return str(getattr(next(fitting, None), "path", "none"))

@@ -1,10 +1,4 @@
-"""Fine-tunes that clients of the service ask for: what is stored of one, and the task that does it.
-
-A job is a folder served/finetunes/JOB in the run directory: `request.json` and, uploaded,
-`pairs.parquet`; `start.safetensors`, the predicted adapter; `status.json` while it goes on; and
-`result.json`, written last, with the adapter in PEFT's format beside it. So a job survives the
-replica that took it in, and its adapter every restart.
-"""
+"""The Ray task that does a fine-tune: from its stored request to its stored adapter."""
 
 from __future__ import annotations
 
@@ -12,40 +6,45 @@ import time
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
-from safetensors.torch import load, save
+from safetensors.torch import save
 
-from modeling.concepts.planning import Concept, concept_id, parse_concept
 from modeling.editors.interface import EditError, EditResult
-from modeling.editors.registry import EXACT, make_editor, supports
+from modeling.editors.registry import make_editor
 from modeling.editors.sources import load_source, source_ids
-from modeling.images import decode_image, encode_png
+from modeling.images import decode_image
 from modeling.targets.adapter_training import ConceptData, to_unit, train_adapters, translate_all
 from modeling.targets.lora import CONFIG_FILE, Adapter, stack, to_files
 from modeling.targets.recipe import finetune_recipe
 from pipelines.config import tree as config_tree
-from pipelines.config.derived import resolve_editor
 from pipelines.config.schema import Config
 from pipelines.runtime.log import log
 from pipelines.runtime.run_dir import RunDir
 from pipelines.serve.adapter_ids import FINETUNED
+from pipelines.serve.finetune_editors import concept_of
+from pipelines.serve.finetune_jobs import (
+    CANCEL,
+    PAIRS,
+    RESULT,
+    STATUS,
+    TOKENS_FILE,
+    end,
+    folder,
+    request_of,
+    start_of,
+)
 from pipelines.serve.finetune_request import (
     CANCELLED,
     FAILED,
     FINISHED,
-    QUEUED,
     RUNNING,
     FinetuneError,
     Request,
 )
-from pipelines.serve.parts import JOBS, READ, TOKENS_FILE, Loaded, digest
+from pipelines.serve.served_run import READ, digest
 from pipelines.stages.base import load_base
 from pipelines.stages.editing import editor_options
 
-REQUEST, STATUS, RESULT = "request.json", "status.json", "result.json"
-START, PAIRS, CANCEL = "start.safetensors", "pairs.parquet", "cancel"
-PAIR = pa.schema([("source", pa.binary()), ("edited", pa.binary())])  # PNG
 FRESH = 2 * 10**6
 """First of the avatars that fine-tunes are given: none is among the pairs or is judged on."""
 TESTED = 16
@@ -56,104 +55,6 @@ LOOK_SECONDS = 0.3
 
 class CancelledError(RuntimeError):
     """The client wants it no more."""
-
-
-def folder(job: str) -> str:
-    return f"{JOBS}/{job}"
-
-
-def editors(config: Config) -> list[str]:
-    """Editors that a client may name: those that can edit this run's kind of pictures."""
-    exact = ["avatar", "filter"] if config.images.source == "avatars" else ["filter"]
-    own = resolve_editor(config)
-    return exact if own in (*exact, "best") else [*exact, own]
-
-
-def check(config: Config, request: Request) -> None:
-    """FinetuneError if the editor cannot be named or cannot make this edit."""
-    if not request.editor:
-        return
-    if request.editor not in editors(config):
-        raise FinetuneError(f"editor: must be one of {', '.join(editors(config))}")
-    _concept(request)
-
-
-def _concept(request: Request) -> Concept:
-    concept = parse_concept(request.concept)
-    if request.editor in EXACT:
-        if concept is None or not all(supports(request.editor)(f) for f in concept.families):
-            raise FinetuneError(
-                f"the editor {request.editor!r} cannot make this edit: upload pairs, or say it as"
-                " one of the run's concepts does (GET /v1/concepts/nearest)"
-            )
-        return concept
-    text = request.concept
-    return concept or Concept(concept_id(text), text, "characteristic", (), "test")
-
-
-def accept(
-    run: RunDir,
-    job: str,
-    request: Request,
-    pairs: list[tuple[np.ndarray, np.ndarray]],
-    start: Loaded,
-) -> None:
-    """Store a job. pairs: uint8 [S, S, 3] each, none with an editor."""
-    if pairs:
-        rows = [{"source": encode_png(a), "edited": encode_png(b)} for a, b in pairs]
-        run.write_table(f"{folder(job)}/{PAIRS}", pa.Table.from_pylist(rows, PAIR))
-    tensors = {**start.adapter, "tokens": start.tokens}
-    run.write(f"{folder(job)}/{START}", save({k: v.contiguous() for k, v in tensors.items()}))
-    # last: with it the job is there
-    run.write_json(f"{folder(job)}/{REQUEST}", {**vars(request), "accepted": time.time()})
-
-
-def start_of(run: RunDir, job: str) -> tuple[Adapter, torch.Tensor]:
-    """The predicted adapter that a job starts from, and its prompt's tokens [L, D]."""
-    tensors = load(run.read(f"{folder(job)}/{START}"))
-    tokens = tensors.pop("tokens")
-    return tensors, tokens
-
-
-def request_of(run: RunDir, job: str) -> Request:
-    fields = dict(run.read_json(f"{folder(job)}/{REQUEST}"))
-    fields.pop("accepted")
-    return Request(**fields)
-
-
-def jobs(run: RunDir) -> list[tuple[float, str]]:
-    """(accepted, name) of all that are stored, the oldest first."""
-    found = []
-    for file in run.files(JOBS):
-        if file.endswith(f"/{REQUEST}"):
-            found.append((float(run.read_json(file)["accepted"]), file.split("/")[-2]))
-    return sorted(found)
-
-
-def status(run: RunDir, job: str) -> dict[str, Any] | None:
-    """What a client is told, or None for no such job."""
-    if not run.exists(f"{folder(job)}/{REQUEST}"):
-        return None
-    request = request_of(run, job)
-    about = {"id": job, "concept": request.concept, "of": request.train_steps}
-    for name in (RESULT, STATUS):
-        if run.exists(f"{folder(job)}/{name}"):
-            return {**about, **run.read_json(f"{folder(job)}/{name}")}
-    return {**about, "status": QUEUED, "step": 0}
-
-
-def end(run: RunDir, job: str, how: str, **about: Any) -> None:
-    run.write_json(f"{folder(job)}/{RESULT}", {"status": how, **about})
-    for name in (START, PAIRS, STATUS, CANCEL):
-        run.delete(f"{folder(job)}/{name}")
-
-
-def forget(run: RunDir, keep: int) -> None:
-    """Delete the oldest jobs that have ended, until `keep` are left."""
-    there = [job for _, job in jobs(run)]
-    ended = [j for j in there if run.exists(f"{folder(j)}/{RESULT}")]
-    for job in ended[: max(0, len(there) - keep)]:
-        run.delete(folder(job))
 
 
 def finetune(config: dict[str, Any], run: RunDir, job: str) -> None:
@@ -246,7 +147,7 @@ def _pictures(
         names = source_ids(where, request.images + TESTED, first)
         sources = [load_source(name, where, size) for name in names]
         editor = make_editor(request.editor, **editor_options(config, request.editor))
-        results = editor.edit(sources, _concept(request))
+        results = editor.edit(sources, concept_of(request))
         pairs = [
             (s.image, r.image)
             for s, r in zip(sources, results, strict=True)

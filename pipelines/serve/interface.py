@@ -1,0 +1,89 @@
+"""What the routes and the models behind them agree on. No Ray and no torch in here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from pipelines.serve.finetune_request import Request
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a request may hold. `size` is the side of the pictures that the translator edits."""
+
+    max_text: int
+    max_image_bytes: int
+    max_pixels: int
+    size: int
+    t_min: int
+    t_max: int
+    t: int
+    """The run's own."""
+    steps: int
+    """The run's own."""
+    max_steps: int
+    max_pairs: int
+    max_train_steps: int
+    train_steps: int
+    """The run's own fine-tune."""
+    max_upload_bytes: int
+    """Of all pictures of a fine-tune."""
+    editors: tuple[str, ...]
+    avatars: bool
+    """Whether the run's pictures are drawn portraits."""
+    max_ongoing: int
+    """Requests at work."""
+    max_queued: int
+    """Requests that wait; further ones get 503."""
+
+
+@dataclass(frozen=True)
+class AdapterFiles:
+    """An adapter in PEFT's format, and what it belongs to."""
+
+    weights: bytes
+    config: bytes
+    layout: str
+    base: str
+    name: str
+
+
+class Near(NamedTuple):
+    """A concept that the weight generator has learned from, and how near its text is."""
+
+    concept_id: str
+    text: str
+    similarity: float
+    """Cosine of the two texts' embeddings."""
+
+
+class Backend(Protocol):
+    """What the routes need, wherever it runs.
+
+    Names of adapters: pipelines/serve/adapter_ids.py. Methods raise UnknownAdapterError,
+    OtherModelError, FinetuneError and BusyError.
+    """
+
+    async def about(self) -> Mapping[str, Any]:
+        """What is being served."""
+
+    async def files(self, name: str) -> AdapterFiles: ...
+
+    async def translate(self, picture: np.ndarray, name: str) -> tuple[np.ndarray, str]:
+        """Edited uint8 [S, S, 3], and the adapter's full name."""
+
+    async def nearest(self, text: str, count: int) -> Sequence[Near]:
+        """The nearest training concepts, the nearest first."""
+
+    async def submit(
+        self, job: str, request: Request, pairs: list[tuple[np.ndarray, np.ndarray]]
+    ) -> None:
+        """job: a new name, 16 hexadecimal digits."""
+
+    async def status(self, job: str) -> dict[str, Any]: ...
+
+    async def cancel(self, job: str) -> dict[str, Any]: ...

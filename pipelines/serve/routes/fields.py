@@ -1,0 +1,87 @@
+"""What requests hold, read strictly.
+
+How far a field may go is the service's to say and is written in its OpenAPI document. So a router
+that takes such fields is made with the limits, and declares its forms itself, from these.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from pipelines.serve.adapter_ids import FINETUNED, PREDICTED, Ask, UnknownAdapterError, parse
+from pipelines.serve.interface import Limits
+
+BINARY = {"type": "string", "format": "binary"}
+"""OpenAPI's schema of a file."""
+
+
+def _words(text: str) -> str:
+    """Without the space around it; pydantic leaves what only Python sees as space, such as U+001C,
+    and a text encoder would be left with nothing."""
+    text = text.strip()
+    if not text:
+        raise ValueError("it says nothing")
+    return text
+
+
+Words = Annotated[str, AfterValidator(_words)]
+
+
+class Prediction(BaseModel):
+    """How an adapter is predicted. A form declares `t` and `steps` again, with the bounds."""
+
+    model_config = ConfigDict(extra="forbid", str_strip_whitespace=True)
+
+    seed: int = Field(0, ge=0, lt=2**63, description="Of the noise that is denoised.")
+    t: int
+    steps: int
+
+    @model_validator(mode="after")
+    def _enough_time_steps(self) -> Prediction:
+        if self.steps > self.t + 1:
+            raise ValueError("steps: there are only t + 1 time steps")
+        return self
+
+    def of(self, concept: str) -> Ask:
+        return Ask(concept, self.seed, self.t, self.steps)
+
+
+def time_step(limits: Limits) -> Any:
+    return Field(
+        limits.t,
+        ge=limits.t_min,
+        le=limits.t_max,
+        description="Time step of the recovery; the run's own if left out.",
+    )
+
+
+def sampling_steps(limits: Limits) -> Any:
+    return Field(
+        limits.steps,
+        ge=1,
+        le=limits.max_steps,
+        description="1 = direct recovery, more = DDIM from t.",
+    )
+
+
+def longest_name(limits: Limits) -> int:
+    """Characters of an adapter's name: it holds the concept's text, encoded."""
+    return 8 * limits.max_text + 200
+
+
+def known(name: str, limits: Limits) -> str:
+    """A name from a client, if it can be one; what it holds must keep to the limits, too."""
+    if name.startswith(PREDICTED):
+        ask, _ = parse(name)
+        if (
+            not 1 <= len(ask.concept.strip()) <= limits.max_text
+            or not 0 <= ask.seed < 2**63
+            or not limits.t_min <= ask.t <= limits.t_max
+            or not 1 <= ask.steps <= min(limits.max_steps, ask.t + 1)
+        ):
+            raise UnknownAdapterError("no adapter has this name")
+    elif not name.startswith(FINETUNED):
+        raise UnknownAdapterError("no adapter has this name")
+    return name

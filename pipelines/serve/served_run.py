@@ -1,0 +1,99 @@
+"""The run that is served: what is read of it, and the configuration it was made with."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+
+from pipelines.config import tree as config_tree
+from pipelines.config.error import ConfigError
+from pipelines.config.load import load_config
+from pipelines.config.schema import Config
+from pipelines.config.sections.operation import Replicas
+from pipelines.runtime.run_dir import ArtifactError, RunDir
+from pipelines.runtime.stage_graph import StageError, finished, made_with
+
+# What the service reads, by the stage that wrote it
+READ = {
+    "base": ("base/base.json", "base/translator.safetensors", "base/discriminator.safetensors"),
+    "weights": ("weights/layout.json", "weights/normalisation.safetensors"),
+    "generator": (
+        "generator/generator.json",
+        "generator/model.safetensors",
+        "generator/ema.safetensors",
+    ),
+}
+
+
+def digest(run: RunDir, files: Sequence[str]) -> str:
+    """SHA-256, hexadecimal, over the names and contents of some files of a run directory."""
+    total = hashlib.sha256()
+    for name in files:
+        total.update(f"{name}:{hashlib.sha256(run.read(name)).hexdigest()}\n".encode())
+    return total.hexdigest()
+
+
+def digests(run: RunDir) -> dict[str, str]:
+    """Of base, weights and generator; and of all three, which names what predicts."""
+    parts = {name: digest(run, files) for name, files in READ.items()}
+    whole = hashlib.sha256("".join(parts.values()).encode()).hexdigest()
+    return {**parts, "model": whole}
+
+
+def saved_config(run: RunDir, given: Config) -> Config:
+    """The configuration that the run was made with; only serve.* and cluster.* are the command's.
+
+    Raises StageError if the weight generator has not been trained, ArtifactError if a file is not
+    what its stage wrote, ConfigError if the command sets a key that the run has decided otherwise.
+    """
+    for name, files in READ.items():
+        marker = finished(run, name)
+        if marker is None:
+            raise StageError(
+                f"serve needs stage {name}, which has not finished in {run.uri}: run"
+                f" `denoised-weights run preset={given.preset} run_dir={run.uri}` first,"
+                " or give the run_dir of a finished run"
+            )
+        for file in files:
+            if run.checksum(file) != marker["files"].get(file):
+                raise ArtifactError(
+                    f"{run.url(file)} is not what stage {name} wrote: give redo=[{name}]"
+                )
+    saved = replace(made_with(run), serve=given.serve, cluster=given.cluster)
+    _check_told(given, saved)
+    _check_serve(given)
+    return saved
+
+
+def _check_told(given: Config, saved: Config) -> None:
+    """ConfigError if the user set a key, other than serve.* and cluster.*, to another value."""
+    default = load_config([f"preset={given.preset}"])
+    trees = [config_tree.flat(config_tree.to_dict(c)) for c in (given, default, saved)]
+    for key in trees[0]:
+        told, unset, made = (t.get(key) for t in trees)
+        if key.split(".")[0] not in ("preset", "run_dir", "redo") and told not in (unset, made):
+            raise ConfigError(
+                f"{key}={told}: the run in {saved.run_dir} was made with {key}={made}, and serve"
+                " answers as the run was made; it takes run_dir, serve.* and cluster.* only"
+            )
+
+
+def _check_serve(config: Config) -> None:
+    s = config.serve
+    flat = config_tree.flat(config_tree.to_dict(config)["serve"])
+    zero = ("cpus", "gpus", "wait_ms", "finetunes_waiting")
+    for key, value in flat.items():
+        if isinstance(value, bool | str):
+            continue
+        if value < 0 or (value == 0 and key.split(".")[-1] not in zero):
+            raise ConfigError(f"serve.{key}={value}: must be more than 0")
+    if s.port > 65535:
+        raise ConfigError(f"serve.port={s.port}: must be at most 65535")
+    for part in ("api", "text", "weights", "translator"):
+        replicas: Replicas = getattr(s, part)
+        if replicas.most < replicas.least:
+            raise ConfigError(
+                f"serve.{part}.most={replicas.most}: must not be less than its least,"
+                f" {replicas.least}"
+            )

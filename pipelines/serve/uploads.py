@@ -1,0 +1,42 @@
+"""Pictures that clients upload: which are taken, and how they are read."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+
+import numpy as np
+from fastapi import HTTPException, UploadFile
+from PIL import Image, UnidentifiedImageError
+
+from modeling.images import ImageError, decode_image
+from pipelines.serve.errors import wrong
+from pipelines.serve.interface import Limits
+
+# Formats whose decoders are in wide use; Pillow knows others that start external programs
+IMAGE_FORMATS = ("PNG", "JPEG", "WEBP")
+
+
+async def read_picture(file: UploadFile, limits: Limits) -> np.ndarray:
+    """uint8 [size, size, 3]; HTTPException if it is too large or no image."""
+    data = await file.read(limits.max_image_bytes + 1)
+    picture: np.ndarray = await asyncio.to_thread(_decode, data, limits)
+    return picture
+
+
+def _decode(data: bytes, limits: Limits) -> np.ndarray:
+    if len(data) > limits.max_image_bytes:
+        raise HTTPException(413, f"the image is over {limits.max_image_bytes} bytes")
+    try:
+        with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as opened:
+            width, height = opened.size  # from the header: nothing is decoded yet
+    except UnidentifiedImageError as error:
+        raise HTTPException(415, f"not an image of type {', '.join(IMAGE_FORMATS)}") from error
+    except Exception as error:  # Pillow's decoders raise a dozen types on corrupt input
+        raise wrong("image", "the image is damaged") from error
+    if width * height > limits.max_pixels:
+        raise wrong("image", f"{width} × {height} pixels: over {limits.max_pixels}")
+    try:
+        return decode_image(data, limits.size)
+    except ImageError as error:
+        raise wrong("image", "the image is damaged") from error

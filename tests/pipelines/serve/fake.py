@@ -1,0 +1,77 @@
+"""The interface alone: limits that are soon reached, and models that answer with what was asked."""
+
+from __future__ import annotations
+
+import base64
+import io
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from pipelines.serve.adapter_ids import parse
+from pipelines.serve.interface import AdapterFiles, Limits, Near
+
+LIMITS = Limits(
+    max_text=20,
+    max_image_bytes=10_000,
+    max_pixels=10**6,
+    size=32,
+    t_min=10,
+    t_max=999,
+    t=999,
+    steps=1,
+    max_steps=20,
+    max_pairs=4,
+    max_train_steps=10,
+    train_steps=5,
+    max_upload_bytes=20_000,
+    editors=("avatar",),
+    avatars=True,
+    max_ongoing=4,
+    max_queued=4,
+)
+
+
+class Fake:
+    """Answers with its arguments; the concept "boom" fails."""
+
+    def check(self, name: str) -> None:
+        if name.startswith("p-") and parse(name)[0].concept == "boom":
+            raise RuntimeError("a secret")
+
+    async def about(self) -> dict[str, Any]:
+        raise RuntimeError("a secret")
+
+    async def files(self, name: str) -> AdapterFiles:
+        self.check(name)
+        return AdapterFiles(b"weights", b"{}", "layout", "base", name)
+
+    async def translate(self, picture: np.ndarray, name: str) -> tuple[np.ndarray, str]:
+        self.check(name)
+        return picture, name
+
+    async def nearest(self, text: str, count: int) -> list[Near]:
+        return [Near("id", text, 1.0)] * count
+
+    async def submit(self, job: str, request: Any, pairs: Any) -> None:
+        return None
+
+    async def status(self, job: str) -> dict[str, Any]:
+        return {"id": job, "status": "queued"}
+
+    async def cancel(self, job: str) -> dict[str, Any]:
+        return await self.status(job)
+
+
+def encoded(image: Image.Image, format: str) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format)
+    return buffer.getvalue()
+
+
+SMALL = Image.effect_noise((40, 40), 60).convert("RGB")
+
+
+def b64(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).decode().rstrip("=")

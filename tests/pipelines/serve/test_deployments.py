@@ -1,0 +1,76 @@
+"""The part that predicts adapters, without Ray: whom it works for, and what it keeps."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from modeling.text import TextEmbedding
+from pipelines.config import tree as config_tree
+from pipelines.runtime.run_dir import RunDir
+from pipelines.serve.adapter_ids import Ask, name_of
+from pipelines.serve.deployments import Weights
+from pipelines.serve.models import Loaded
+from pipelines.serve.served_run import digests, saved_config
+from tests.pipelines.serve.untrained_run import TEXT_DIM, told
+
+
+class Encoder:
+    async def remote(self, text: str) -> TextEmbedding:
+        return TextEmbedding(torch.zeros(2, TEXT_DIM), torch.zeros(TEXT_DIM))
+
+
+def predicting(run: RunDir, seconds: float) -> tuple[Weights, list[int]]:
+    """The part, keeping two adapters, each predicted in so many seconds; seeds of those made.
+
+    Serve takes what is cancelled out of a batch; its batches are for copies alone, so there is
+    another one here.
+    """
+    config = saved_config(run, told(run, "serve.cache=2"))
+    text, model = SimpleNamespace(encode=Encoder()), digests(run)["model"]
+    weights = Weights(config_tree.to_dict(config), run, model, text)
+    made: list[int] = []
+
+    async def predict(ask: tuple[Ask, TextEmbedding]) -> Any:
+        await asyncio.sleep(seconds)
+        made.append(ask[0].seed)
+        return weights.part.predict([ask])[0]
+
+    weights._predict = predict
+    return weights, made
+
+
+def name(seed: int) -> str:
+    return name_of(Ask("a", seed, 900, 1), "")
+
+
+def test_what_nobody_waits_for_is_not_made(run: RunDir) -> None:
+    """Four requests wait for three adapters; two of them go."""
+
+    async def main() -> tuple[list[Any], list[int]]:
+        weights, made = predicting(run, 0.3)
+        asked = [asyncio.create_task(weights.load(name(seed))) for seed in (0, 1, 1, 2)]
+        await asyncio.sleep(0.1)
+        asked[2].cancel()  # its twin still waits
+        asked[3].cancel()
+        return await asyncio.gather(*asked, return_exceptions=True), made
+
+    (zero, one, *gone), made = asyncio.run(main())
+    assert isinstance(zero, Loaded) and isinstance(one, Loaded)
+    assert all(isinstance(g, asyncio.CancelledError) for g in gone)
+    assert made == [0, 1]
+
+
+def test_the_adapters_asked_for_last_are_kept(run: RunDir) -> None:
+    """Room for two: the third takes the place of the one that nobody asked for again."""
+
+    async def main() -> list[int]:
+        weights, made = predicting(run, 0.0)
+        for seed in (0, 1, 0, 2, 0, 1):
+            await weights.load(name(seed))
+        return made
+
+    assert asyncio.run(main()) == [0, 1, 2, 1]

@@ -1,0 +1,416 @@
+"""The service over real HTTP on a real local Ray."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+import re
+import shutil
+import signal
+import subprocess
+import threading
+import time
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+import numpy as np
+import psutil
+import pytest
+import torch
+from safetensors.torch import load
+
+from cluster.local import free_port
+from modeling.images import decode_image, encode_png
+from modeling.targets.adapter_training import to_uint8, to_unit
+from modeling.targets.families import frozen_target
+from modeling.targets.lora import CONFIG_FILE, WEIGHTS_FILE, from_bytes
+from modeling.targets.shapes import from_description
+from modeling.text import TextEncoder
+from pipelines.runtime.run_dir import RunDir
+from pipelines.serve.adapter_ids import Ask, name_of, parse
+from pipelines.serve.command import start
+from pipelines.serve.models import Loaded, WeightPart
+from pipelines.serve.served_run import READ, digest, saved_config
+from pipelines.stages.base import load_base
+from pipelines.stages.concepts import load_concepts
+from tests.pipelines.serve.clients import Load, ask, copies, finished_job, replaced, translate
+from tests.pipelines.serve.untrained_run import told
+
+# One service for all tests, as starting Ray and its parts takes longest: few places, small requests
+WORDS = [
+    f"serve.port={free_port()}",
+    "serve.max_text=50",
+    "serve.max_image_bytes=100000",
+    "serve.max_ongoing=4",
+    "serve.max_queued=4",
+    "serve.finetunes_waiting=1",
+    "serve.max_pairs=12",
+    "serve.translator.least=2",
+    "serve.translator.most=2",
+]
+
+
+@pytest.fixture(scope="module")
+def url(run: RunDir) -> Iterator[str]:
+    import ray
+    from ray import serve as ray_serve
+
+    ray.init(address="local", num_cpus=8, include_dashboard=False, log_to_driver=False)
+    try:
+        yield start(saved_config(run, told(run, *WORDS)), run)
+    finally:
+        ray_serve.shutdown()
+        ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def background(run: RunDir) -> str:
+    """A concept that the editor of avatars can make."""
+    return next(c.text for c in load_concepts(run) if c.families == ("background",))
+
+
+def test_readiness_index_and_openapi(url: str, run: RunDir) -> None:
+    assert httpx.get(f"{url}/healthz", timeout=60).json() == {"status": "ok"}
+    ready = httpx.get(f"{url}/readyz", timeout=60).json()
+    assert ready["status"] == "ok" and ready["image_size"] == 32
+    assert ready["base"] == digest(run, READ["base"])
+    assert ready["generator"] == digest(run, READ["generator"])
+    assert len({ready[k] for k in ("base", "weights", "generator", "model", "layout")}) == 5
+    index = httpx.get(f"{url}/v1").json()
+    assert "POST /v1/adapters" in index["endpoints"] and index["version"] == ready["version"]
+    assert httpx.get(url).text.startswith("<!doctype html>")
+    paths = httpx.get(f"{url}/openapi.json").json()["paths"]
+    assert {"/v1/adapters", "/v1/translate", "/v1/finetunes", "/healthz"} <= set(paths)
+    assert httpx.get(f"{url}/docs").status_code == 200
+
+
+def test_the_http_part_does_without_torch(url: str) -> None:
+    """Its process has 400 MiB less for it."""
+
+    def loaded(part: str) -> bool:
+        (process,) = map(psutil.Process, copies(part))
+        return any("libtorch" in file.path for file in process.memory_maps())
+
+    assert ask(url, concept="something").status_code == 200  # it has worked
+    assert loaded("Text") and not loaded("Api")
+
+
+def test_served_adapter_in_peft_edits_as_translate_does(
+    url: str, run: RunDir, picture: np.ndarray, tmp_path: Path
+) -> None:
+    from peft import PeftModel
+
+    concept = "grüne Haare 头发"
+    reply = httpx.post(f"{url}/v1/adapters?format=zip", json={"concept": concept}, timeout=60)
+    assert reply.status_code == 200 and reply.headers["content-type"] == "application/zip"
+    with zipfile.ZipFile(io.BytesIO(reply.content)) as archive:
+        archive.extractall(tmp_path)
+    network = frozen_target(from_description(run.read_json("base/base.json")["translator"]))
+    network.load_state_dict(load(run.read("base/translator.safetensors")))
+    x = to_unit(torch.from_numpy(decode_image(encode_png(picture), 32))).permute(2, 0, 1)[None]
+    (text,) = TextEncoder().encode([concept])
+    mask = torch.ones(1, text.tokens.shape[0], dtype=torch.bool)
+    with torch.no_grad():
+        plain = network(x, text.tokens[None], mask)
+        adapted = PeftModel.from_pretrained(network, str(tmp_path))(x, text.tokens[None], mask)
+    expected = to_uint8(adapted)[0].permute(1, 2, 0).numpy().astype(int)
+
+    reply = translate(url, encode_png(picture), concept=concept)
+    assert reply.status_code == 200 and reply.headers["content-type"] == "image/png"
+    got = decode_image(reply.content).astype(int)
+    assert got.shape == (32, 32, 3)
+    assert np.abs(got - expected).max() <= 1  # rounding: PEFT does not merge the weights
+    assert np.abs(got - to_uint8(plain)[0].permute(1, 2, 0).numpy()).mean() > 3
+
+
+def test_equal_requests_give_equal_bytes_and_others_do_not(url: str, run: RunDir) -> None:
+    first, again = ask(url, concept="red hair"), ask(url, concept="  red hair ", seed=0, t=900)
+    assert first.status_code == 200 and first.content == again.content
+    others: list[dict[str, Any]] = [
+        {"concept": "blue hair"},
+        {"concept": "red hair", "seed": 1},
+        {"concept": "red hair", "t": 500},
+    ]
+    contents = {first.content, *(ask(url, **o).content for o in others)}
+    assert len(contents) == 4
+    # nor does another process give others
+    saved = saved_config(run, told(run))
+    threads = torch.get_num_threads()
+    part = WeightPart(saved, run)
+    (embedding,) = TextEncoder().encode(["red hair"])
+    (made,) = part.predict([(Ask("red hair", 0, 900, 1), embedding)])
+    torch.set_num_threads(threads)
+    assert isinstance(made, Loaded)
+    again_made = from_bytes(first.content, "reply")
+    assert all(torch.equal(again_made[k], v) for k, v in made.adapter.items())
+    assert first.headers["x-concept"] == "red hair"
+    assert first.headers["x-base-digest"] == digest(run, READ["base"])
+    assert float(again.headers["x-seconds"]) < 10
+    # what the run's configuration says: rank 2, rank 1 for the head
+    adapter = from_bytes(first.content, "reply")
+    translator, _ = load_base(saved, run)
+    translator.check(adapter)
+    assert adapter["base_model.model.head.lora_A.weight"].shape[0] == 1
+
+
+def test_an_adapters_name_says_which_it_is(url: str, picture: np.ndarray) -> None:
+    first = ask(url, concept="red hair", seed=4, steps=3)
+    name = first.headers["x-adapter-id"]
+    assert parse(name)[0] == Ask("red hair", 4, 900, 3)
+    again = httpx.get(f"{url}/v1/adapters/{name}", timeout=60)
+    assert again.content == first.content and again.headers["x-adapter-id"] == name
+    by_name = translate(url, encode_png(picture), adapter=name)
+    by_text = translate(url, encode_png(picture), concept="red hair", seed=4, steps=3)
+    assert by_name.status_code == 200, by_name.text
+    assert by_name.content == by_text.content and by_text.headers["x-adapter-id"] == name
+    jpeg = httpx.post(
+        f"{url}/v1/translate?format=jpeg",
+        files={"image": ("x.png", encode_png(picture))},
+        data={"adapter": name},
+        timeout=60,
+    )
+    assert jpeg.headers["content-type"] == "image/jpeg"
+    got, exact = (decode_image(r.content).astype(int) for r in (jpeg, by_name))
+    assert np.abs(got - exact).mean() < 8
+    other = name_of(parse(name)[0], "f" * 64)
+    assert httpx.get(f"{url}/v1/adapters/{other}", timeout=60).status_code == 409
+    assert httpx.get(f"{url}/v1/adapters/f-{'0' * 16}", timeout=60).status_code == 404
+
+
+def test_requests_together_are_answered_as_they_are_alone(url: str, picture: np.ndarray) -> None:
+    """Other adapters in one batch change nothing beyond rounding."""
+    asked = [{"concept": f"{c} hair", "seed": s} for c in ("red", "blue") for s in (7, 8)]
+
+    async def together() -> list[httpx.Response]:
+        async with httpx.AsyncClient(timeout=60) as client:
+            return await asyncio.gather(
+                *(
+                    client.post(
+                        f"{url}/v1/translate",
+                        data=a,
+                        files={"image": ("x.png", encode_png(picture))},
+                    )
+                    for a in asked
+                )
+            )
+
+    made = asyncio.run(together())
+    pictures = [decode_image(r.content).astype(int) for r in made if r.status_code == 200]
+    assert len(pictures) == 4
+    for body, got in zip(asked, pictures, strict=True):
+        alone = decode_image(translate(url, encode_png(picture), **body).content).astype(int)
+        assert np.abs(got - alone).max() <= 1
+    assert len({p.tobytes() for p in pictures}) == 4
+
+
+def test_nearest_concepts(url: str, run: RunDir) -> None:
+    reply = httpx.get(
+        f"{url}/v1/concepts/nearest", params={"text": "hair of green", "count": 3}, timeout=60
+    )
+    found = reply.json()["concepts"]
+    known = {c.concept_id: c for c in load_concepts(run)}
+    assert len(found) == 3 and all(known[f["concept_id"]].split == "train" for f in found)
+    assert [f["similarity"] for f in found] == sorted(
+        (f["similarity"] for f in found), reverse=True
+    )
+    assert "hair" in found[0]["text"]
+    empty = httpx.get(f"{url}/v1/concepts/nearest", params={"text": " "}, timeout=60)
+    assert empty.status_code == 422
+
+
+def test_a_fine_tune_by_an_editor(
+    url: str, run: RunDir, picture: np.ndarray, background: str
+) -> None:
+    fields = {"concept": background, "editor": "avatar", "images": 8, "train_steps": 20}
+    reply = httpx.post(f"{url}/v1/finetunes", data=fields, timeout=60)
+    job = finished_job(url, reply)
+    assert job["status"] == "finished" and job["l1_after"] < job["l1_before"], job
+    assert "16 other pictures" in job["scored_on"]
+    tuned = httpx.get(f"{url}/v1/adapters/{job['adapter']}", timeout=60)
+    predicted = ask(url, concept=background)
+    assert tuned.status_code == 200 and tuned.content != predicted.content
+    made = [
+        translate(url, encode_png(picture), **f).content
+        for f in ({"adapter": job["adapter"]}, {"concept": background})
+    ]
+    assert made[0] != made[1]
+    # nothing but the result is left of the job
+    left = {Path(f).name for f in run.files(f"served/finetunes/{job['id']}")}
+    assert left == {"request.json", "result.json", WEIGHTS_FILE, CONFIG_FILE, "tokens.safetensors"}
+
+
+def test_a_fine_tune_on_uploaded_pairs(url: str, picture: np.ndarray) -> None:
+    pictures = [np.roll(picture, 5 * i, axis=1) for i in range(10)]
+    files = [("sources", (f"{i}.png", encode_png(p))) for i, p in enumerate(pictures)]
+    files += [("edits", (f"{i}.png", encode_png(255 - p))) for i, p in enumerate(pictures)]
+    fields = {"concept": "a negative", "train_steps": 30}
+    job = finished_job(url, httpx.post(f"{url}/v1/finetunes", data=fields, files=files, timeout=60))
+    assert job["status"] == "finished" and job["l1_after"] < job["l1_before"], job
+    assert job["scored_on"] == "2 other pictures"
+    unknown = {"concept": "no such edit", "editor": "avatar"}
+    refused = httpx.post(f"{url}/v1/finetunes", data=unknown, timeout=60)
+    assert refused.status_code == 422 and refused.json()["detail"]
+    assert "Traceback" not in refused.text
+
+
+def test_fine_tunes_wait_are_turned_away_and_cancelled(url: str, background: str) -> None:
+    """One at work and one that waits (see WORDS)."""
+    fields = {"concept": background, "editor": "avatar", "images": 8, "train_steps": 500}
+    replies = [httpx.post(f"{url}/v1/finetunes", data=fields, timeout=60) for _ in range(3)]
+    assert [r.status_code for r in replies] == [202, 202, 503]
+    assert replies[2].headers["retry-after"] == "1"
+    for reply in replies[:2]:
+        assert httpx.delete(f"{url}{reply.headers['location']}", timeout=60).status_code == 200
+    ended = [finished_job(url, r) for r in replies[:2]]
+    assert [e["status"] for e in ended] == ["cancelled", "cancelled"]
+    assert httpx.get(f"{url}/v1/finetunes/{'0' * 16}", timeout=60).status_code == 404
+
+
+@pytest.mark.skipif(not shutil.which("chromium"), reason="needs the system package chromium")
+def test_the_page_in_a_browser(url: str, background: str, tmp_path: Path) -> None:
+    """An avatar, its edit by predicted weights, and after a fine-tune."""
+    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic"]
+    command += ["--no-first-run", "--disable-background-networking", "--disable-sync"]
+    command += [f"--user-data-dir={tmp_path}", "--virtual-time-budget=60000", "--dump-dom"]
+    command.append(f"{url}/?concept={quote(background)}&tune=1")
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=True)
+    page = done.stdout
+
+    def inside(tag: str, name: str) -> str:
+        found = re.search(rf'<{tag}[^>]*id="{name}"[^>]*>([^<]*)', page)
+        assert found, (name, page[-3000:], done.stderr[-2000:])
+        return found[0]
+
+    assert 'src="blob:' in inside("img", "before")
+    assert 'src="blob:' in inside("img", "predicted") and " s" in inside("small", "predicted-says")
+    assert 'src="blob:' in inside("img", "tuned"), inside("div", "message")
+    assert "L1 0." in inside("small", "tuned-says")
+    assert inside("div", "message").endswith(">")
+
+
+def test_metrics_count_by_route(url: str) -> None:
+    ask(url, concept="counted")
+    text = httpx.get(f"{url}/metrics").text
+    assert 'denoised_weights_requests_total{copy="' in text and 'route="/v1/adapters"' in text
+    assert "denoised_weights_request_seconds_bucket" in text
+
+
+def test_bad_requests_get_json_errors(url: str) -> None:
+    replies = {
+        422: [ask(url, concept=""), ask(url, concept="x" * 51), ask(url, concept="a", surprise=1)],
+        415: [translate(url, b"no image", concept="a")],
+        # of these, the second is refused before it is parsed
+        413: [translate(url, b"x" * n, concept="a") for n in (100_001, 3_000_000)],
+    }
+    for status, found in replies.items():
+        for reply in found:
+            assert reply.status_code == status, reply.text
+            assert reply.json()["detail"]
+    assert httpx.get(f"{url}/healthz").status_code == 200
+
+
+def test_a_full_queue_gets_503(url: str) -> None:
+    """Four at work and four that wait (see WORDS): of forty at once, some are turned away."""
+
+    async def flood() -> list[httpx.Response]:
+        async with httpx.AsyncClient(timeout=60) as client:
+            asked = [{"concept": "flood", "seed": i} for i in range(40)]
+            return await asyncio.gather(
+                *(client.post(f"{url}/v1/adapters", json=body) for body in asked)
+            )
+
+    replies = asyncio.run(flood())
+    refused = [r for r in replies if r.status_code == 503]
+    assert {r.status_code for r in replies} == {200, 503}
+    assert all(r.headers["retry-after"] == "1" for r in refused)
+    assert ask(url, concept="after the flood").status_code == 200
+
+
+# From here on its parts die or are replaced, under load: only 503s, and nothing lost
+
+
+def test_a_killed_copy_of_any_part_costs_no_request(url: str) -> None:
+    with Load(url) as load:
+        # the first two do not call one another: each is missed by another part that lives on
+        for parts in (("Translator", "Text"), ("Weights",), ("Api",)):
+            before = {part: copies(part) for part in parts}
+            for there in before.values():
+                os.kill(next(iter(there)), signal.SIGKILL)
+            for part, there in before.items():
+                replaced(part, there, 1)
+            load.answered(20)
+    assert set(load.statuses) <= {200, 503}, load.statuses
+
+
+def test_a_rolling_update_costs_no_request(url: str, run: RunDir) -> None:
+    before = copies("Translator")
+    with Load(url) as load:
+        words = [word for word in WORDS if not word.startswith("serve.max_text=")]
+        changed = told(run, *words, "serve.cache=7", "serve.max_text=77")
+        assert start(saved_config(run, changed), run) == url
+        replaced("Translator", before, 2)
+        load.answered(30)
+    assert set(load.statuses) <= {200, 503}, load.statuses
+    assert ask(url, concept="x" * 77).status_code == 200
+    assert ask(url, concept="x" * 78).status_code == 422
+
+
+def test_a_fine_tune_outlives_the_copy_that_took_it_in(
+    url: str, run: RunDir, background: str
+) -> None:
+    fields = {"concept": background, "editor": "avatar", "images": 8, "train_steps": 200}
+    first, second = (httpx.post(f"{url}/v1/finetunes", data=fields, timeout=60) for _ in range(2))
+    (manager,) = copies("Finetunes")
+    os.kill(manager, signal.SIGKILL)
+    replaced("Finetunes", {manager}, 1)
+    made = []
+    for reply in (first, second):
+        job = finished_job(url, reply)
+        assert job["status"] == "finished", job
+        made.append(httpx.get(f"{url}/v1/adapters/{job['adapter']}?format=zip", timeout=60).content)
+    # the one that was begun twice is what it would have been
+    weights = [Path(run.path(f"served/finetunes/{r.json()['id']}")) for r in (first, second)]
+    a, b = ((w / "result.json").read_text() for w in weights)
+    assert all(k in a and k in b for k in ("l1_before", "l1_after"))
+    assert len(made[0]) == len(made[1])
+
+
+def test_clients_that_go_free_what_they_waited_for(url: str) -> None:
+    """All adapters are predicted by one process, which is stopped: nobody who left waits for it."""
+    (predicting,) = copies("Weights")
+    os.kill(predicting, signal.SIGSTOP)
+    try:
+        leave_and_be_counted(url)
+    finally:
+        os.kill(predicting, signal.SIGCONT)
+    assert ask(url, concept="who stayed").status_code == 200
+
+
+def leave_and_be_counted(url: str) -> None:
+    begun = time.monotonic()
+
+    def leave(seed: int) -> None:
+        body = {"concept": "left behind", "seed": seed}
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(f"{url}/v1/adapters", json=body, timeout=2.0)
+
+    clients = [threading.Thread(target=leave, args=(seed,)) for seed in range(6)]
+    for client in clients:
+        client.start()
+    for client in clients:
+        client.join()
+
+    def told_of(metric: str) -> float:
+        text = httpx.get(f"{url}/metrics", timeout=60).text
+        values = re.findall(rf"^denoised_weights_{metric} (\S+)$", text, re.M)
+        return sum(map(float, values))
+
+    gone = 'requests_total\\{copy="[^"]*",method="POST",route="/v1/adapters",status="499"\\}'
+    while told_of(gone) < 6 or told_of(r"requests_ongoing\{[^}]*\}") > 1:  # the question itself
+        assert time.monotonic() < begun + 30, httpx.get(f"{url}/metrics", timeout=60).text
+        time.sleep(0.2)
