@@ -90,12 +90,12 @@ def fit(
 
 @contextmanager
 def _ctrl_c_as_before() -> Iterator[None]:
-    """Train ends the process at Ctrl-C as if all were well, and leaves its handler behind."""
+    """Train makes an exit with status 0 or 1 of Ctrl-C, and leaves its handler behind."""
     before = signal.getsignal(signal.SIGINT)
     try:
         yield
     except SystemExit as ended:
-        if ended.code:
+        if ended.code not in (0, 1):
             raise
         raise KeyboardInterrupt from ended
     finally:

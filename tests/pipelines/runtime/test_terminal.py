@@ -330,13 +330,14 @@ def test_a_bar_goes_with_its_block(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == ""
 
 
-def test_train_gives_ctrl_c_back() -> None:
+@pytest.mark.parametrize("status", [0, 1])
+def test_train_gives_ctrl_c_back(status: int) -> None:
     def of_train(*_: object) -> None: ...
 
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt), _ctrl_c_as_before():
         signal.signal(signal.SIGINT, of_train)
-        raise SystemExit(0)
+        raise SystemExit(status)
     assert signal.getsignal(signal.SIGINT) is before
     with pytest.raises(SystemExit) as ended, _ctrl_c_as_before():
         raise SystemExit(143)
