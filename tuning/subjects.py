@@ -16,7 +16,7 @@ import numpy as np
 import safetensors.torch
 import torch
 
-from modeling.concepts.planning import Concept
+from modeling.concepts.concept import Concept
 from modeling.metrics.distances import frechet_distance_from_features, kid
 from modeling.metrics.features import FeatureExtractor
 from modeling.targets.adapter_training import to_unit, train_adapters, translate_all

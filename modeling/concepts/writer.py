@@ -6,17 +6,15 @@ combined. Given the same answers, the same concepts.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
+from modeling.concepts.concept import Concept, ConceptError, concept_id
 from modeling.concepts.grammar.family import CATEGORIES
 from modeling.concepts.language_models import Answer, Prompt
 from modeling.concepts.near_duplicates import Embed, NearDuplicates
-from modeling.concepts.planning import Concept, ConceptError, concept_id
 from modeling.concepts.prompts import (
     PARAPHRASE_SCHEMA,
     WRITE_SCHEMA,
@@ -28,6 +26,7 @@ from modeling.concepts.prompts import (
 )
 from modeling.concepts.recipe import WritingSpec
 from modeling.concepts.selection import Selection
+from modeling.concepts.shuffle import shuffled
 from modeling.concepts.text import has_phrase, normal_form
 
 Ask = Callable[[list[Prompt]], list[Answer]]
@@ -93,7 +92,7 @@ class ConceptWriter:
         for category in CATEGORIES:
             wanted = {s: getattr(self.spec, s).get(category, 0) for s in ("test", "val")}
             drawn: list[str] = []
-            for text in _shuffled(texts[category], f"{self.seed}/held out"):
+            for text in shuffled(texts[category], f"{self.seed}/held out"):
                 if len(drawn) == sum(wanted.values()):
                     break
                 if not any(has_phrase(o, text) for o in everything if o != text):
@@ -124,7 +123,7 @@ class ConceptWriter:
             total, texts = self.spec.paraphrases.get(category, 0), train[category]
             if total and not texts:
                 raise ConceptError(f"llm.paraphrases.{category}: no concept is left to paraphrase")
-            for rank, text in enumerate(_shuffled(texts, f"{self.seed}/paraphrases")):
+            for rank, text in enumerate(shuffled(texts, f"{self.seed}/paraphrases")):
                 missing[text] = total // len(texts) + (rank < total % len(texts))
         owner = {text: text for text in categories}  # accepted text → the concept it says
         out: list[tuple[str, str]] = []
@@ -168,7 +167,7 @@ class ConceptWriter:
         every: list[tuple[str, ...]] = []
         for names in self.spec.combine:
             every += itertools.product(*(train[category] for category in names))
-        return iter(_shuffled(every, f"{self.seed}/combinations"))
+        return iter(shuffled(every, f"{self.seed}/combinations"))
 
     def _answers(
         self, ask: Ask, requests: list[_Request]
@@ -276,11 +275,3 @@ def _usable(answer: Answer) -> str:
     if answer.finish == "length":
         raise AnswerError("malformed: cut at max_tokens")
     return answer.text
-
-
-Item = TypeVar("Item", str, tuple[str, ...])
-
-
-def _shuffled(items: Iterable[Item], salt: str) -> list[Item]:
-    """A shuffle by hash: the same on every version of every library."""
-    return sorted(items, key=lambda item: hashlib.sha256(f"{salt}/{item}".encode()).digest())

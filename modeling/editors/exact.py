@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from modeling.concepts.concept import Concept
 from modeling.concepts.grammar.families import FAMILIES
-from modeling.concepts.planning import Concept
 from modeling.editors.avatars import ATTRIBUTES, portrait, render
 from modeling.editors.filters import FILTER_KEYS, apply_filter
 from modeling.editors.interface import EditError, EditResult, Source, change

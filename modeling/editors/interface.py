@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from modeling.concepts.planning import Concept
+from modeling.concepts.concept import Concept
 
 
 class EditError(ValueError):

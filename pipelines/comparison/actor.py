@@ -9,7 +9,7 @@ import pyarrow as pa
 import torch
 
 from modeling.baselines.scratch_training import ScratchTraining
-from modeling.concepts.planning import Concept
+from modeling.concepts.concept import Concept
 from modeling.cost import TranslatorCost
 from modeling.targets.adapter_training import ConceptData, train_adapters, translate_all
 from modeling.targets.coreset import image_coreset

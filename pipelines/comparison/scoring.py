@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from modeling.concepts.planning import Concept
+from modeling.concepts.concept import Concept
 from modeling.images import encode_png
 from modeling.metrics.distances import MIN_FRECHET_COUNT, frechet_distance_from_features, kid
 from modeling.targets.adapter_training import to_unit

@@ -9,7 +9,7 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from modeling.concepts.planning import Concept
+from modeling.concepts.concept import Concept
 from modeling.targets.adapter_training import train_adapters
 from pipelines.comparison.actor import CompareMethods
 from pipelines.comparison.budgets import e2gan, finetune, steps_of

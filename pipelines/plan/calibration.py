@@ -19,7 +19,8 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from modeling.concepts.planning import Concept, plan_concepts
+from modeling.concepts.concept import Concept
+from modeling.concepts.planning import plan_concepts
 from modeling.cost import TOKENS
 from modeling.editors.interface import EditError, Editor, Source
 from modeling.editors.registry import EXACT, make_editor, supports

@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 
-from modeling.concepts.planning import ConceptError, plan_concepts
+from modeling.concepts.concept import ConceptError
+from modeling.concepts.planning import plan_concepts
 from modeling.concepts.recipe import ConceptSpec
 from modeling.cost import TOKENS, TranslatorCost
 from modeling.editors.avatars import portrait, render

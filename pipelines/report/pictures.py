@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from modeling.concepts.planning import Concept
+from modeling.concepts.concept import Concept
 from pipelines.presentation.pictures import SOURCE, TRUTH, draw_png
 from pipelines.presentation.scores import WHENS, Numbers, When, scores, step_of
 from pipelines.stages.contenders import CEILING, IDENTITY, PREDICTION, SHUFFLED

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from modeling.concepts.planning import Concept
+from modeling.concepts.concept import Concept
 from modeling.metrics.features import EfficientNetLite0, Inception
 from pipelines.config.schema import Config
 from pipelines.presentation.numbers import summarise

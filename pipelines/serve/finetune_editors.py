@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from modeling.concepts.planning import Concept, concept_id, parse_concept
+from modeling.concepts.concept import Concept, concept_id
+from modeling.concepts.saying import parse_concept
 from modeling.editors.registry import EXACT, supports
 from pipelines.config.derived import resolve_editor
 from pipelines.config.schema import Config

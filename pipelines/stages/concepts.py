@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from modeling.concepts.planning import Concept, ConceptError, from_table, plan_concepts, to_table
+from modeling.concepts.concept import Concept, ConceptError
+from modeling.concepts.planning import plan_concepts
+from modeling.concepts.table import from_table, to_table
 from modeling.editors.registry import supports
 from modeling.text import TextEncoder
 from pipelines.config.derived import resolve_editor

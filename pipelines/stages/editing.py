@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from modeling.concepts.planning import Concept
+from modeling.concepts.concept import Concept
 from modeling.editors.choice import best_editor, overall
 from modeling.editors.diffusion.instructions import instruction
 from modeling.editors.interface import EditError, Editor, EditResult, Source

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from modeling.concepts.planning import Concept
+from modeling.concepts.concept import Concept
 from modeling.images import encode_png
 from modeling.metrics.distances import frechet_distance_from_features, kid
 from modeling.targets.adapter_training import (

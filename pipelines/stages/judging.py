@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from modeling.concepts.planning import Concept
+from modeling.concepts.concept import Concept
 from modeling.editors.interface import EditError, EditResult
 from modeling.editors.registry import make_editor
 from modeling.editors.sources import load_source, source_ids

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from modeling.concepts.planning import Concept
+from modeling.concepts.concept import Concept
 from modeling.editors.sources import source_ids
 from modeling.images import decode_image
 from pipelines.config.derived import resolve_editor

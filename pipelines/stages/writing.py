@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from modeling.concepts.concept import Concept, ConceptError
 from modeling.concepts.near_duplicates import NearDuplicates
-from modeling.concepts.planning import Concept, ConceptError
 from modeling.concepts.recipe import WritingSpec
 from modeling.concepts.writer import ConceptWriter, combined_concept, written_concepts
 from modeling.settings import taken

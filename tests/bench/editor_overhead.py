@@ -18,7 +18,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from modeling.concepts.planning import Concept, to_table
+from modeling.concepts.concept import Concept
+from modeling.concepts.table import to_table
 from modeling.editors.interface import EditResult
 from modeling.editors.registry import make_editor
 from modeling.editors.sources import load_source, source_ids

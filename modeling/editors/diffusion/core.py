@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from modeling.concepts.planning import Concept
+from modeling.concepts.concept import Concept
 from modeling.editors.diffusion.instructions import check_templates, instruction
 from modeling.editors.diffusion.loading import check_folder, check_weights, one_line
 from modeling.editors.interface import EditError, EditResult, Source, change

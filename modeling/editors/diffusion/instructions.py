@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from modeling.concepts.planning import Concept
+from modeling.concepts.concept import Concept
 from modeling.editors.interface import EditError
 
 TEMPLATES: Mapping[str, Mapping[str, str]] = {

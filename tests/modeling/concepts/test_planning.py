@@ -10,17 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from modeling.concepts.concept import Concept, ConceptError, concept_id
 from modeling.concepts.grammar.families import FAMILIES
-from modeling.concepts.planning import (
-    Concept,
-    ConceptError,
-    concept_id,
-    from_table,
-    parse_concept,
-    plan_concepts,
-    to_table,
-)
+from modeling.concepts.planning import plan_concepts
 from modeling.concepts.recipe import ConceptSpec
+from modeling.concepts.saying import parse_concept
+from modeling.concepts.table import from_table, to_table
 
 SMALL = ["hair", "skin", "expression", "background", "beanie", "scarf", "duotone", "sketch", "tone"]
 

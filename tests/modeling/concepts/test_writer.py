@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from modeling.concepts.concept import ConceptError
 from modeling.concepts.language_models import Answer, Prompt
 from modeling.concepts.near_duplicates import NearDuplicates
-from modeling.concepts.planning import ConceptError, from_table, to_table
 from modeling.concepts.recipe import WritingSpec
+from modeling.concepts.table import from_table, to_table
 from modeling.concepts.text import has_phrase, normal_form
 from modeling.concepts.writer import Ask, ConceptWriter, combined_concept, written_concepts
 from tests.chat_server import answer_to

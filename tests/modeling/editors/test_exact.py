@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
+from modeling.concepts.concept import Concept, concept_id
 from modeling.concepts.grammar.families import FAMILIES
-from modeling.concepts.planning import Concept, concept_id
 from modeling.editors.avatars import portrait, render
 from modeling.editors.filters import apply_filter
 from modeling.editors.interface import EditError, Source

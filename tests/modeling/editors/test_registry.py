@@ -17,13 +17,13 @@ def test_registry_lists_its_names() -> None:
         make_editor("magic")
 
 
-def test_names_cost_nothing() -> None:
-    """The command line checks an editor's name before anything heavy is imported."""
+def test_names_and_plans_cost_nothing() -> None:
+    """The command line checks names of editors and plans before anything heavy is imported."""
     code = (
         "import sys\n"
-        "from modeling.concepts.grammar.families import FAMILIES\n"
+        "from modeling.concepts.planning import plan_concepts\n"
         "from modeling.editors.registry import DIFFUSION, EXACT\n"
-        "assert FAMILIES and DIFFUSION and EXACT\n"
+        "assert plan_concepts and DIFFUSION and EXACT\n"
         "heavy = {'numpy', 'PIL', 'torch', 'pyarrow', 'dicebear', 'resvg_py', 'diffusers'}\n"
         "assert not heavy & sys.modules.keys(), heavy & sys.modules.keys()"
     )

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from modeling.concepts.planning import Concept, to_table
+from modeling.concepts.concept import Concept
+from modeling.concepts.table import to_table
 from modeling.images import encode_png
 from pipelines.config.load import load_config
 from pipelines.config.schema import Config

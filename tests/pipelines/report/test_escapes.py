@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from modeling.concepts.planning import to_table
+from modeling.concepts.table import to_table
 from pipelines.report import build as report
 from pipelines.report.studies import ShownStudy, studies_section
 from pipelines.stages.concepts import load_concepts

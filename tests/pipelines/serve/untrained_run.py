@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import save
 
-from modeling.concepts.planning import plan_concepts, to_table
+from modeling.concepts.planning import plan_concepts
+from modeling.concepts.table import to_table
 from modeling.editors.registry import supports
 from modeling.targets.translator import Translator
 from modeling.text import TextEncoder

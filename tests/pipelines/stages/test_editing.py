@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from modeling.concepts.planning import Concept, to_table
+from modeling.concepts.concept import Concept
+from modeling.concepts.table import to_table
 from modeling.editors.interface import EditError, EditResult, Source
 from modeling.images import decode_image
 from pipelines.__main__ import main

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from modeling.concepts.planning import Concept
+from modeling.concepts.concept import Concept
 from modeling.editors.diffusion.controlnet import ControlNet, edges
 from modeling.editors.diffusion.core import EditorOptions, edit_seed
 from modeling.editors.interface import EditError, EditResult

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from modeling.concepts.planning import Concept
+from modeling.concepts.concept import Concept
 from modeling.editors.diffusion.core import EditorOptions, edit_seed
 from modeling.editors.diffusion.img2img import ImageToImage
 from modeling.editors.diffusion.instructions import TEMPLATES, check_templates

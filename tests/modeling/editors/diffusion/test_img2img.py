@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from modeling.concepts.planning import Concept
+from modeling.concepts.concept import Concept
 from modeling.editors.diffusion.core import EditorOptions, edit_seed
 from modeling.editors.diffusion.img2img import ImageToImage
 from modeling.editors.interface import EditError, EditResult

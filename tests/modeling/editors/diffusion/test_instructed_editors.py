@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from modeling.concepts.planning import Concept
+from modeling.concepts.concept import Concept
 from modeling.editors.diffusion import instruct_diffusion
 from modeling.editors.diffusion.core import DiffusionEditor, EditorOptions, edit_seed
 from modeling.editors.diffusion.instruct_diffusion import InstructDiffusion, convert

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
-from modeling.concepts.planning import Concept
+from modeling.concepts.concept import Concept
 from modeling.editors.diffusion.attention_maps import MappedAttention, changed_attention
 from modeling.editors.diffusion.ddim_inversion import DDIM
 from modeling.editors.diffusion.null_text import (

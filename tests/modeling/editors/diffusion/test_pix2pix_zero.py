@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from modeling.concepts.planning import Concept
+from modeling.concepts.concept import Concept
 from modeling.editors.diffusion.attention_maps import changed_attention
 from modeling.editors.diffusion.ddim_inversion import DDIM
 from modeling.editors.diffusion.noise_regularisation import (
