@@ -60,8 +60,9 @@ def make_language_model(options: ModelOptions) -> LanguageModel:
 class EndpointModel:
     """vLLM, Ray Serve LLM, a hosted service: what speaks OpenAI's chat completions.
 
-    The client retries time-outs, lost connections, 408, 409, 429 and 5xx with growing pauses, or
-    after the time that Retry-After asks for (up to two minutes; more is an error).
+    The client itself (openai's, no loop of ours) retries time-outs, lost connections, 408, 409, 429
+    and 5xx with growing pauses, or after the time that Retry-After asks for (up to two minutes;
+    more is an error).
     """
 
     batch, parallel = 1, True
@@ -252,7 +253,10 @@ class LocalModel:
 
 
 class _Pace:
-    """At most `rate` passes a minute, evenly spaced; 0 for any number. For threads."""
+    """At most `rate` passes a minute, 0 for any number; for threads.
+
+    Evenly spaced: the token buckets of libraries let bursts through.
+    """
 
     def __init__(self, rate: float) -> None:
         self._gap = 60 / rate if rate else 0.0

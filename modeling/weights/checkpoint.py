@@ -52,7 +52,7 @@ def to_files(
         raise GeneratorError(f"checkpoint metadata is not plain JSON: {error}") from error
     files = {MODEL_FILE: save(_plain(inner.state_dict())), CONFIG_FILE: text.encode()}
     if ema is not None:
-        ema._check_keys(inner.state_dict())
+        ema.check_keys(inner.state_dict())
         files[EMA_FILE] = save(_plain(ema.average))
     return files
 

@@ -1,7 +1,8 @@
 """The average of a model's weights that is served.
 
-torch's AveragedModel has no warm-up for its fused update and keeps a second module; this is one
-fused call a step on plain tensors, and its state is what checkpoints hold.
+By hand: torch's AveragedModel copies its first update whole, so that the same bits need a count
+that starts at 1; it pairs tensors by place, whatever their names; and it keeps a second module.
+This is one fused call a step on plain tensors, and its state is what checkpoints hold.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class EMA:
     def update(self, model: nn.Module) -> None:
         """Take in the model's current values; its keys must be those of the start."""
         values = model.state_dict()
-        self._check_keys(values)
+        self.check_keys(values)
         keep = min(self.decay, (1 + self.updates) / (10 + self.updates))
         floating = [k for k, v in values.items() if v.is_floating_point()]
         torch._foreach_lerp_(
@@ -46,7 +47,7 @@ class EMA:
 
     def copy_to(self, model: nn.Module) -> None:
         """Overwrite the model's values by the average."""
-        self._check_keys(model.state_dict())
+        self.check_keys(model.state_dict())
         model.load_state_dict(self.average)
 
     def averaged(self, model: nn.Module) -> nn.Module:
@@ -62,14 +63,15 @@ class EMA:
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Continue from `state()` of an EMA of the same module."""
-        self._check_keys(state["average"])
+        self.check_keys(state["average"])
         for key, value in state["average"].items():
             if value.shape != self.average[key].shape:
                 raise GeneratorError(f"EMA value {key!r} has shape {tuple(value.shape)}")
             self.average[key].copy_(value)
         self.decay, self.updates = float(state["decay"]), int(state["updates"])
 
-    def _check_keys(self, values: Mapping[str, Tensor]) -> None:
+    def check_keys(self, values: Mapping[str, Tensor]) -> None:
+        """Raise GeneratorError unless these are the keys of the average."""
         odd = sorted(values.keys() ^ self.average.keys())
         if odd:
             raise GeneratorError(
