@@ -150,6 +150,25 @@ def test_keys_that_are_gone_are_found() -> None:
     assert not unknown("images.size") and not unknown("editing.steps.null_text")
 
 
+def misplaced(step: str) -> list[str]:
+    """Names of classes, constants and functions that no file named in the same step has."""
+    codes = re.findall(r"`([^`]+)`", step)
+    files = [path for code in codes for path in sources(ROOT / code) if "/" in code]
+    text = "".join(path.read_text() for path in files)
+    names = [c for c in codes if re.fullmatch(r"[A-Za-z]\w*", c) and re.search(r"[A-Z]|_", c)]
+    return [name for name in names if files and name not in text]
+
+
+def sources(path: Path) -> list[Path]:
+    return list(path.rglob("*.py")) if path.is_dir() else [path] if path.suffix == ".py" else []
+
+
+def test_what_a_walk_names_stands_in_the_files_that_it_names() -> None:
+    steps = re.split(r"\n(?=\d\. |\n)", prose(ROOT / "docs/developing.md"))
+    assert [name for step in steps for name in misplaced(step)] == []
+    assert misplaced("`FAMILIES` in `pipelines/config/schema.py`") == ["FAMILIES"]
+
+
 def test_every_stage_and_preset_is_in_its_table() -> None:
     stages = (ROOT / "docs/stages.md").read_text()
     assert [name for name in BY_NAME if f"| `{name}` |" not in stages] == []
