@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,15 +11,9 @@ import torch
 
 from modeling.text import TextEncoder, TextEncoderError
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TEXTS = ["indigo hair", "purple hair", "a wooden table", "a sketch of an old man with a grey beard"]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -1,20 +1,15 @@
-"""Adapter training (fused over concepts) and base training on tiny networks."""
+"""Adapter training, fused over concepts, on tiny networks."""
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 
 from modeling.targets.adapter_training import (
     ConceptData,
@@ -26,49 +21,21 @@ from modeling.targets.adapter_training import (
     train_adapters,
     translate_all,
 )
-from modeling.targets.base_training import BaseTraining
-from modeling.targets.coreset import image_coreset
-from modeling.targets.discriminator import PatchDiscriminator, adversarial_loss, discriminator_loss
-from modeling.targets.lora import AdaptedTranslator, Adapter, stack
+from modeling.targets.discriminator import adversarial_loss, discriminator_loss
+from modeling.targets.lora import Adapter, stack
 from modeling.targets.recipe import Recipe
-from modeling.targets.shapes import DiscriminatorConfig, TranslatorConfig
-from modeling.targets.translator import Translator
+from tests.modeling.targets.tiny_training import (
+    distance,
+    make_concept,
+    make_discriminator,
+    make_translator,
+)
 
-TINY: dict[str, Any] = {"width": 8, "text_dim": 6, "heads": 2, "edge_kernel": 3}
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 L1_ONLY = Recipe(steps=5, batch=4, lr=0.02, lr_final=0.02, gan_weight=0.0)
 GAN = replace(L1_ONLY, gan_weight=1.0)
 RECIPES = pytest.mark.parametrize("recipe", [L1_ONLY, GAN], ids=["L1", "GAN"])
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def make_translator(dropout: float = 0.0) -> AdaptedTranslator:
-    torch.manual_seed(0)
-    base = Translator(TranslatorConfig(**TINY, dropout=dropout)).freeze_statistics()
-    with torch.no_grad():
-        base.head.weight.normal_(0, 0.05)
-    return AdaptedTranslator(base, 1)
-
-
-def make_discriminator() -> PatchDiscriminator:
-    torch.manual_seed(1)
-    return PatchDiscriminator(DiscriminatorConfig(width=8, layers=1))
-
-
-def make_concept(seed: int, images: int = 8, length: int = 3) -> ConceptData:
-    """Blobs and what a concept of its own makes of them: the channels in another order."""
-    g = torch.Generator().manual_seed(seed)
-    coarse = torch.rand(images, 3, 3, 3, generator=g)
-    source = F.interpolate(coarse, size=8, mode="bilinear").mul(255).to(torch.uint8)
-    order = torch.randperm(3, generator=g)
-    tokens = torch.randn(length, 6, generator=g)
-    return ConceptData(f"concept-{seed}", source, 255 - source[:, order], tokens)
 
 
 def train(
@@ -95,11 +62,6 @@ def train(
 def adapter_of(trained: Trained) -> Adapter:
     assert trained.adapter is not None, trained.error
     return trained.adapter
-
-
-def distance(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
-    assert a.keys() == b.keys()
-    return max((a[k] - b[k]).abs().max().item() for k in a)
 
 
 # ---- one adapter ----------------------------------------------------------------------------
@@ -331,32 +293,6 @@ def test_bad_calls() -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(
-    steps=st.integers(1, 60),
-    warmup=st.integers(0, 20),
-    lr=st.floats(1e-5, 1),
-    share=st.floats(0, 1),
-)
-def test_rate_rises_then_falls_within_its_bounds(
-    steps: int, warmup: int, lr: float, share: float
-) -> None:
-    recipe = Recipe(steps=steps, batch=1, lr=lr, lr_final=share * lr, warmup=warmup)
-    rates = [recipe.rate(i) for i in range(steps)]
-    assert all(0 < r <= lr * (1 + 1e-9) for r in rates)
-    rising, falling = rates[: warmup + 1], rates[warmup:]
-    assert all(a <= b + 1e-12 for a, b in pairwise(rising))
-    assert all(a >= b - 1e-12 for a, b in pairwise(falling))
-    assert all(r >= recipe.lr_final - 1e-12 for r in falling)
-
-
-def test_rate_by_hand() -> None:
-    recipe = Recipe(steps=10, batch=1, lr=0.8, lr_final=0.2, warmup=2)
-    assert [recipe.rate(i) for i in (0, 1, 2, 6)] == pytest.approx([0.4, 0.8, 0.8, 0.5])
-    assert recipe.rate(10) == pytest.approx(0.2)
-    assert Recipe(steps=7, batch=1, lr=0.3, lr_final=0.3).rate(5) == pytest.approx(0.3)
-
-
-@settings(max_examples=100, deadline=None)
-@given(
     images=st.integers(1, 30),
     steps=st.integers(0, 20),
     batch=st.integers(1, 12),
@@ -420,119 +356,3 @@ def test_batched_translation_equals_one_image_and_one_adapter_at_a_time() -> Non
             one = translate_all(translator, stack([adapter]), source[m : m + 1], [tokens[i]])
             assert (one[0, 0].int() - made[i, m].int()).abs().max() <= 1
     assert (made[0].int() - made[1].int()).abs().max() > 10
-
-
-def test_gan_losses_are_cross_entropies() -> None:
-    g = torch.Generator().manual_seed(0)
-    real, fake = (3 * torch.randn(2, 1, 3, 3, generator=g) for _ in range(2))
-    one, zero = torch.ones_like(real), torch.zeros_like(real)
-    bce = F.binary_cross_entropy_with_logits
-    expected = (bce(real, one) + bce(fake, zero)) / 2
-    assert torch.allclose(discriminator_loss(real, fake), expected)
-    assert torch.allclose(adversarial_loss(fake), bce(fake, one))
-
-
-@torch.no_grad()
-def test_discriminator_judges_patches_of_pairs() -> None:
-    torch.manual_seed(0)
-    network = PatchDiscriminator(DiscriminatorConfig(width=8, layers=3))
-    x, y = torch.rand(2, 3, 64, 64), torch.rand(2, 3, 64, 64)
-    assert network(x, y).shape == (2, 1, 6, 6)
-    assert not torch.allclose(network(x, y), network(y, x), atol=1e-3)
-    assert not list(network.buffers())
-    assert torch.allclose(network(x, y)[:1], network(x[:1], y[:1]), atol=1e-4)
-
-
-def test_image_coreset_has_one_of_each_kind() -> None:
-    g = torch.Generator().manual_seed(0)
-    kinds = torch.randint(0, 256, (4, 3, 16, 16), generator=g)
-    order = torch.arange(4).repeat(5)
-    noise = torch.randint(-3, 4, (20, 3, 16, 16), generator=g)
-    source = (kinds[order] + noise).clamp(0, 255).to(torch.uint8)
-    picked = image_coreset(source, 4, seed=0)
-    assert sorted(order[picked].tolist()) == [0, 1, 2, 3]
-    assert image_coreset(source, 4, seed=0) == picked
-    assert image_coreset(source, 99, seed=0) == list(range(20))
-    assert len(image_coreset(source[..., :4, :4], 3, seed=0)) == 3  # smaller than a thumbnail
-
-
-# ---- the base -------------------------------------------------------------------------------
-
-Batch = tuple[Tensor, Tensor, Tensor, Tensor]
-
-
-def make_base_training(recipe: Recipe) -> BaseTraining:
-    torch.manual_seed(0)
-    return BaseTraining(Translator(TranslatorConfig(**TINY)), make_discriminator(), recipe)
-
-
-def base_batch(seed: int = 0) -> Batch:
-    concepts = [make_concept(3 * seed + i, images=2, length=2 + i) for i in range(3)]
-    tokens, mask = pad_tokens([c.tokens for c in concepts for _ in range(2)])
-    source = torch.cat([to_unit(c.source) for c in concepts])
-    return source, torch.cat([to_unit(c.edited) for c in concepts]), tokens, mask
-
-
-def everything(training: BaseTraining) -> dict[str, Tensor]:
-    parts = {"t": training.translator, "d": training.discriminator}
-    return {f"{n}.{k}": v.clone() for n, m in parts.items() for k, v in m.state_dict().items()}
-
-
-BASE = Recipe(steps=30, batch=6, lr=0.01, warmup=3)
-
-
-@pytest.mark.parametrize("gan_weight", [0.0, 1.0])
-def test_base_training_learns_its_batch(gan_weight: float) -> None:
-    training = make_base_training(replace(BASE, gan_weight=gan_weight))
-    before = everything(training)
-    losses = [training.step(*base_batch()) for _ in range(30)]
-    assert training.done == 30
-    assert losses[-1]["l1"] < 0.6 * losses[0]["l1"]
-    assert (losses[-1]["discriminator"] > 0) == bool(gan_weight)
-    for key, value in everything(training).items():
-        assert torch.equal(value, before[key]) == (key.startswith("d.") and not gan_weight), key
-    assert all(p.requires_grad for p in training.discriminator.parameters())
-
-
-@pytest.mark.parametrize("gan_weight", [0.0, 1.0])
-def test_base_training_resumes_as_if_never_stopped(gan_weight: float) -> None:
-    recipe = replace(BASE, steps=6, gan_weight=gan_weight)
-    whole, first = make_base_training(recipe), make_base_training(recipe)
-    for step in range(6):
-        whole.step(*base_batch(step))
-    for step in range(3):
-        first.step(*base_batch(step))
-    saved = first.state()
-    rest = make_base_training(recipe)
-    with torch.no_grad():
-        for p in (*rest.translator.parameters(), *rest.discriminator.parameters()):
-            p.add_(1)  # the state must replace everything
-    rest.load_state(saved)
-    assert rest.done == 3
-    assert rest.state() == saved
-    for step in range(3, 6):
-        rest.step(*base_batch(step))
-    assert distance(everything(whole), everything(rest)) == 0
-    assert whole.state() == rest.state()
-
-
-def test_base_training_refuses_the_state_of_another_network() -> None:
-    training = make_base_training(BASE)
-    wide = Translator(TranslatorConfig(**(TINY | {"width": 16})))
-    other = BaseTraining(wide, make_discriminator(), BASE)
-    with pytest.raises(RuntimeError, match="size mismatch"):
-        training.load_state(other.state())
-
-
-@pytest.mark.parametrize("which", [0, 1, 2])
-def test_base_training_stops_at_a_non_finite_loss(which: int) -> None:
-    training = make_base_training(BASE)
-    training.step(*base_batch())
-    parameters = copy.deepcopy(dict(training.translator.named_parameters()))
-    bad = [t.clone() for t in base_batch()]
-    bad[which].view(-1)[0] = float("nan")
-    with pytest.raises(FloatingPointError, match="step 2"):
-        training.step(*bad)
-    assert training.done == 1
-    for key, value in training.translator.named_parameters():
-        assert torch.equal(value, parameters[key]), key

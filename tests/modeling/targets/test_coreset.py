@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modeling.targets.coreset import CoresetError, kmeans
+from modeling.targets.coreset import CoresetError, image_coreset, kmeans
 
 
 def clusters(seed: int, count: int = 6, each: int = 15) -> tuple[np.ndarray, np.ndarray]:
@@ -64,3 +64,16 @@ def test_bad_input() -> None:
         kmeans(np.zeros((3, 2)), 0, 0)
     with pytest.raises(CoresetError, match="point 1 are not finite"):
         kmeans([[0.0, 1.0], [np.nan, 0.0]], 1, 0)
+
+
+def test_image_coreset_has_one_of_each_kind() -> None:
+    g = torch.Generator().manual_seed(0)
+    kinds = torch.randint(0, 256, (4, 3, 16, 16), generator=g)
+    order = torch.arange(4).repeat(5)
+    noise = torch.randint(-3, 4, (20, 3, 16, 16), generator=g)
+    source = (kinds[order] + noise).clamp(0, 255).to(torch.uint8)
+    picked = image_coreset(source, 4, seed=0)
+    assert sorted(order[picked].tolist()) == [0, 1, 2, 3]
+    assert image_coreset(source, 4, seed=0) == picked
+    assert image_coreset(source, 99, seed=0) == list(range(20))
+    assert len(image_coreset(source[..., :4, :4], 3, seed=0)) == 3  # smaller than a thumbnail

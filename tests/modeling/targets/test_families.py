@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import copy
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -51,19 +50,13 @@ from modeling.targets.shapes import (
 from modeling.weights.codec import BlockLayout
 from tests.driver import ROOT
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TEXT_DIM, SIDE = 6, 16
 SMALL: dict[str, Any] = {"width": 8, "downs": 1, "heads": 2, "edge_kernel": 3, "blocks": 2}
 CRITIC = DiscriminatorConfig(width=4, layers=1)
 
 families = pytest.mark.parametrize("family", NETWORKS)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def shape_of(family: str, **changes: Any) -> TargetConfig:

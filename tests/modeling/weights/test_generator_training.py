@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -23,17 +22,11 @@ from modeling.weights.normalisation import Normalisation
 from modeling.weights.recipe import GeneratorRecipe
 from modeling.weights.weight_generator import build, predict_blocks
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TEXT_DIM, BLOCK, CONCEPTS = 6, 32, 4
 RECIPE = GeneratorRecipe(steps=6, lr=3e-3)
 KINDS = pytest.mark.parametrize("kind", ["transformer", "unet"])
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def make_translator() -> AdaptedTranslator:

@@ -1,11 +1,8 @@
-"""Both weight generators behind their interface: shapes, independence, training, checkpoints."""
+"""Both weight generators behind their interface: shapes, independence, training, prediction."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -14,59 +11,20 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from modeling.weights.block_transformer import BlockLinear, sinusoidal_encoding
-from modeling.weights.checkpoint import CONFIG_FILE, EMA_FILE, MODEL_FILE, from_files, to_files
-from modeling.weights.ema import EMA
 from modeling.weights.interface import GeneratorConfig, GeneratorError, TextBatch, WeightGenerator
 from modeling.weights.unet1d import UNet1d
-from modeling.weights.weight_generator import build, denoising_loss, predict_blocks, unwrap
+from modeling.weights.weight_generator import denoising_loss, predict_blocks, unwrap
+from tests.modeling.weights.tiny_generators import (
+    BOTH,
+    TEXT_DIM,
+    TRANSFORMER,
+    UNET,
+    inputs,
+    make,
+    text_of,
+)
 
-TEXT_DIM = 12
-TRANSFORMER: dict[str, Any] = {
-    "kind": "transformer",
-    "block_size": 16,
-    "n_blocks": 6,
-    "text_dim": TEXT_DIM,
-    "width": 32,
-    "depth": 2,
-    "heads": 4,
-}
-UNET: dict[str, Any] = TRANSFORMER | {"kind": "unet", "depth": 1, "channels": (16, 32)}
-BOTH = pytest.mark.parametrize("options", [TRANSFORMER, UNET], ids=["transformer", "unet"])
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Tiny convolutions on two threads take 40 times as long where another process has a core."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def make(options: dict[str, Any], *, awake: bool = True, **changes: Any) -> WeightGenerator:
-    """A seeded model; `awake` moves the zero-initialised parts so that its output is not zero."""
-    torch.manual_seed(0)
-    model = build(GeneratorConfig(**(options | changes))).eval()
-    if awake:
-        with torch.no_grad():
-            for p in model.parameters():
-                p.add_(torch.randn_like(p) * 0.1)
-    return model
-
-
-def text_of(concepts: int, length: int = 5, seed: int = 0) -> TextBatch:
-    g = torch.Generator().manual_seed(seed)
-    tokens = torch.randn(concepts, length, TEXT_DIM, generator=g)
-    mask = torch.arange(length) < torch.randint(1, length + 1, (concepts, 1), generator=g)
-    return TextBatch(tokens, mask, torch.randn(concepts, TEXT_DIM, generator=g))
-
-
-def inputs(model: WeightGenerator, concepts: int = 3) -> tuple[Tensor, Tensor, Tensor]:
-    g = torch.Generator().manual_seed(1)
-    config = model.config
-    noisy = torch.randn(concepts, config.n_blocks, config.block_size, generator=g)
-    t = torch.randint(0, config.steps, (concepts,), generator=g)
-    return noisy, t, torch.arange(config.n_blocks)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 # --- Eq. (2)
@@ -507,140 +465,3 @@ def test_bad_prediction_calls_are_refused() -> None:
         predict_blocks(model, schedule, text, 1000, seed=0)
     with pytest.raises(GeneratorError, match="not a weight generator"):
         predict_blocks(nn.Linear(1, 1), schedule, text, 950, seed=0)
-
-
-# --- config
-
-
-@pytest.mark.parametrize(
-    "changes, message",
-    [
-        ({"kind": "gan"}, "kind"),
-        ({"prediction": "eps"}, "prediction"),
-        ({"schedule": "cosine"}, "schedule"),
-        ({"width": 30}, "heads"),
-        ({"depth": 0}, "depth"),
-        ({"dropout": 1.0}, "dropout"),
-        ({"kind": "unet", "block_size": 7}, "8 or more"),
-        ({"kind": "unet", "channels": ()}, "channels"),
-        ({"kind": "unet", "fold": 3}, "fold"),
-        ({"kind": "unet", "channels": (8, 18)}, "heads"),
-    ],
-)
-def test_bad_configs_are_refused(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(GeneratorError, match=message):
-        GeneratorConfig(**(TRANSFORMER | changes))
-
-
-def test_config_survives_json_and_refuses_unknown_options() -> None:
-    config = GeneratorConfig(**UNET)
-    values = json.loads(json.dumps(dataclasses.asdict(config)))
-    assert GeneratorConfig.from_dict(values) == config
-    with pytest.raises(GeneratorError, match="'levels'"):
-        GeneratorConfig.from_dict(values | {"levels": 3})
-    with pytest.raises(GeneratorError, match="text_dim"):
-        GeneratorConfig.from_dict({k: v for k, v in values.items() if k != "text_dim"})
-
-
-# --- EMA
-
-
-def test_ema_follows_the_stated_average() -> None:
-    model = nn.BatchNorm1d(2)
-    ema = EMA(model, decay=0.3)
-    expected = model.weight.detach().clone()
-    for n in range(6):
-        with torch.no_grad():
-            model.weight.copy_(torch.full((2,), float(n)))
-            assert model.num_batches_tracked is not None
-            model.num_batches_tracked.add_(1)
-        ema.update(model)
-        keep = min(0.3, (1 + n) / (10 + n))
-        expected = keep * expected + (1 - keep) * n
-        torch.testing.assert_close(ema.average["weight"], expected)
-    assert ema.updates == 6
-    assert ema.average["num_batches_tracked"] == 6  # counters are copied, not averaged
-    twin = ema.averaged(model)
-    torch.testing.assert_close(twin.weight, expected)
-    assert (model.weight == 5).all()
-
-
-def test_ema_state_round_trip_continues_identically() -> None:
-    torch.manual_seed(0)
-    model = nn.Linear(3, 2)
-    ema, other = EMA(model, 0.9), EMA(nn.Linear(3, 2), 0.5)
-    for _ in range(3):
-        nn.init.normal_(model.weight)
-        ema.update(model)
-    other.load_state(ema.state())
-    nn.init.normal_(model.weight)
-    ema.update(model)
-    other.update(model)
-    assert other.decay == 0.9 and other.updates == 4
-    assert all(torch.equal(other.average[k], v) for k, v in ema.average.items())
-
-
-def test_ema_refuses_another_module() -> None:
-    ema = EMA(nn.Linear(3, 2))
-    for call in (ema.update, ema.copy_to):
-        with pytest.raises(GeneratorError, match="'bias'"):
-            call(nn.Linear(3, 2, bias=False))
-    with pytest.raises(GeneratorError, match="shape"):
-        ema.load_state(EMA(nn.Linear(4, 2)).state())
-    with pytest.raises(GeneratorError, match="decay"):
-        EMA(nn.Linear(3, 2), decay=1.0)
-
-
-# --- checkpoints
-
-
-@BOTH
-def test_checkpoint_round_trip(options: dict[str, Any]) -> None:
-    model = make(options)
-    ema = EMA(model, 0.9)
-    with torch.no_grad():
-        for p in model.parameters():
-            p.add_(1)
-    ema.update(model)
-    files = to_files(model, ema, {"step": 7, "loss": 0.5})
-    assert set(files) == {MODEL_FILE, EMA_FILE, CONFIG_FILE}
-    assert all(isinstance(v, bytes) for v in files.values())
-    back = from_files(files | {"layout.json": b"the caller's"})
-    assert back.config == model.config and back.metadata == {"step": 7, "loss": 0.5}
-    assert back.ema is not None and (back.ema.decay, back.ema.updates) == (0.9, 1)
-    for ours, theirs in (
-        (model.state_dict(), back.model.state_dict()),
-        (ema.average, back.ema.average),
-    ):
-        assert ours.keys() == theirs.keys()
-        assert all(torch.equal(ours[k], theirs[k]) for k in ours)
-    args = (*inputs(model), *text_of(3))
-    assert torch.equal(model(*args), back.model.eval()(*args))
-    assert to_files(back.model, back.ema, back.metadata) == files
-
-
-def test_checkpoints_that_do_not_fit_are_refused() -> None:
-    model = make(TRANSFORMER)
-    files = to_files(model, EMA(model))
-    assert from_files(to_files(model)).ema is None
-    for name in files:
-        with pytest.raises(GeneratorError, match=f"no {name}"):
-            from_files({k: v for k, v in files.items() if k != name})
-        with pytest.raises(GeneratorError, match=name):
-            from_files(files | {name: files[name][:-5]})
-    wider = to_files(make(TRANSFORMER, width=64))
-    with pytest.raises(GeneratorError, match="does not fit"):
-        from_files(files | {MODEL_FILE: wider[MODEL_FILE]})
-    deeper = to_files(make(TRANSFORMER, depth=3))
-    with pytest.raises(GeneratorError, match="does not fit"):
-        from_files(files | {EMA_FILE: deeper[MODEL_FILE]})
-    header = json.loads(files[CONFIG_FILE])
-    for changed, message in (
-        (header | {"format": 2}, "format"),
-        ({k: v for k, v in header.items() if k != "ema"}, "lacks 'ema'"),
-        (header | {"config": header["config"] | {"extra": 1}}, "'extra'"),
-    ):
-        with pytest.raises(GeneratorError, match=message):
-            from_files(files | {CONFIG_FILE: json.dumps(changed).encode()})
-    with pytest.raises(GeneratorError, match="JSON"):
-        to_files(model, metadata={"loss": math.nan})
