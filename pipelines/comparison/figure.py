@@ -32,14 +32,14 @@ def curves_svg(summary: Mapping[str, Any]) -> Markup | None:
         return None
     colour = {m: stand_in(i) for i, m in enumerate(order)}
     label = "score by epoch and by seconds"
-    return drawing(lambda: _plot(summary, colour, INK, LINE), "comparison", order, label, size=10)
+    return drawing(lambda: plot(summary, colour, INK, LINE), "comparison", order, label, size=10)
 
 
 def curves_png(summary: Mapping[str, Any]) -> bytes:
     """The same on white, for a README."""
     colour = {m: COLOURS[m][0] for m in _drawn(summary)}
     buffer = io.BytesIO()
-    _plot(summary, colour, "#1b1f2a", "#e5e2da").savefig(buffer, format="png", dpi=100)
+    plot(summary, colour, "#1b1f2a", "#e5e2da").savefig(buffer, format="png", dpi=100)
     return buffer.getvalue()
 
 
@@ -50,7 +50,7 @@ def _drawn(summary: Mapping[str, Any]) -> list[str]:
     return sorted(ends, key=lambda m: ends[m])
 
 
-def _plot(summary: Mapping[str, Any], colour: Mapping[str, str], ink: str, line: str) -> Any:
+def plot(summary: Mapping[str, Any], colour: Mapping[str, str], ink: str, line: str) -> Any:
     """colour: of each method drawn. Two panels, the names right of the second."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import NullLocator
