@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
 import shutil
@@ -84,7 +85,18 @@ def test_commands_on_a_finished_run(block: Block, finished_demo: Path) -> None:
         run(words)
 
 
-@pytest.mark.parametrize("block", [block for block in ALL if block.language == "python"], ids=str)
+each_python = pytest.mark.parametrize("block", [b for b in ALL if b.language == "python"], ids=str)
+
+
+@each_python
+def test_python_imports_what_there_is(block: Block) -> None:
+    """Without the finished run that the rest may need."""
+    tree = ast.parse(block.text)
+    tree.body = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    exec(compile(tree, block.file, "exec"), {})
+
+
+@each_python
 def test_python_runs(block: Block, request: pytest.FixtureRequest) -> None:
     code = compile("\n" * block.line + block.text, block.file, "exec")
     if not block.reason:
