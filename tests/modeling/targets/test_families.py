@@ -363,6 +363,7 @@ def test_only_the_registry_imports_a_family() -> None:
         adapts = used & {
             "modeling.targets.lora",
             "modeling.weights.codec",
+            "modeling.weights.normalisation",
             "modeling.targets.families",
         }
         if path != REGISTRY and adapts:
