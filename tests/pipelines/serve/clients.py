@@ -14,22 +14,25 @@ import psutil
 
 from modeling.images import encode_png
 
+PATIENCE = 300.0
+"""Seconds after which something hangs. Short of that, on a busy machine it is only slow."""
+
 
 def ask(url: str, **body: Any) -> httpx.Response:
-    return httpx.post(f"{url}/v1/adapters", json=body, timeout=60)
+    return httpx.post(f"{url}/v1/adapters", json=body, timeout=PATIENCE)
 
 
 def translate(url: str, image: bytes, **fields: Any) -> httpx.Response:
     files = {"image": ("x.png", image)}
-    return httpx.post(f"{url}/v1/translate", files=files, data=fields, timeout=60)
+    return httpx.post(f"{url}/v1/translate", files=files, data=fields, timeout=PATIENCE)
 
 
 def finished_job(url: str, reply: httpx.Response) -> dict[str, Any]:
     assert reply.status_code == 202, reply.text
     where = f"{url}{reply.headers['location']}"
-    limit = time.monotonic() + 120
+    limit = time.monotonic() + PATIENCE
     while time.monotonic() < limit:
-        told = httpx.get(where, timeout=60)
+        told = httpx.get(where, timeout=PATIENCE)
         job: dict[str, Any] = told.json()
         if told.status_code != 503:  # its part is being started again: "come again"
             assert told.status_code == 200, job
@@ -49,7 +52,7 @@ class Load:
 
     def _ask(self, client: int) -> None:
         number = 0
-        with httpx.Client(base_url=self.url, timeout=60) as http:
+        with httpx.Client(base_url=self.url, timeout=PATIENCE) as http:
             while not self.over.is_set():
                 number += 1
                 fields = {"concept": f"concept {number % 5}", "seed": str(client)}
@@ -64,7 +67,7 @@ class Load:
 
     def answered(self, more: int) -> None:
         """Wait until so many more requests have been answered well."""
-        wanted, limit = self.statuses[200] + more, time.monotonic() + 60
+        wanted, limit = self.statuses[200] + more, time.monotonic() + PATIENCE
         while self.statuses[200] < wanted:
             assert time.monotonic() < limit, self.statuses
             time.sleep(0.05)
@@ -96,7 +99,7 @@ def copies(part: str) -> set[int]:
 
 
 def replaced(part: str, old: set[int], count: int) -> None:
-    limit = time.monotonic() + 90
+    limit = time.monotonic() + PATIENCE
     while len(copies(part) - old) < count:
         assert time.monotonic() < limit, (part, old, copies(part))
         time.sleep(0.1)

@@ -35,13 +35,22 @@ from modeling.targets.lora import CONFIG_FILE, WEIGHTS_FILE, from_bytes
 from modeling.targets.shapes import from_description
 from modeling.text import TextEncoder
 from pipelines.runtime.run_dir import RunDir
+from pipelines.runtime.session import set_environment
 from pipelines.serve.adapter_ids import Ask, name_of, parse
 from pipelines.serve.command import start
 from pipelines.serve.models import Loaded, WeightPart
 from pipelines.serve.served_run import READ, digest, saved_config
 from pipelines.stages.base import load_base
 from pipelines.stages.concepts import load_concepts
-from tests.pipelines.serve.clients import Load, ask, copies, finished_job, replaced, translate
+from tests.pipelines.serve.clients import (
+    PATIENCE,
+    Load,
+    ask,
+    copies,
+    finished_job,
+    replaced,
+    translate,
+)
 from tests.pipelines.serve.untrained_run import told
 
 # One service for all tests, as starting Ray and its parts takes longest: few places, small requests
@@ -52,6 +61,7 @@ WORDS = [
     "serve.max_ongoing=4",
     "serve.max_queued=4",
     "serve.finetunes_waiting=1",
+    f"serve.timeout_s={PATIENCE}",
     "serve.max_pairs=12",
     "serve.translator.least=2",
     "serve.translator.most=2",
@@ -63,6 +73,7 @@ def url(run: RunDir) -> Iterator[str]:
     import ray
     from ray import serve as ray_serve
 
+    set_environment(local=True)  # as the command does: no worker is started before it is needed
     ray.init(address="local", num_cpus=8, include_dashboard=False, log_to_driver=False)
     try:
         yield start(saved_config(run, told(run, *WORDS)), run)
@@ -78,8 +89,8 @@ def background(run: RunDir) -> str:
 
 
 def test_readiness_index_and_openapi(url: str, run: RunDir) -> None:
-    assert httpx.get(f"{url}/healthz", timeout=60).json() == {"status": "ok"}
-    ready = httpx.get(f"{url}/readyz", timeout=60).json()
+    assert httpx.get(f"{url}/healthz", timeout=PATIENCE).json() == {"status": "ok"}
+    ready = httpx.get(f"{url}/readyz", timeout=PATIENCE).json()
     assert ready["status"] == "ok" and ready["image_size"] == 32
     assert ready["base"] == digest(run, READ["base"])
     assert ready["generator"] == digest(run, READ["generator"])
@@ -109,7 +120,7 @@ def test_served_adapter_in_peft_edits_as_translate_does(
     from peft import PeftModel
 
     concept = "grüne Haare 头发"
-    reply = httpx.post(f"{url}/v1/adapters?format=zip", json={"concept": concept}, timeout=60)
+    reply = httpx.post(f"{url}/v1/adapters?format=zip", json={"concept": concept}, timeout=PATIENCE)
     assert reply.status_code == 200 and reply.headers["content-type"] == "application/zip"
     with zipfile.ZipFile(io.BytesIO(reply.content)) as archive:
         archive.extractall(tmp_path)
@@ -165,7 +176,7 @@ def test_an_adapters_name_says_which_it_is(url: str, picture: np.ndarray) -> Non
     first = ask(url, concept="red hair", seed=4, steps=3)
     name = first.headers["x-adapter-id"]
     assert parse(name)[0] == Ask("red hair", 4, 900, 3)
-    again = httpx.get(f"{url}/v1/adapters/{name}", timeout=60)
+    again = httpx.get(f"{url}/v1/adapters/{name}", timeout=PATIENCE)
     assert again.content == first.content and again.headers["x-adapter-id"] == name
     by_name = translate(url, encode_png(picture), adapter=name)
     by_text = translate(url, encode_png(picture), concept="red hair", seed=4, steps=3)
@@ -175,14 +186,14 @@ def test_an_adapters_name_says_which_it_is(url: str, picture: np.ndarray) -> Non
         f"{url}/v1/translate?format=jpeg",
         files={"image": ("x.png", encode_png(picture))},
         data={"adapter": name},
-        timeout=60,
+        timeout=PATIENCE,
     )
     assert jpeg.headers["content-type"] == "image/jpeg"
     got, exact = (decode_image(r.content).astype(int) for r in (jpeg, by_name))
     assert np.abs(got - exact).mean() < 8
     other = name_of(parse(name)[0], "f" * 64)
-    assert httpx.get(f"{url}/v1/adapters/{other}", timeout=60).status_code == 409
-    assert httpx.get(f"{url}/v1/adapters/f-{'0' * 16}", timeout=60).status_code == 404
+    assert httpx.get(f"{url}/v1/adapters/{other}", timeout=PATIENCE).status_code == 409
+    assert httpx.get(f"{url}/v1/adapters/f-{'0' * 16}", timeout=PATIENCE).status_code == 404
 
 
 def test_requests_together_are_answered_as_they_are_alone(url: str, picture: np.ndarray) -> None:
@@ -190,7 +201,7 @@ def test_requests_together_are_answered_as_they_are_alone(url: str, picture: np.
     asked = [{"concept": f"{c} hair", "seed": s} for c in ("red", "blue") for s in (7, 8)]
 
     async def together() -> list[httpx.Response]:
-        async with httpx.AsyncClient(timeout=60) as client:
+        async with httpx.AsyncClient(timeout=PATIENCE) as client:
             return await asyncio.gather(
                 *(
                     client.post(
@@ -213,7 +224,7 @@ def test_requests_together_are_answered_as_they_are_alone(url: str, picture: np.
 
 def test_nearest_concepts(url: str, run: RunDir) -> None:
     reply = httpx.get(
-        f"{url}/v1/concepts/nearest", params={"text": "hair of green", "count": 3}, timeout=60
+        f"{url}/v1/concepts/nearest", params={"text": "hair of green", "count": 3}, timeout=PATIENCE
     )
     found = reply.json()["concepts"]
     known = {c.concept_id: c for c in load_concepts(run)}
@@ -222,7 +233,7 @@ def test_nearest_concepts(url: str, run: RunDir) -> None:
         (f["similarity"] for f in found), reverse=True
     )
     assert "hair" in found[0]["text"]
-    empty = httpx.get(f"{url}/v1/concepts/nearest", params={"text": " "}, timeout=60)
+    empty = httpx.get(f"{url}/v1/concepts/nearest", params={"text": " "}, timeout=PATIENCE)
     assert empty.status_code == 422
 
 
@@ -230,11 +241,11 @@ def test_a_fine_tune_by_an_editor(
     url: str, run: RunDir, picture: np.ndarray, background: str
 ) -> None:
     fields = {"concept": background, "editor": "avatar", "images": 8, "train_steps": 20}
-    reply = httpx.post(f"{url}/v1/finetunes", data=fields, timeout=60)
+    reply = httpx.post(f"{url}/v1/finetunes", data=fields, timeout=PATIENCE)
     job = finished_job(url, reply)
     assert job["status"] == "finished" and job["l1_after"] < job["l1_before"], job
     assert "16 other pictures" in job["scored_on"]
-    tuned = httpx.get(f"{url}/v1/adapters/{job['adapter']}", timeout=60)
+    tuned = httpx.get(f"{url}/v1/adapters/{job['adapter']}", timeout=PATIENCE)
     predicted = ask(url, concept=background)
     assert tuned.status_code == 200 and tuned.content != predicted.content
     made = [
@@ -252,11 +263,13 @@ def test_a_fine_tune_on_uploaded_pairs(url: str, picture: np.ndarray) -> None:
     files = [("sources", (f"{i}.png", encode_png(p))) for i, p in enumerate(pictures)]
     files += [("edits", (f"{i}.png", encode_png(255 - p))) for i, p in enumerate(pictures)]
     fields = {"concept": "a negative", "train_steps": 30}
-    job = finished_job(url, httpx.post(f"{url}/v1/finetunes", data=fields, files=files, timeout=60))
+    job = finished_job(
+        url, httpx.post(f"{url}/v1/finetunes", data=fields, files=files, timeout=PATIENCE)
+    )
     assert job["status"] == "finished" and job["l1_after"] < job["l1_before"], job
     assert job["scored_on"] == "2 other pictures"
     unknown = {"concept": "no such edit", "editor": "avatar"}
-    refused = httpx.post(f"{url}/v1/finetunes", data=unknown, timeout=60)
+    refused = httpx.post(f"{url}/v1/finetunes", data=unknown, timeout=PATIENCE)
     assert refused.status_code == 422 and refused.json()["detail"]
     assert "Traceback" not in refused.text
 
@@ -264,14 +277,16 @@ def test_a_fine_tune_on_uploaded_pairs(url: str, picture: np.ndarray) -> None:
 def test_fine_tunes_wait_are_turned_away_and_cancelled(url: str, background: str) -> None:
     """One at work and one that waits (see WORDS)."""
     fields = {"concept": background, "editor": "avatar", "images": 8, "train_steps": 500}
-    replies = [httpx.post(f"{url}/v1/finetunes", data=fields, timeout=60) for _ in range(3)]
+    replies = [httpx.post(f"{url}/v1/finetunes", data=fields, timeout=PATIENCE) for _ in range(3)]
     assert [r.status_code for r in replies] == [202, 202, 503]
     assert replies[2].headers["retry-after"] == "1"
     for reply in replies[:2]:
-        assert httpx.delete(f"{url}{reply.headers['location']}", timeout=60).status_code == 200
+        assert (
+            httpx.delete(f"{url}{reply.headers['location']}", timeout=PATIENCE).status_code == 200
+        )
     ended = [finished_job(url, r) for r in replies[:2]]
     assert [e["status"] for e in ended] == ["cancelled", "cancelled"]
-    assert httpx.get(f"{url}/v1/finetunes/{'0' * 16}", timeout=60).status_code == 404
+    assert httpx.get(f"{url}/v1/finetunes/{'0' * 16}", timeout=PATIENCE).status_code == 404
 
 
 @pytest.mark.skipif(not shutil.which("chromium"), reason="needs the system package chromium")
@@ -321,7 +336,7 @@ def test_a_full_queue_gets_503(url: str) -> None:
     """Four at work and four that wait (see WORDS): of forty at once, some are turned away."""
 
     async def flood() -> list[httpx.Response]:
-        async with httpx.AsyncClient(timeout=60) as client:
+        async with httpx.AsyncClient(timeout=PATIENCE) as client:
             asked = [{"concept": "flood", "seed": i} for i in range(40)]
             return await asyncio.gather(
                 *(client.post(f"{url}/v1/adapters", json=body) for body in asked)
@@ -367,7 +382,9 @@ def test_a_fine_tune_outlives_the_copy_that_took_it_in(
     url: str, run: RunDir, background: str
 ) -> None:
     fields = {"concept": background, "editor": "avatar", "images": 8, "train_steps": 200}
-    first, second = (httpx.post(f"{url}/v1/finetunes", data=fields, timeout=60) for _ in range(2))
+    first, second = (
+        httpx.post(f"{url}/v1/finetunes", data=fields, timeout=PATIENCE) for _ in range(2)
+    )
     (manager,) = copies("Finetunes")
     os.kill(manager, signal.SIGKILL)
     replaced("Finetunes", {manager}, 1)
@@ -375,7 +392,9 @@ def test_a_fine_tune_outlives_the_copy_that_took_it_in(
     for reply in (first, second):
         job = finished_job(url, reply)
         assert job["status"] == "finished", job
-        made.append(httpx.get(f"{url}/v1/adapters/{job['adapter']}?format=zip", timeout=60).content)
+        made.append(
+            httpx.get(f"{url}/v1/adapters/{job['adapter']}?format=zip", timeout=PATIENCE).content
+        )
     # the one that was begun twice is what it would have been
     weights = [Path(run.path(f"served/finetunes/{r.json()['id']}")) for r in (first, second)]
     a, b = ((w / "result.json").read_text() for w in weights)
@@ -409,11 +428,11 @@ def leave_and_be_counted(url: str) -> None:
         client.join()
 
     def told_of(metric: str) -> float:
-        text = httpx.get(f"{url}/metrics", timeout=60).text
+        text = httpx.get(f"{url}/metrics", timeout=PATIENCE).text
         values = re.findall(rf"^denoised_weights_{metric} (\S+)$", text, re.M)
         return sum(map(float, values))
 
     gone = 'requests_total\\{copy="[^"]*",method="POST",route="/v1/adapters",status="499"\\}'
     while told_of(gone) < 6 or told_of(r"requests_ongoing\{[^}]*\}") > 1:  # the question itself
-        assert time.monotonic() < begun + 30, httpx.get(f"{url}/metrics", timeout=60).text
+        assert time.monotonic() < begun + 60, httpx.get(f"{url}/metrics", timeout=PATIENCE).text
         time.sleep(0.2)
