@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+from modeling.editors.registry import EXACT
 from pipelines.config.schema import Config
 
 
 def exact_editor(config: Config) -> bool:
     """Whether the editor draws the true edit of any picture, at next to no cost."""
-    from modeling.editors.registry import EXACT
-
     return resolve_editor(config) in EXACT
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipelines.config import checks as config_checks
 from pipelines.config import tree as config_tree
+from pipelines.config.checks import check
 from pipelines.config.schema import Config
 from pipelines.plan.rates import Rates
 from pipelines.plan.work import candidate_editors
@@ -59,7 +59,7 @@ def changed(config: Config, keys: dict[str, Any]) -> Config:
             place = place[section]
         place[last] = value
     other = config_tree.from_dict(tree)
-    config_checks.check(other)
+    check(other)
     return other
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from modeling.concepts.planning import plan_concepts
 from modeling.editors.registry import make_editor
-from pipelines.config import checks as config_checks
+from pipelines.config import checks, ranges
 from pipelines.config import tree as config_tree
 from pipelines.config.derived import resolve_editor
 from pipelines.config.error import ConfigError
@@ -294,7 +294,7 @@ def test_a_saved_configuration_is_read_strictly() -> None:
 
 def test_every_bound_names_a_number_of_the_schema() -> None:
     config = Config()
-    for key in (*config_checks.LEAST, *config_checks.RATES, *config_checks.FRACTIONS):
+    for key in (*ranges.LEAST, *ranges.RATES, *ranges.FRACTIONS):
         value: Any = config
         for part in key.split("."):
             value = getattr(value, part)
@@ -302,4 +302,4 @@ def test_every_bound_names_a_number_of_the_schema() -> None:
 
 
 def test_the_schemas_own_defaults_pass() -> None:
-    config_checks.check(Config())
+    checks.check(Config())

@@ -16,7 +16,7 @@ from modeling.concepts.table import to_table
 from modeling.editors.interface import EditError, EditResult, Source
 from modeling.images import decode_image
 from pipelines.__main__ import main
-from pipelines.config import checks as config_checks
+from pipelines.config import load
 from pipelines.config import tree as config_tree
 from pipelines.config.error import ConfigError
 from pipelines.config.load import load_config
@@ -215,7 +215,7 @@ def test_the_best_candidate_edits_the_rest(
     config = configured(run, "editing.pilots=4", "editing.clip=x")
     config.editing.candidates = ["img2img", "other"]
     config.editor = "best"
-    monkeypatch.setattr(config_checks, "check", lambda config: None)
+    monkeypatch.setattr(load, "check", lambda config: None)
     # "other" fails on two of the four pilots of everything: 0.6 · 2 / 4 < 0.5
     pilots = actor(run).train(4)
     editors["other"].fails = set(pilots[:2])
@@ -243,7 +243,7 @@ def test_no_candidate_at_all(
     write_concepts(run, "a")
     config = configured(run, "editing.pilots=4", "max_error_fraction=1")
     config.editing.candidates, config.editor = ["img2img"], "best"
-    monkeypatch.setattr(config_checks, "check", lambda config: None)
+    monkeypatch.setattr(load, "check", lambda config: None)
     editors["img2img"].fails = set(actor(run).splits)
     summary = stage(config, run, monkeypatch)
     assert summary["dropped"] == 1 and pairs.usable(run) == []
