@@ -17,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from pipelines.runtime.session import PROXY
+from pipelines.runtime.environment import PROXY
 
 DEFAULTS = {"nodes": 2, "cpus": 2, "port": 6379, "dashboard": 8265}
 RAY = str(Path(sys.executable).with_name("ray"))

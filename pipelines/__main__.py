@@ -1,6 +1,7 @@
 """The command line: `denoised-weights STAGE [key=value …]` or `python -m pipelines …`.
 
-Exit codes: 0 done; 1 a stage failed; 2 the command or the configuration is wrong.
+It finds the command and imports nothing heavy: what is only asked, or wrong, is answered at once.
+Exit codes: 0 done; 1 a stage failed; 2 the command or the configuration is wrong; 130 stopped.
 """
 
 from __future__ import annotations
@@ -9,62 +10,42 @@ import re
 import sys
 from collections.abc import Sequence
 
+from pipelines.commandline import help as help_texts
+from pipelines.commandline.commands import Command
+from pipelines.commandline.typed import command_of, key_words
 from pipelines.config import tree as config_tree
 from pipelines.config.error import ConfigError
-from pipelines.config.load import load_config, preset_names
-from pipelines.runtime.run_dir import RunDir
-from pipelines.runtime.session import set_environment
+from pipelines.config.load import load_config
+from pipelines.config.schema import Config
+from pipelines.runtime.environment import set_environment
+from pipelines.runtime.stage_table import STAGES
 
-DATASET = ("export-dataset", "import-dataset")
-
-
-def help_text() -> str:
-    from pipelines.runtime.stage_graph import SIDE_STAGES, STAGES
-
-    lines = [
-        "usage: denoised-weights COMMAND [key=value …]",
-        "",
-        "Learns to generate LoRA weights for an image-to-image GAN from a text concept.",
-        "",
-        "stages, in order (each reads and writes run_dir, and is skipped when its work is done):",
-        *[f"  {s.name:<10} {s.summary}" for s in STAGES],
-        "",
-        "other commands:",
-        "  run        all stages, in order",
-        *[f"  {s.name:<10} {s.summary}" for s in SIDE_STAGES],
-        "  serve      answer text → adapter and text + image → image over HTTP (Ray Serve)",
-        "  submit     run as a Ray job: address=http://HEAD:8265 [command=STAGE] key=value …;",
-        "             address=… job=ID follows one again",
-        "  plan       what a run takes, before it is started: work, hours, bytes, cost; [price=P]",
-        "             [--calibrate] measures on this machine, [--json | json=FILE]",
-        "  tune       a study over a finished run (Ray Tune): study=block_size run_dir=…",
-        "  config     print the resolved configuration",
-        "  export-dataset  publish the collected adapters: run_dir=… target=… licence=…",
-        "  import-dataset  read such a dataset into a fresh run directory: source=… run_dir=…",
-        "",
-        f"presets:   {', '.join(preset_names())} (preset=demo is the default)",
-        "keys:      preset run_dir seed editor text_encoder images.source images.path",
-        "           weights.block_size weights.grouping … (`denoised-weights config` lists all)",
-        "",
-        "examples:",
-        "  denoised-weights run preset=demo",
-        "  denoised-weights run preset=demo images.source=folder images.path=photos",
-        "  denoised-weights serve run_dir=runs/demo",
-    ]
-    return "\n".join(lines)
+HELP = ("-h", "--help", "-?", "help")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
-    if not words or words[0] in ("-h", "--help", "help") or "--help" in words:
-        print(help_text())
-        return 0 if words else 2
-    set_environment(local=False)
     try:
-        return _command(words[0], words[1:])
+        if not words or (len(words) == 1 and words[0] in HELP):
+            print(help_texts.overview())
+            return 0 if words else 2
+        if words[0] == "help":  # as git and others have it: `help gans`
+            words = [*words[1:], "--help"]
+        if set(words) & set(HELP[:3]):
+            print(_help([w for w in words if w not in HELP[:3]]))
+            return 0
+        command, rest = command_of(words)
+        if command.name == "keys":
+            print(help_texts.of_keys(rest))
+            return 0
+        set_environment(local=False)
+        return _command(command.name, key_words(command, rest))
     except ConfigError as error:
         print(f"denoised-weights: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # `… | head` has seen enough
+        sys.stderr.close()
+        return 0
     except KeyboardInterrupt:
         print("denoised-weights: stopped; the same command continues", file=sys.stderr)
         return 130
@@ -74,6 +55,21 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"denoised-weights: {sentence}", file=sys.stderr)
         return 1
+
+
+def _help(words: list[str]) -> str:
+    """Of a command, with the values that its other words give; wrong ones are left out of it."""
+    command, rest = command_of(words)
+    config = _config_for_help(command, rest)
+    return help_texts.of_command(command, config.preset, config_tree.to_dict(config))
+
+
+def _config_for_help(command: Command, rest: list[str]) -> Config:
+    try:
+        words = [w for w in key_words(command, rest) if w.partition("=")[0] not in command.words]
+        return load_config([w for w in words if w not in command.flags])
+    except ConfigError:
+        return load_config([])
 
 
 def _for_people(error: Exception) -> str:
@@ -88,11 +84,7 @@ def _for_people(error: Exception) -> str:
 
 
 def _command(command: str, words: list[str]) -> int:
-    from pipelines.runtime.stage_graph import BY_NAME, STAGES, finished, redo, run_stage
-
-    if command not in (*BY_NAME, "run", "serve", "submit", "plan", "tune", "config", *DATASET):
-        raise ConfigError(f"unknown command {command!r}; see denoised-weights --help")
-    if command in DATASET:
+    if command in ("export-dataset", "import-dataset"):
         from pipelines.dataset import command as dataset
 
         dataset(command, words)
@@ -102,9 +94,13 @@ def _command(command: str, words: list[str]) -> int:
 
         return submit(words)
     if command == "plan":
+        from pipelines.plan.words import own_words
+
+        own, rest = own_words(words)
+        config = load_config(rest)  # before what plans is imported
         from pipelines.plan.command import plan
 
-        return plan(words)
+        return plan(config, own, rest)
     if command == "tune":
         from tuning.command import tune
 
@@ -113,16 +109,24 @@ def _command(command: str, words: list[str]) -> int:
     if command == "config":
         print(config_tree.to_yaml(config), end="")
         return 0
-    run = RunDir(config.run_dir)
     if command == "serve":
+        from pipelines.runtime.run_dir import RunDir
         from pipelines.serve.command import serve_forever
 
-        serve_forever(config, run)
+        serve_forever(config, RunDir(config.run_dir))
         return 0
+    return _stages(command, config)
+
+
+def _stages(command: str, config: Config) -> int:
+    """Run one stage, or all of them."""
     from pipelines.runtime.foreign_output import foreign_output_to_file
     from pipelines.runtime.log import log
+    from pipelines.runtime.run_dir import RunDir
     from pipelines.runtime.session import ray_session
+    from pipelines.runtime.stage_graph import finished, redo, run_stage
 
+    run = RunDir(config.run_dir)
     if config.redo:
         redo(config, run, config.redo)
     with foreign_output_to_file(), ray_session(config, run):

@@ -30,7 +30,8 @@ from modeling.targets.lora import (
 from pipelines.config.error import ConfigError
 from pipelines.runtime.log import Progress, log
 from pipelines.runtime.run_dir import RunDir, parquet_bytes
-from pipelines.runtime.stage_graph import BY_NAME, StageError, finished, inventory, made_with
+from pipelines.runtime.stage_graph import StageError, finished, inventory, made_with
+from pipelines.runtime.stage_table import BY_NAME
 from pipelines.stages.base import load_base
 from pipelines.stages.concepts import load_concepts
 

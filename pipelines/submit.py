@@ -22,7 +22,8 @@ from pipelines.config.error import ConfigError
 from pipelines.config.load import load_config
 from pipelines.runtime.log import log
 from pipelines.runtime.run_dir import RunDir
-from pipelines.runtime.stage_graph import BY_NAME, StageError
+from pipelines.runtime.stage_graph import StageError
+from pipelines.runtime.stage_table import BY_NAME
 
 OWN = ("address", "job", "command")
 """Words of this command; all others are the job's."""

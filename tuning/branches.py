@@ -22,15 +22,8 @@ from pipelines.presentation.numbers import summarise
 from pipelines.presentation.scores import Numbers
 from pipelines.runtime.log import log
 from pipelines.runtime.run_dir import RunDir
-from pipelines.runtime.stage_graph import (
-    BY_NAME,
-    STAGES,
-    changes,
-    depends_on,
-    finished,
-    identity,
-    run_stage,
-)
+from pipelines.runtime.stage_graph import changes, depends_on, finished, identity, run_stage
+from pipelines.runtime.stage_table import BY_NAME, STAGES
 
 VALIDATION = ("adapt.split=val", "evaluate.scratch_steps=0", "evaluate.continued=false")
 MADE = STAGES[:-1]

@@ -26,7 +26,8 @@ from modeling.text import TextEmbedding
 from pipelines.config.error import ConfigError
 from pipelines.config.schema import Config
 from pipelines.runtime.run_dir import ArtifactError, RunDir
-from pipelines.runtime.stage_graph import BY_NAME, changes, depends_on, finished, identity
+from pipelines.runtime.stage_graph import changes, depends_on, finished, identity
+from pipelines.runtime.stage_table import BY_NAME
 from pipelines.stages.concepts import load_concepts, with_adapter
 from pipelines.stages.gans import FOLDER as ADAPTERS
 from pipelines.stages.gans import load_adapter, load_metrics

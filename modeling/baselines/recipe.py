@@ -10,10 +10,15 @@ class ScratchSettings:
     """What every from-scratch method needs; Sec. 5.1: all training images, 200 epochs."""
 
     epochs: int = 200
+    """Over all training pairs of a concept."""
     batch: int = 1
+    """Pairs a step."""
     lr: float = 2e-4
+    """Learning rate of the generator's Adam."""
     discriminator_lr: float = 2e-4
+    """Learning rate of the discriminator's."""
     l1_weight: float = 100.0
+    """Of mean |difference|."""
     gan_weight: float = 1.0
     """Of the adversarial term; 0 trains by L1 alone, and no discriminator then learns."""
     constant: float = 0.5

@@ -23,14 +23,21 @@ class ConceptSpec:
     train_atoms: int = -1
     """-1 = all that are not held out."""
     train_combinations: int = 0
+    """Combinations of training atoms, each with an adapter."""
     paired_combinations: int = 0
     """Further training combinations, with pairs but no adapter: the image loss learns from them."""
     val_atoms: int = 0
+    """Held out for validation, of families that training sees."""
     val_combinations: int = 0
+    """Combinations held out for validation; their parts are in training."""
     val_families: int = 0
+    """Atoms of validation_families that are concepts of the validation set."""
     test_atoms: int = 0
+    """Held out for the test, of families that training sees."""
     test_combinations: int = 0
+    """Combinations held out for the test; their parts are in training."""
     test_families: int = 0
+    """Atoms of heldout_families that are concepts of the test set."""
     paraphrases: int = 0
     """Per training concept; a paraphrase shares its parent's adapter."""
     combine: list[list[str]] = field(default_factory=list)
@@ -86,9 +93,11 @@ class LanguageModelSettings:
     response_format: str = "json_schema"
     """json_schema | json_object | none: what the endpoint supports."""
     temperature: float = 0.0
+    """0 = the likeliest answer, always the same."""
     max_tokens: int = 2048
     """Of an answer."""
     timeout_s: float = 120.0
+    """Of a request."""
     retries: int = 6
     """Of a request that meets a time-out, a lost connection, 429 or 5xx."""
     rate: float = 0.0

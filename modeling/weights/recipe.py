@@ -13,19 +13,25 @@ class GeneratorTrainingSettings:
     """AdamW on Eq. (1), then on the image loss; the paper's are lr 1e-5, weight decay 0.01."""
 
     steps: int
+    """On weight blocks, by Eq. (1)."""
     lr: float
+    """Learning rate of AdamW, after a warm-up; it decays to 0."""
     t_min: int = 0
     """Training draws t from [t_min, 999]."""
     blocks_per_concept: int = 0
     """Blocks of a concept in a step; 0 = all (the transformer needs all)."""
     weight_decay: float = 0.01
+    """Of AdamW."""
     clip: float = 1.0
+    """Largest norm of a gradient."""
     ema: float = 0.99
+    """Decay of the average of the weights that is kept."""
     text_noise: float = 0.0
     """Deviation of Gaussian noise on the text embedding while training."""
     image_steps: int = 0
     """Further steps through the frozen translator on the image loss."""
     image_lr: float = 5e-4
+    """Learning rate there."""
     image_weight: float = 10.0
     """Weight of L1 there."""
     image_denoising: float = 0.1

@@ -10,15 +10,7 @@ from typing import Any
 from markupsafe import Markup
 
 from pipelines.comparison.numbers import name_of
-from pipelines.presentation.curves import (
-    COLOURS,
-    INK,
-    LINE,
-    drawing,
-    label_ends,
-    plain,
-    stand_in,
-)
+from pipelines.presentation.curves import COLOURS, INK, LINE, drawing, label_ends, plain, stand_in
 from pipelines.stages.contenders import IDENTITY, PREDICTION
 
 MARKED = (0, 1, 2, 5, 10, 20, 50, 100, 200)

@@ -24,9 +24,11 @@ from pipelines.config.sections.training import (
 @dataclass
 class Config:
     preset: str = "demo"
+    """A file of values in pipelines/config/presets."""
     run_dir: str = "runs/${preset}"
     """Local path or fsspec URI (s3://bucket/prefix)."""
     seed: int = 0
+    """Of every random choice of the run."""
     editor: str = "auto"
     """auto = avatar for avatars, filter for a folder; best = the best of editing.candidates for
     each concept; or one of modeling/editors/registry.py."""

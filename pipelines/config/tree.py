@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pipelines.config.error import ConfigError
+from pipelines.config.nearest import all_keys, did_you_mean, nearest
 from pipelines.config.schema import Config
 
 
@@ -25,9 +26,7 @@ def merge(tree: DictConfig, more: Any, what: str, key: str = "") -> DictConfig:
     except (OmegaConfBaseException, TypeError) as error:
         # OmegaConf does not always name the key, such as that of a list inside a list
         name = (getattr(error, "full_key", None) or key).partition("[")[0]
-        wrong = (
-            f"{name} must be {_in_words(_type_of(name))}" if name else str(error).splitlines()[0]
-        )
+        wrong = f"{name} must be {in_words(_type_of(name))}" if name else str(error).splitlines()[0]
         raise ConfigError(f"{what}: {wrong}") from error
     assert isinstance(merged, DictConfig)
     return merged
@@ -51,7 +50,8 @@ def _type_of(key: str) -> Any:
     return kind
 
 
-def _in_words(kind: Any) -> str:
+def in_words(kind: Any) -> str:
+    """A key's type as an error or an explanation names it."""
     words: dict[Any, str] = {
         int: "a whole number",
         float: "a number",
@@ -69,17 +69,16 @@ def _in_words(kind: Any) -> str:
 
 def _unknown_key(schema: type, given: Any, prefix: str) -> str:
     """A sentence about the first key that the schema does not have, or ''."""
-    import difflib
-
     if not isinstance(given, dict):
         return "" if not prefix else f"{prefix[:-1]} is a section: give {prefix}KEY=value"
     known = {f.name: f for f in fields(schema)}
     for key, value in given.items():
         if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1)
-            hint = f"; did you mean {prefix}{near[0]}?" if near else ""
+            hint = did_you_mean(nearest(f"{prefix}{key}", all_keys()))
             there = ", ".join(known)
-            return f"unknown key {prefix}{key}{hint} ({prefix or 'top level '}has: {there})"
+            return (
+                f"unknown key {prefix}{key}{hint} ({prefix[:-1] or 'the top level'} has: {there})"
+            )
         factory = known[key].default_factory
         if isinstance(factory, type) and is_dataclass(factory):
             problem = _unknown_key(factory, value, f"{prefix}{key}.")

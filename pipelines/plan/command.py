@@ -7,14 +7,13 @@ plan leaves out: waiting for machines, failures, gradients between workers, read
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from modeling.cost import ANCHORS
 from pipelines.config.error import ConfigError
-from pipelines.config.load import load_config
 from pipelines.config.schema import Config
 from pipelines.plan.alternatives import alternatives, changed, in_words
 from pipelines.plan.estimate import cluster_devices, rows_of, with_editors
@@ -24,18 +23,13 @@ from pipelines.plan.rates import to_json as rates_to_json
 from pipelines.plan.table import table
 from pipelines.plan.work import Shapes
 
-OWN = ("calibrate", "json", "price")
-"""Words of this command; all others are the configuration's."""
 
+def plan(config: Config, own: Mapping[str, str], words: Sequence[str]) -> int:
+    """Print the plan, or write it as JSON; ConfigError if it cannot be written.
 
-def plan(words: Sequence[str]) -> int:
-    """Print the plan, or write it as JSON. ConfigError if the words are wrong.
-
-    `--json` prints JSON in place of the table, `json=FILE` writes it beside the table;
-    `--calibrate` or calibrate=true measures here first; price=P is plan.price.
+    own: `own_words`. json=- prints JSON in place of the table, json=FILE writes it beside the
+    table, calibrate=true measures here first. words: what the configuration was made of.
     """
-    own, rest = _own(words)
-    config = load_config(rest)
     shapes = Shapes(config)
     rates = assumed(config, shapes)
     machine = None
@@ -44,7 +38,7 @@ def plan(words: Sequence[str]) -> int:
 
         rates, machine = calibrate(config, shapes, rates)
     made = make_plan(config, shapes, rates)
-    data = to_json(config, made, rates, shapes, rest) | {"measured_on": machine}
+    data = to_json(config, made, rates, shapes, words) | {"measured_on": machine}
     text = json.dumps(data, indent=2, ensure_ascii=False) + "\n"
     target = own.get("json", "")
     if target and target != "-":
@@ -54,27 +48,6 @@ def plan(words: Sequence[str]) -> int:
             raise ConfigError(f"json={target}: cannot be written ({error.strerror})") from error
     print(text if target == "-" else table(config, made), end="")
     return 0
-
-
-def _own(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    own: dict[str, str] = {}
-    rest: list[str] = []
-    for word in words:
-        flag = {"--json": "json=-", "--calibrate": "calibrate=true"}.get(word, word)
-        key, equals, value = flag.partition("=")
-        if key not in OWN:
-            rest.append(word)
-            continue
-        if key in own:
-            raise ConfigError(f"{key} is given twice")
-        if not equals or not value:
-            raise ConfigError(f"{word!r} is not of the form {key}=value")
-        own[key] = value
-    if own.get("calibrate", "false") not in ("true", "false"):
-        raise ConfigError(f"calibrate={own['calibrate']}: calibrate must be true or false")
-    if "price" in own:
-        rest.append(f"plan.price={own['price']}")
-    return own, rest
 
 
 def make_plan(config: Config, shapes: Shapes, rates: Rates) -> Plan:

@@ -16,7 +16,8 @@ from pipelines.report.numbers import losses, memory
 from pipelines.runtime.machine import machine
 from pipelines.runtime.run_dir import RunDir
 from pipelines.runtime.session import threads_per_actor
-from pipelines.runtime.stage_graph import STAGES, finished
+from pipelines.runtime.stage_graph import finished
+from pipelines.runtime.stage_table import STAGES
 from pipelines.stages import evaluate
 from pipelines.stages.adapt import FOLDER as ADAPTED
 from pipelines.stages.adapt import load_timings

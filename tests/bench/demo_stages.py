@@ -20,7 +20,8 @@ import psutil
 
 from pipelines.runtime.machine import machine
 from pipelines.runtime.run_dir import RunDir
-from pipelines.runtime.stage_graph import STAGES, finished
+from pipelines.runtime.stage_graph import finished
+from pipelines.runtime.stage_table import STAGES
 
 RESULTS = Path(__file__).parent / "results"
 PICTURE = Path(__file__).parents[2] / "docs" / "demo.png"

@@ -33,9 +33,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pipelines.runtime.environment import PROXY
 from pipelines.runtime.machine import machine
 from pipelines.runtime.run_dir import RunDir
-from pipelines.runtime.session import PROXY
 from tests.conftest import last_checkpoint
 from tests.driver import Driver, descendants
 

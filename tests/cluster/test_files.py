@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from cluster import validate as cv
-from pipelines.runtime.session import PROXY
+from pipelines.runtime.environment import PROXY
 
 Config = dict[str, Any]
 

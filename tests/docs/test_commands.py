@@ -166,7 +166,7 @@ def ours(words: list[str], known: set[str]) -> None:
         assert given == (exported if command.startswith("export") else {"run_dir", "source"})
         return
     if command == "plan":
-        from pipelines.plan.command import OWN
+        from pipelines.plan.words import OWN
 
         rest = [w for w in rest if w.removeprefix("--").partition("=")[0] not in OWN]
     elif command == "submit":

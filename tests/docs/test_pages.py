@@ -17,7 +17,7 @@ import pytest
 
 from pipelines.config.load import preset_names
 from pipelines.config.schema import Config
-from pipelines.runtime.stage_graph import BY_NAME
+from pipelines.runtime.stage_table import BY_NAME
 from tests.docs.markdown import (
     FILES,
     FINISHED,

@@ -12,7 +12,7 @@ import pytest
 from pipelines.__main__ import main
 from pipelines.config.load import load_config, preset_names
 from pipelines.runtime.run_dir import ArtifactError
-from pipelines.runtime.stage_graph import BY_NAME
+from pipelines.runtime.stage_table import BY_NAME
 from tests.driver import ROOT
 
 

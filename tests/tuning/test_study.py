@@ -11,7 +11,7 @@ import pytest
 from pipelines.config.error import ConfigError
 from pipelines.config.load import load_config
 from pipelines.runtime.run_dir import RunDir
-from pipelines.runtime.stage_graph import STAGES
+from pipelines.runtime.stage_table import STAGES
 from pipelines.stages.contenders import PREDICTION
 from tests.conftest import Finished
 from tests.driver import ROOT

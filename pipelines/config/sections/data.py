@@ -18,6 +18,7 @@ class Images:
     size: int = 32
     """Side in pixels."""
     count: int = 80
+    """Source pictures; of a folder, its first by name."""
     paired: int = 24
     """Training images for a concept without an adapter (concepts.paired_*)."""
 
@@ -67,12 +68,17 @@ class Editing:
     attention: str = ""
     """diffusers' attention backend; empty = its default."""
     compile: bool = False
+    """Compile the models' networks (torch.compile)."""
     checkpointing: bool = False
     """null_text only: a second forward pass instead of the memory of a backward pass."""
     steps: dict[str, int] = field(default_factory=dict)
+    """Denoising steps."""
     guidance: dict[str, float] = field(default_factory=dict)
+    """Classifier-free guidance by the text."""
     image_guidance: dict[str, float] = field(default_factory=dict)
+    """Guidance by the source picture, of the instructed editors."""
     strength: dict[str, float] = field(default_factory=dict)
+    """Part of the noise schedule that an edit goes through, in (0, 1]."""
     prompts: dict[str, str] = field(default_factory=dict)
     """Category → what describes the result, with {text}; else modeling/…/instructions.py's."""
     instructions: dict[str, str] = field(default_factory=dict)
@@ -95,8 +101,11 @@ class PerCategory:
     """A number for each category of the paper."""
 
     art: int = 0
+    """Styles and filters of the whole picture."""
     characteristic: int = 0
+    """What a person is or looks like."""
     facial: int = 0
+    """Changes of the face alone."""
 
 
 @dataclass

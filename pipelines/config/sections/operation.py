@@ -10,10 +10,13 @@ class Replicas:
     """How many copies of one part of the service run, and what each of them takes."""
 
     least: int = 1
+    """Copies that always run."""
     most: int = 1
     """More than `least` lets Serve add copies while requests wait, and take them away again."""
     cpus: float = 1.0
+    """Logical CPUs of a copy."""
     gpus: float = 0.0
+    """GPUs of a copy; a part of one is allowed."""
     batch: int = 8
     """Requests worked on together at most."""
     wait_ms: float = 2.0
@@ -35,12 +38,15 @@ class LightReplicas(Replicas):
 @dataclass
 class Serve:
     host: str = "127.0.0.1"
+    """Address that is listened on; 0.0.0.0 = all of the machine."""
     port: int = 8000
+    """Of HTTP."""
     require_key: bool = False
     """Whether clients must send one of the keys in $DENOISED_WEIGHTS_API_KEYS."""
     max_text: int = 200
     """Characters of a concept's text."""
     max_image_bytes: int = 4_000_000
+    """Of one uploaded picture."""
     max_pixels: int = 25_000_000
     """Of an uploaded image, once decoded."""
     max_upload_bytes: int = 64_000_000
@@ -52,11 +58,13 @@ class Serve:
     max_queued: int = 64
     """Requests that wait for a copy of the HTTP part; further ones get 503."""
     timeout_s: float = 60.0
+    """Of a request; one that takes longer gets 503."""
     cache: int = 64
     """Adapters that a translator keeps merged, and a weight generator as tensors."""
     max_pairs: int = 64
     """Of an uploaded fine-tune."""
     max_finetune_steps: int = 500
+    """Of one fine-tune."""
     finetunes: int = 1
     """Fine-tunes that run at once."""
     finetunes_waiting: int = 8
@@ -76,8 +84,11 @@ class Cluster:
     address: str = ""
     """Ray address; empty = $RAY_ADDRESS, or else a local Ray."""
     actors: int = 2
+    """Processes that a stage works with."""
     cpus_per_actor: float = 1.0
+    """Logical CPUs of an actor, and its threads."""
     gpus_per_actor: float = 0.0
+    """GPUs of an actor; a part of one is allowed."""
     editor_actors: dict[str, int] = field(default_factory=dict)
     """Editor → actors, where not `actors`."""
     editor_gpus: dict[str, float] = field(default_factory=dict)

@@ -40,6 +40,7 @@ class Evaluate:
             "shuffled prompt",
         ]
     )
+    """Cheap starts that are fine-tuned and scored as the prediction is."""
     ceiling: bool = True
     """Also train an adapter per held-out concept from zero with the collection's recipe."""
     continued: bool = False
@@ -54,6 +55,7 @@ class Evaluate:
     features: str = "efficientnet"
     """efficientnet | inception (clean-fid's) | clip: found by path, in the cache, or downloaded"""
     features_path: str = ""
+    """A file or folder of the weights, where they are not found by themselves."""
     features_size: int = 64
     """Side to which pictures are resized before the features."""
     images: int = 64
@@ -116,15 +118,20 @@ class Pix2Pix(Scratch):
     """The baseline pix2pix (modeling/baselines/pix2pix_training.py)."""
 
     width: int = 32
+    """Of the generator: channels at full resolution."""
     blocks: int = 9
     """Of the ResNet generator."""
     downs: int = 2
+    """Halvings of the side."""
     dropout: float = 0.5
+    """Within the blocks, pix2pix's z."""
     norm: str = "batch"
     """batch | instance: of the generator. With batch=1, as published, they train alike, and only
     instance translates by the statistics of the image itself, which is published, too."""
     discriminator_width: int = 32
+    """Channels after its first layer."""
     discriminator_layers: int = 2
+    """Halvings; 3 judge patches of 70 × 70 pixels."""
 
 
 @dataclass
@@ -139,9 +146,13 @@ class CoModGan(Scratch):
     channel_max: int = 128
     """Most channels of a layer."""
     z_dim: int = 64
+    """Size of the noise."""
     w_dim: int = 64
+    """Size of the style."""
     mapping_layers: int = 2
+    """From noise to style."""
     dropout: float = 0.5
+    """Of the encoder's global code, while training."""
     r1: float = 10.0
     """γ of R1 on real pairs; 0 = none."""
     r1_interval: int = 16

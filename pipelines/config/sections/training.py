@@ -17,16 +17,23 @@ class TranslatorShape:
     """e2gan (modeling/targets/translator.py) | resnet (modeling/targets/resnet_generator.py), which
     reads no prompt."""
     width: int = 16
+    """Channels at full resolution."""
     downs: int = 1
+    """Halvings of the side, each of which doubles the channels."""
     edge_kernel: int = 7
+    """Side of the first and the last convolution; odd."""
     blocks: int = 9
     """ResNet blocks; resnet only."""
     heads: int = 4
     """This and the next two: e2gan's transformer block."""
     feed_forward: int = 2
+    """Width of its feed-forward layer, in channels."""
     gated: bool = False
+    """Its feed-forward layer is gated by GELU."""
     dropout: float = 0.0
+    """The paper's z (Eq. 4); off when it translates."""
     global_skip: bool = True
+    """Predict a change to the picture, not the picture."""
     long_skips: bool = True
     """e2gan only."""
 
@@ -34,15 +41,19 @@ class TranslatorShape:
 @dataclass
 class DiscriminatorShape:
     width: int = 16
+    """Channels after its first layer."""
     layers: int = 2
+    """Halvings; 3 judge patches of 70 × 70 pixels."""
 
 
 @dataclass
 class Lora:
     rank: int = 1
+    """Of every layer that `ranks` does not name."""
     ranks: dict[str, int] = field(default_factory=dict)
     """Rank of single layers, by name."""
     seed: int = 0
+    """Of the factors A, which all adapters start from."""
 
 
 @dataclass
@@ -55,7 +66,9 @@ class Base(Training):
     concepts: int = 16
     """How many, chosen by k-means over the text embeddings."""
     checkpoint_every: int = 200
+    """Steps; a training that is killed goes on from the last one."""
     workers: int = 1
+    """Of Ray Train, each with `batch` pictures a step."""
 
 
 @dataclass
@@ -70,8 +83,11 @@ class Gans(Collecting):
     checkpoints: int = 1
     """K: how many checkpoints of one concept are kept, evenly over the last quarter."""
     concepts_per_batch: int = 4
+    """Adapters that one actor trains together."""
     pilots: int = 4
+    """Concepts on which the number of steps is found."""
     pilot_steps: int = 400
+    """Of a pilot."""
     pilot_score: str = "l1"
     """l1 | fd: validation L1, or the distance of evaluate.features: Fréchet from 2048 validation
     images on, the kernel distance (KID) with fewer."""
@@ -96,6 +112,7 @@ class Weights:
     """The codec (modeling/weights/codec.py; paper Sec. 4.2)."""
 
     block_size: int = 128
+    """b: weights in a block; the paper has 256."""
     grouping: int = 1
     """Rule 1, 2 or 3 of Table 3."""
     centre: str = "element"
@@ -112,8 +129,11 @@ class Generator(GeneratorTrainingSettings):
     kind: str = "transformer"
     """transformer | unet (the paper's)"""
     width: int = 128
+    """Of the transformer's tokens; of the UNet's embeddings."""
     depth: int = 4
+    """Transformer: layers. UNet: residual blocks a level."""
     heads: int = 4
+    """Of attention."""
     channels: list[int] = field(default_factory=lambda: [32, 64, 128])
     """Channels of the UNet's levels."""
     fold: int = 1
@@ -123,6 +143,7 @@ class Generator(GeneratorTrainingSettings):
     prediction: str = "x0"
     """x0 | v | epsilon"""
     schedule: str = "squaredcos_cap_v2"
+    """linear | scaled_linear | squaredcos_cap_v2: of the noise, as diffusers names them."""
     steps: int = 400
     batch: int = 16
     """Concepts a step."""
@@ -130,8 +151,11 @@ class Generator(GeneratorTrainingSettings):
     image_concepts: int = 4
     """Concepts a step: equally many with an adapter, and of each kind of concepts.paired_*."""
     image_batch: int = 12
+    """Pairs of a concept in a step on the image loss."""
     checkpoint_every: int = 200
+    """Steps; a training that is killed goes on from the last one."""
     workers: int = 1
+    """Of Ray Train, each with `batch` concepts a step."""
 
 
 @dataclass
@@ -139,6 +163,7 @@ class Rival(Generator):
     """A second weight generator, trained and scored beside the first: the paper's, by default."""
 
     train: bool = False
+    """Whether there is one."""
     kind: str = "unet"
 
 
@@ -153,6 +178,7 @@ class Adapt(AdapterTraining):
     sampler: str = "one_step"
     """one_step | ddim"""
     ddim_steps: int = 20
+    """Evaluations of the weight generator, for sampler=ddim."""
     steps: int = 16
     batch: int = 16
     lr: float = 3e-3

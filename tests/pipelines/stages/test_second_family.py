@@ -23,7 +23,8 @@ from pipelines.config.error import ConfigError
 from pipelines.config.load import load_config
 from pipelines.plan.work import Shapes
 from pipelines.runtime.run_dir import RunDir
-from pipelines.runtime.stage_graph import STAGES, inventory
+from pipelines.runtime.stage_graph import inventory
+from pipelines.runtime.stage_table import STAGES
 from pipelines.serve.adapter_ids import Ask
 from pipelines.serve.models import Loaded, TextPart, TranslatorPart, WeightPart
 from pipelines.stages.adapt import heldout, load_timings, step_folder

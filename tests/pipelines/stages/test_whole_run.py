@@ -35,7 +35,8 @@ from pipelines.config.schema import Config
 from pipelines.config.tree import to_dict
 from pipelines.runtime.run_dir import ArtifactError, RunDir
 from pipelines.runtime.session import NO_DASHBOARD, ray_session
-from pipelines.runtime.stage_graph import STAGES, inventory
+from pipelines.runtime.stage_graph import inventory
+from pipelines.runtime.stage_table import STAGES
 from pipelines.stages.concepts import load_concepts, load_text
 from pipelines.stages.generator import _Images, _wordings, image_pools
 from pipelines.stages.pairs import load_pairs

@@ -1,0 +1,97 @@
+"""The commands: what each does, and the words that it takes beside the configuration's keys."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from pipelines.runtime.stage_table import BY_NAME, SIDE_STAGES, STAGES
+
+
+@dataclass(frozen=True)
+class Command:
+    """words: its own, with what they mean. flags: those of them that take no value.
+
+    keys: whether it takes the configuration's keys, too.
+    """
+
+    name: str
+    summary: str
+    words: dict[str, str] = field(default_factory=dict)
+    flags: dict[str, str] = field(default_factory=dict)
+    keys: bool = True
+    example: str = ""
+
+
+OTHERS = (
+    Command("run", "all stages, in order", example="denoised-weights run preset=demo"),
+    Command(
+        "serve",
+        "answer text → adapter and text + image → image over HTTP (Ray Serve)",
+        example="denoised-weights serve run_dir=runs/demo serve.port=8000",
+    ),
+    Command(
+        "submit",
+        "run a command as a Ray job, and follow it",
+        {
+            "address": "the cluster's dashboard, http://HEAD:8265; else $RAY_ADDRESS",
+            "command": "what the job runs; run if it is not given",
+            "job": "follow this job again, with no other words",
+        },
+        example="denoised-weights submit address=http://127.0.0.1:8265 preset=paper run_dir=s3://…",
+    ),
+    Command(
+        "plan",
+        "what a run takes, before it is started: work, hours, bytes, cost",
+        {
+            "price": "money for an hour of one GPU, or of one actor where there is none",
+            "json": "a file to write the plan to, beside the table",
+        },
+        {"--calibrate": "measure on this machine first", "--json": "JSON in place of the table"},
+        example="denoised-weights plan preset=paper cluster.nodes=8 price=2.5",
+    ),
+    Command(
+        "tune",
+        "a study over a finished run (Ray Tune)",
+        {
+            "study": "one of tuning/studies, or a YAML file; its keys are words, too (seeds=1)",
+            "run_dir": "the finished run",
+        },
+        example="denoised-weights tune study=block_size run_dir=runs/small",
+    ),
+    Command("config", "print the resolved configuration", example="denoised-weights config"),
+    Command(
+        "keys",
+        "explain all keys, or those of one section",
+        keys=False,
+        example="denoised-weights keys generator",
+    ),
+    Command(
+        "export-dataset",
+        "publish the collected adapters",
+        {
+            "run_dir": "the run",
+            "target": "where to; a folder or a URI",
+            "licence": "the hub's identifier, such as cc-by-4.0",
+        },
+        keys=False,
+        example="denoised-weights export-dataset run_dir=runs/demo target=DIR licence=cc0-1.0",
+    ),
+    Command(
+        "import-dataset",
+        "read such a dataset into a fresh run directory",
+        {"source": "the dataset; a folder or a URI", "run_dir": "a new run"},
+        keys=False,
+        example="denoised-weights import-dataset source=DIR run_dir=runs/mine",
+    ),
+)
+COMMANDS = {
+    **{s.name: Command(s.name, s.summary) for s in STAGES},
+    **{c.name: c for c in OTHERS[:1]},
+    **{s.name: Command(s.name, s.summary) for s in SIDE_STAGES},
+    **{c.name: c for c in OTHERS[1:]},
+}
+"""By name: stages in order, `run`, what stands beside the stages, the rest."""
+
+
+def is_stage(name: str) -> bool:
+    return name in BY_NAME
