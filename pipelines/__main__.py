@@ -102,6 +102,9 @@ def _command(command: str, words: list[str]) -> int:
 
         return plan(config, own, rest)
     if command == "tune":
+        from tuning.study import check_words
+
+        check_words(words)  # before what trains is imported
         from tuning.command import tune
 
         return tune(words)

@@ -27,11 +27,10 @@ from modeling.targets.lora import (
     AdapterError,
     from_bytes,
 )
-from pipelines.config.error import ConfigError
 from pipelines.runtime.log import Progress, log
 from pipelines.runtime.run_dir import RunDir, parquet_bytes
-from pipelines.runtime.stage_graph import StageError, finished, inventory, made_with
-from pipelines.runtime.stage_table import BY_NAME
+from pipelines.runtime.stage_graph import finished, inventory, made_with
+from pipelines.runtime.stage_table import BY_NAME, StageError
 from pipelines.stages.base import load_base
 from pipelines.stages.concepts import load_concepts
 
@@ -316,16 +315,10 @@ SIZES = (
 def command(name: str, words: list[str]) -> None:
     """`export-dataset run_dir=RUN target=PLACE licence=ID` or `import-dataset source= run_dir=`.
 
-    Raises ConfigError for other words.
+    The words are whole: commandline/typed.py has seen to it.
     """
-    exporting = name == "export-dataset"
-    keys = {"run_dir", "target", "licence"} if exporting else {"source", "run_dir"}
-    given = {k: v for k, equals, v in (w.partition("=") for w in words) if equals and v}
-    if set(given) != keys or len(words) != len(keys):
-        usage = " ".join(f"{key}=…" for key in sorted(keys))
-        more = "; licence is the hub's identifier, such as cc-by-4.0" if exporting else ""
-        raise ConfigError(f"usage: denoised-weights {name} {usage}{more}")
-    if exporting:
+    given = {key: value for key, _, value in (word.partition("=") for word in words)}
+    if name == "export-dataset":
         export_dataset(RunDir(given["run_dir"]), RunDir(given["target"]), given["licence"])
     else:
         import_dataset(RunDir(given["source"]), RunDir(given["run_dir"]))

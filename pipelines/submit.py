@@ -21,9 +21,7 @@ from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_fixed
 from pipelines.config.error import ConfigError
 from pipelines.config.load import load_config
 from pipelines.runtime.log import log
-from pipelines.runtime.run_dir import RunDir
-from pipelines.runtime.stage_graph import StageError
-from pipelines.runtime.stage_table import BY_NAME
+from pipelines.runtime.stage_table import BY_NAME, StageError
 
 OWN = ("address", "job", "command")
 """Words of this command; all others are the job's."""
@@ -55,14 +53,14 @@ def submit(words: Sequence[str], connect: Callable[[str], Any] | None = None) ->
         raise ConfigError(
             f"address={address}: give the dashboard's address, such as address=http://127.0.0.1:8265"
         )
+    if "job" in own and (rest or "command" in own):
+        raise ConfigError("job=ID follows a job that was submitted: give no other keys")
+    plan = None if "job" in own else job_of(own.get("command", "run"), rest)
     client = _connected(address, connect or _client)
-    if "job" in own:
-        if rest or "command" in own:
-            raise ConfigError("job=ID follows a job that was submitted: give no other keys")
+    if plan is None:
         job = own["job"]
         log(f"submit: following {job}")
     else:
-        plan = job_of(own.get("command", "run"), rest)
         job = _taken(client, plan, address)
         log(f"submit: {job} runs `{plan['entrypoint']}`")
     again = f"denoised-weights submit address={address} job={job}"
@@ -98,6 +96,8 @@ def job_of(command: str, words: Sequence[str], folder: Path | None = None) -> di
     if command not in (*BY_NAME, "run"):
         raise ConfigError(f"command={command}: one of run, {', '.join(BY_NAME)}")
     config = load_config(words)
+    from pipelines.runtime.run_dir import RunDir  # pyarrow: not before the words are right
+
     run = RunDir(config.run_dir)
     if run.local and not config.cluster.shared_storage:
         raise ConfigError(

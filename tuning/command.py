@@ -49,8 +49,6 @@ ALL = pa.schema(
 def tune(words: Sequence[str]) -> int:
     """The command; its exit status. Raises ConfigError, StudyError and what the stages raise."""
     given = dict(w.partition("=")[::2] for w in words)
-    if "study" not in given or "run_dir" not in given:
-        raise ConfigError("tune needs study=NAME and run_dir=RUN, a finished run")
     of_study, of_config = own_words([w for w in words if w.partition("=")[0] != "study"])
     study = load_study(given["study"], of_study)
     name = Path(given["study"]).stem

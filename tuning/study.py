@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from pipelines.config.error import ConfigError
+from pipelines.config.nearest import all_keys, did_you_mean, nearest
 
 STUDIES = Path(__file__).parent / "studies"
 TRIALS = ("overfit", "run")
@@ -122,6 +123,18 @@ def own_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
     names = {f.name for f in fields(Study)} - {"keys", "variants"}
     mine = [w for w in words if w.partition("=")[0].partition(".")[0] in names]
     return mine, [w for w in words if w not in mine]
+
+
+def check_words(words: Sequence[str]) -> None:
+    """ConfigError if there is no such study, or for a key that neither it nor a run has."""
+    of_study, of_config = own_words(words)
+    name = next(value for key, _, value in (w.partition("=") for w in words) if key == "study")
+    load_study(name, [w for w in of_study if not w.startswith("study=")])
+    for word in of_config:
+        key = word.partition("=")[0]
+        known = any(f"{key}.".startswith(f"{k}.") or k.startswith(f"{key}.") for k in all_keys())
+        if key != "study" and not known:
+            raise ConfigError(f"unknown key {key}{did_you_mean(nearest(key, all_keys()))}")
 
 
 def _check(study: Study, name: str) -> None:

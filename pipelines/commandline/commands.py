@@ -11,13 +11,14 @@ from pipelines.runtime.stage_table import BY_NAME, SIDE_STAGES, STAGES
 class Command:
     """words: its own, with what they mean. flags: those of them that take no value.
 
-    keys: whether it takes the configuration's keys, too.
+    required: words that it cannot do without. keys: whether it takes the configuration's keys, too.
     """
 
     name: str
     summary: str
     words: dict[str, str] = field(default_factory=dict)
     flags: dict[str, str] = field(default_factory=dict)
+    required: tuple[str, ...] = ()
     keys: bool = True
     example: str = ""
 
@@ -56,6 +57,7 @@ OTHERS = (
             "study": "one of tuning/studies, or a YAML file; its keys are words, too (seeds=1)",
             "run_dir": "the finished run",
         },
+        required=("study", "run_dir"),
         example="denoised-weights tune study=block_size run_dir=runs/small",
     ),
     Command("config", "print the resolved configuration", example="denoised-weights config"),
@@ -73,6 +75,7 @@ OTHERS = (
             "target": "where to; a folder or a URI",
             "licence": "the hub's identifier, such as cc-by-4.0",
         },
+        required=("run_dir", "target", "licence"),
         keys=False,
         example="denoised-weights export-dataset run_dir=runs/demo target=DIR licence=cc0-1.0",
     ),
@@ -80,6 +83,7 @@ OTHERS = (
         "import-dataset",
         "read such a dataset into a fresh run directory",
         {"source": "the dataset; a folder or a URI", "run_dir": "a new run"},
+        required=("source", "run_dir"),
         keys=False,
         example="denoised-weights import-dataset source=DIR run_dir=runs/mine",
     ),

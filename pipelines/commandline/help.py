@@ -89,7 +89,7 @@ def of_command(command: Command, preset: str, values: dict[str, Any]) -> str:
 
 
 def of_keys(names: list[str]) -> str:
-    """What `keys` prints: of all sections, or of these sections and keys; ConfigError if unknown."""
+    """What `keys` prints: of all sections, or of these; ConfigError for one that there is not."""
     every = sections()
     if not names:
         blocks = [_block(section, about) for section, about in every.items()]
@@ -105,7 +105,7 @@ def of_keys(names: list[str]) -> str:
         else:
             like = nearest(name, [*filter(None, every), *keys()])
             there = ", ".join(filter(None, every))
-            raise ConfigError(f"no section or key {name!r}{did_you_mean(like)} Sections: {there}")
+            raise ConfigError(f"no section or key {name!r}{did_you_mean(like)} (sections: {there})")
     return "\n\n".join(blocks)
 
 

@@ -35,7 +35,9 @@ def command_of(argv: Sequence[str]) -> tuple[Command, list[str]]:
         raise ConfigError(
             f"{first!r} is no command, which comes first: denoised-weights run {' '.join(argv)}"
         )
-    raise ConfigError(f"unknown command {first!r}{did_you_mean(like)} See denoised-weights --help")
+    raise ConfigError(
+        f"unknown command {first!r}{did_you_mean(like)} (denoised-weights --help lists them)"
+    )
 
 
 def key_words(command: Command, words: Sequence[str]) -> list[str]:
@@ -54,7 +56,26 @@ def key_words(command: Command, words: Sequence[str]) -> list[str]:
             out.append(f"{word}={_value(left)}")
         else:
             raise ConfigError(_not_understood(word, known))
+    _check_own(command, out)
     return out
+
+
+def _check_own(command: Command, words: Sequence[str]) -> None:
+    """ConfigError unless the command's own words are whole, and for words that it does not take."""
+    given = {key: value for key, _, value in (word.partition("=") for word in words)}
+    usage = " ".join(f"{word}=…" for word in command.required)
+    for word in command.required:
+        if not given.get(word):
+            raise ConfigError(
+                f"{command.name} needs {word} ({command.words[word]}):"
+                f" denoised-weights {command.name} {usage}"
+            )
+    for key in given:
+        if not command.keys and key not in command.words:
+            raise ConfigError(
+                f"unknown word {key}{did_you_mean(nearest(key, command.words))}"
+                f" ({command.name} has: {', '.join(command.words)})"
+            )
 
 
 def _option(command: Command, name: str, known: set[str], left: list[str]) -> str:

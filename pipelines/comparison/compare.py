@@ -28,7 +28,8 @@ from pipelines.config.schema import Config
 from pipelines.runtime.actors import map_actors
 from pipelines.runtime.log import Progress, log
 from pipelines.runtime.run_dir import RunDir
-from pipelines.runtime.stage_graph import StageError, record_errors
+from pipelines.runtime.stage_graph import record_errors
+from pipelines.runtime.stage_table import StageError
 from pipelines.stages.concepts import load_concepts
 from pipelines.stages.contenders import IDENTITY
 

@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from pipelines.runtime.stage_graph import StageError
+from pipelines.runtime.stage_table import StageError
 
 OVER_ALL = ("n", "size", "features", "device")
 """Equal over all rows of a comparison."""

@@ -15,7 +15,7 @@ from modeling.targets.adapter_training import to_unit
 from pipelines.comparison.rows import FOLDER
 from pipelines.config.schema import Config
 from pipelines.runtime.run_dir import RunDir
-from pipelines.runtime.stage_graph import StageError
+from pipelines.runtime.stage_table import StageError
 from pipelines.stages.judging import FAR, Judge, Judged, digests
 
 

@@ -37,6 +37,8 @@ def nearest(typed: str, known: Iterable[str], most: int = 3) -> list[str]:
     if ends:
         return ends[:most]
     close = difflib.get_close_matches(plain, names, most, 0.7)
+    if close and difflib.SequenceMatcher(None, plain, close[0]).ratio() > 0.9:
+        return [names[close[0]]]
     lasts: dict[str, str] = {}
     for name, key in names.items():
         lasts.setdefault(name.rpartition(".")[2], key)

@@ -20,7 +20,8 @@ from pipelines.report.studies import studies, studies_section
 from pipelines.report.summary import summary
 from pipelines.runtime.log import log
 from pipelines.runtime.run_dir import RunDir
-from pipelines.runtime.stage_graph import StageError, finished
+from pipelines.runtime.stage_graph import finished
+from pipelines.runtime.stage_table import StageError
 from pipelines.stages.concepts import load_concepts
 from pipelines.stages.contenders import CONTINUED, SCRATCH, WEIGHTS_ONLY
 from pipelines.stages.evaluate import FOLDER as EVALUATED

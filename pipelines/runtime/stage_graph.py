@@ -26,15 +26,11 @@ from pipelines.config.error import ConfigError
 from pipelines.config.schema import Config
 from pipelines.runtime.log import log
 from pipelines.runtime.run_dir import RunDir
-from pipelines.runtime.stage_table import BY_NAME, FEATURES, STAGES, Stage
+from pipelines.runtime.stage_table import BY_NAME, FEATURES, STAGES, Stage, StageError
 from pipelines.runtime.terminal import end_bar
 
 TIMED = ("metrics.json", "timings.json")
 """Files of one concept with measured seconds among what they say (gans, adapt)."""
-
-
-class StageError(RuntimeError):
-    """A stage cannot run or has failed; the text says what to do."""
 
 
 def _lookup(tree: dict[str, Any], key: str) -> Any:

@@ -132,3 +132,7 @@ FEATURES = ("evaluate.features", "evaluate.features_path", "evaluate.features_si
 """What `gans` depends on, too, when its pilots are scored by a distance of features."""
 
 BY_NAME = {stage.name: stage for stage in (*STAGES, *SIDE_STAGES)}
+
+
+class StageError(RuntimeError):
+    """A stage cannot run or has failed; the text says what to do."""

@@ -17,8 +17,8 @@ from typing import Any
 from pipelines.config import tree as config_tree
 from pipelines.config.schema import Config
 from pipelines.runtime.run_dir import ArtifactError, RunDir
-from pipelines.runtime.stage_graph import StageError, depends_on, finished
-from pipelines.runtime.stage_table import BY_NAME
+from pipelines.runtime.stage_graph import depends_on, finished
+from pipelines.runtime.stage_table import BY_NAME, StageError
 
 
 def fit(

@@ -20,7 +20,7 @@ from pipelines.runtime.foreign_output import foreign_output_to_file
 from pipelines.runtime.log import log
 from pipelines.runtime.run_dir import RunDir
 from pipelines.runtime.session import ray_session
-from pipelines.runtime.stage_graph import StageError
+from pipelines.runtime.stage_table import StageError
 from pipelines.serve.api_keys import from_environment
 from pipelines.serve.application import application
 from pipelines.serve.models import TextPart, WeightPart

@@ -12,7 +12,8 @@ from pipelines.config.load import load_config
 from pipelines.config.schema import Config
 from pipelines.config.sections.operation import Replicas
 from pipelines.runtime.run_dir import ArtifactError, RunDir
-from pipelines.runtime.stage_graph import StageError, finished, made_with
+from pipelines.runtime.stage_graph import finished, made_with
+from pipelines.runtime.stage_table import StageError
 
 # What the service reads, by the stage that wrote it
 READ = {

@@ -25,7 +25,8 @@ from pipelines.config.derived import resolve_editor
 from pipelines.config.schema import Config
 from pipelines.runtime.log import Progress, log
 from pipelines.runtime.run_dir import ArtifactError, RunDir
-from pipelines.runtime.stage_graph import StageError, record_errors
+from pipelines.runtime.stage_graph import record_errors
+from pipelines.runtime.stage_table import StageError
 from pipelines.stages.concepts import load_concepts, with_pairs
 from pipelines.stages.editing import EditConcept, choose_editors, edit_with, file_of, load_all
 from pipelines.stages.sources import location

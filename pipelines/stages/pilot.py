@@ -24,7 +24,7 @@ from pipelines.config import tree as config_tree
 from pipelines.config.schema import Config
 from pipelines.runtime.log import log
 from pipelines.runtime.run_dir import RunDir
-from pipelines.runtime.stage_graph import StageError
+from pipelines.runtime.stage_table import StageError
 from pipelines.stages.concepts import with_adapter
 from pipelines.stages.gans import FOLDER
 from pipelines.stages.judging import features_of

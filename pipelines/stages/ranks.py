@@ -33,7 +33,8 @@ from pipelines.config.sections.training import Lora
 from pipelines.runtime.actors import map_actors
 from pipelines.runtime.log import Progress, log
 from pipelines.runtime.run_dir import RunDir
-from pipelines.runtime.stage_graph import StageError, record_errors
+from pipelines.runtime.stage_graph import record_errors
+from pipelines.runtime.stage_table import StageError
 from pipelines.stages.base import load_base
 from pipelines.stages.gans import CollectAdapters, identity_l1
 

@@ -34,12 +34,23 @@ def test_help_as_a_module_lists_stages_and_presets() -> None:
     assert "images.source" in done.stdout and "weights.block_size" in done.stdout
 
 
-@pytest.mark.parametrize("words", [["-h"], ["help"], ["run", "--help"], ["run", "sed=1", "--help"]])
+@pytest.mark.parametrize(
+    ("words", "usage"),
+    [
+        (["-h"], "COMMAND"),
+        (["help"], "COMMAND"),
+        (["run", "--help"], "run"),
+        (["run", "sed=1", "--help"], "run"),
+        (["gans", "-h", "preset=small"], "gans"),
+        (["help", "gans"], "gans"),
+        (["--help", "gans"], "gans"),
+    ],
+)
 def test_help_is_given_wherever_it_is_asked_for(
-    words: list[str], capsys: pytest.CaptureFixture[str]
+    words: list[str], usage: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(words) == 0
-    assert "usage: denoised-weights" in capsys.readouterr().out
+    assert f"usage: denoised-weights {usage}" in capsys.readouterr().out
 
 
 FIRST_IMPORT = """
@@ -88,7 +99,7 @@ def test_a_wrong_key_as_a_module_is_one_line_and_exit_2() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["dance"], "unknown command 'dance'; see denoised-weights --help"),
+        (["dance"], "unknown command 'dance' (denoised-weights --help lists them)"),
         (["run", "preset=huge"], "no such preset"),
         (["run", "preset=tiny", "seed=x"], "seed must be a whole number"),
         (["concepts", "preset=tiny", "redo=[sleep]"], "redo=sleep: no such stage"),

@@ -14,10 +14,9 @@ import yaml
 from safetensors.torch import load
 
 from pipelines.__main__ import main
-from pipelines.config.error import ConfigError
-from pipelines.dataset import DatasetError, command, export_dataset, import_dataset
+from pipelines.dataset import DatasetError, export_dataset, import_dataset
 from pipelines.runtime.run_dir import RunDir
-from pipelines.runtime.stage_graph import StageError
+from pipelines.runtime.stage_table import StageError
 from tests.conftest import Finished
 
 COLLECTED = ("adapters", "base", "concepts.parquet", "text.parquet")
@@ -186,6 +185,3 @@ def test_what_cannot_be_published(
     mine.write(name, json.dumps({"r": 8}).encode())
     with pytest.raises(DatasetError, match=r"adapter_config\.json"):
         export_dataset(mine, RunDir(str(tmp_path / "out")), "cc0-1.0")
-    for words in ([], ["run_dir=a", "target=b"], ["run_dir=a", "target=b", "licence=c", "x=y"]):
-        with pytest.raises(ConfigError, match="usage: denoised-weights export-dataset"):
-            command("export-dataset", words)

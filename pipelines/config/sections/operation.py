@@ -58,7 +58,7 @@ class Serve:
     max_queued: int = 64
     """Requests that wait for a copy of the HTTP part; further ones get 503."""
     timeout_s: float = 60.0
-    """Of a request; one that takes longer gets 503."""
+    """A request that takes longer is ended."""
     cache: int = 64
     """Adapters that a translator keeps merged, and a weight generator as tensors."""
     max_pairs: int = 64

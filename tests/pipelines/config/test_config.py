@@ -108,7 +108,7 @@ def test_values_from_the_command_line(word: str, key: str, value: Any) -> None:
         (["images={soruce: x}"], "unknown key images.soruce; did you mean images.source?"),
         (
             ["images.qqq=x"],
-            "unknown key images.qqq (images.has: source, path, size, ",
+            "unknown key images.qqq (images has: source, path, size, ",
         ),
         (["weights.block_size.x=1"], "weights.block_size must be a whole number"),
         (["images=5"], "images is a section: give images.KEY=value"),

@@ -14,7 +14,7 @@ from PIL import Image
 from pipelines.report import build as report
 from pipelines.report.pictures import MAX_PNG_BYTES
 from pipelines.runtime.run_dir import ArtifactError, RunDir
-from pipelines.runtime.stage_graph import StageError
+from pipelines.runtime.stage_table import StageError
 from pipelines.stages.contenders import CEILING, IDENTITY, PREDICTION
 from pipelines.stages.evaluate import PICTURES, ROWS
 from tests.pipelines.page_reader import Reader

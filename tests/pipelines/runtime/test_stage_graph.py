@@ -16,8 +16,8 @@ from pipelines.config.load import load_config
 from pipelines.config.schema import Config
 from pipelines.runtime import stage_graph as stages
 from pipelines.runtime.run_dir import ArtifactError, RunDir
-from pipelines.runtime.stage_graph import StageError, identity, record_errors, redo, run_stage
-from pipelines.runtime.stage_table import BY_NAME, STAGES, Stage
+from pipelines.runtime.stage_graph import identity, record_errors, redo, run_stage
+from pipelines.runtime.stage_table import BY_NAME, STAGES, Stage, StageError
 
 
 class Fake(ModuleType):

@@ -7,7 +7,7 @@ import socket
 import pytest
 
 from pipelines.runtime.run_dir import RunDir
-from pipelines.runtime.stage_graph import StageError
+from pipelines.runtime.stage_table import StageError
 from pipelines.serve.command import serve_forever
 from tests.pipelines.serve.untrained_run import told
 

@@ -8,7 +8,7 @@ import pytest
 
 from pipelines.config.error import ConfigError
 from pipelines.runtime.run_dir import ArtifactError, RunDir
-from pipelines.runtime.stage_graph import StageError
+from pipelines.runtime.stage_table import StageError
 from pipelines.serve.application import limits
 from pipelines.serve.served_run import saved_config
 from tests.pipelines.serve.untrained_run import told

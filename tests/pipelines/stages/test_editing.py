@@ -23,7 +23,7 @@ from pipelines.config.load import load_config
 from pipelines.config.schema import Config
 from pipelines.runtime.run_dir import RunDir
 from pipelines.runtime.session import ray_session
-from pipelines.runtime.stage_graph import StageError
+from pipelines.runtime.stage_table import StageError
 from pipelines.stages import editing, pairs
 from pipelines.stages.concepts import load_concepts
 from pipelines.stages.editing import EditConcept, file_of, load_about

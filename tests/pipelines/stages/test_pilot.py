@@ -19,7 +19,7 @@ from pipelines.config.tree import to_dict
 from pipelines.runtime import stage_graph as stages
 from pipelines.runtime.run_dir import RunDir
 from pipelines.runtime.session import ray_session
-from pipelines.runtime.stage_graph import StageError
+from pipelines.runtime.stage_table import StageError
 from pipelines.stages import pilot
 from pipelines.stages.pairs import load_pairs
 from pipelines.stages.pilot import Curve, Pilot, decide, score_of

@@ -16,7 +16,7 @@ from pipelines.config.load import load_config
 from pipelines.config.tree import to_dict
 from pipelines.runtime.run_dir import RunDir
 from pipelines.runtime.session import ray_session
-from pipelines.runtime.stage_graph import StageError
+from pipelines.runtime.stage_table import StageError
 from pipelines.stages import ranks
 from pipelines.stages.base import load_base
 from pipelines.stages.gans import CollectAdapters
