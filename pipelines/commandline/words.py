@@ -64,7 +64,6 @@ def _keys_of(section: Any, prefix: str) -> Iterator[Key]:
             yield Key(name, in_words(hints[f.name]), value, about.get(f.name, ""))
 
 
-@cache
 def explained(kind: type) -> dict[str, str]:
     """Field → the string that follows it in the class, or in the nearest base that has one."""
     out: dict[str, str] = {}

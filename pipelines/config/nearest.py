@@ -27,25 +27,27 @@ def _keys_of(section: Any, prefix: str) -> Iterable[str]:
 def nearest(typed: str, known: Iterable[str], most: int = 3) -> list[str]:
     """Those of `known` that are most like `typed`, the likeliest first, none if none is like it.
 
-    A key without its section (`block_size`), in capitals or with hyphens is found, too.
+    Dotted names are compared within their section first; a key without its section (`block_size`),
+    in capitals or with hyphens is found, too.
     """
     plain = typed.strip("-–—").lower().replace("-", "_")
+    section, _, last = plain.rpartition(".")
     names = {k.lower().replace("-", "_"): k for k in known}
     if plain in names:
         return [names[plain]]
-    ends = [k for name, k in names.items() if name.rpartition(".")[2] == plain.rpartition(".")[2]]
+    inside = {n.rpartition(".")[2]: k for n, k in names.items() if n.rpartition(".")[0] == section}
+    close = difflib.get_close_matches(last, inside, most)
+    if close and difflib.SequenceMatcher(None, last, close[0]).ratio() > 0.85:
+        close = close[:1]
+    if close:
+        return [inside[c] for c in close]
+    ends = [k for name, k in names.items() if name.rpartition(".")[2] == last]
     if ends:
         return ends[:most]
-    close = difflib.get_close_matches(plain, names, most, 0.7)
-    if close and difflib.SequenceMatcher(None, plain, close[0]).ratio() > 0.9:
-        return [names[close[0]]]
     lasts: dict[str, str] = {}
     for name, key in names.items():
         lasts.setdefault(name.rpartition(".")[2], key)
-    close_lasts = difflib.get_close_matches(plain.rpartition(".")[2], lasts, most, 0.75)
-    return list(dict.fromkeys([*(names[c] for c in close), *(lasts[c] for c in close_lasts)]))[
-        :most
-    ]
+    return [lasts[c] for c in difflib.get_close_matches(last, lasts, most, 0.75)]
 
 
 def did_you_mean(found: list[str]) -> str:

@@ -74,7 +74,9 @@ def _unknown_key(schema: type, given: Any, prefix: str) -> str:
     known = {f.name: f for f in fields(schema)}
     for key, value in given.items():
         if key not in known:
-            hint = did_you_mean(nearest(f"{prefix}{key}", all_keys()))
+            hint = did_you_mean(
+                nearest(f"{prefix}{key}", [*(f"{prefix}{k}" for k in known), *all_keys()])
+            )
             there = ", ".join(known)
             return (
                 f"unknown key {prefix}{key}{hint} ({prefix[:-1] or 'the top level'} has: {there})"

@@ -71,7 +71,10 @@ main(sys.argv[1:])
 @pytest.mark.parametrize("command", ["run", "tune", "submit"])
 def test_ray_is_imported_after_its_settings_are_made(command: str, tmp_path: Path) -> None:
     """Imported before, a driver has no token for the head that it then starts itself."""
-    own = {"tune": ["study=block_size"], "submit": ["address=http://127.0.0.1:9"]}
+    own = {
+        "tune": ["study=block_size"],
+        "submit": ["address=http://127.0.0.1:9", "cluster.shared_storage=true"],
+    }
     words = [command, "preset=tiny", f"run_dir={tmp_path}", *own.get(command, [])]
     done = subprocess.run(
         [sys.executable, "-c", FIRST_IMPORT, *words],
