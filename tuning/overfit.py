@@ -30,8 +30,8 @@ from pipelines.config.tree import to_dict
 from pipelines.runtime.log import Progress
 from pipelines.runtime.run_dir import RunDir
 from pipelines.stages.base import load_base
-from pipelines.stages.generator import generator_config, text_batch
 from pipelines.stages.judging import features_of
+from pipelines.stages.weight_generators import generator_config, text_batch
 from tuning.subjects import Subject, score
 
 OVERFIT = ("generator.image_steps=0", "rival.train=false")

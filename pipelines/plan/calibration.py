@@ -49,8 +49,8 @@ from pipelines.runtime.text_table import writing_text
 from pipelines.stages.base import discriminator_config, translator_config
 from pipelines.stages.concepts import load_text
 from pipelines.stages.editing import editor_options
-from pipelines.stages.generator import generator_config, members
 from pipelines.stages.judging import features_of
+from pipelines.stages.weight_generators import generator_config, members
 
 SECONDS = 2.0
 """Least length of a measurement, after a first call that is not counted."""

@@ -13,7 +13,7 @@ from modeling.editors.registry import EXACT
 from pipelines.config.error import ConfigError
 from pipelines.config.schema import Config
 from pipelines.plan.work import Pool, Shapes, actors_of, candidate_editors, workers_of
-from pipelines.stages.generator import generator_config, members
+from pipelines.stages.weight_generators import generator_config, members
 
 EVALUATIONS: Mapping[str, tuple[float, int, str]] = {
     "img2img": (2, 50, "2 for guidance"),

@@ -30,7 +30,7 @@ from pipelines.runtime.session import threads_per_actor, threads_per_worker
 from pipelines.stages.adapt import scored_steps
 from pipelines.stages.base import discriminator_config, translator_config
 from pipelines.stages.contenders import SHUFFLED
-from pipelines.stages.generator import members
+from pipelines.stages.weight_generators import members
 
 COMBINED = ("train", "paired", "val", "test")
 PHOTO_BYTES = 1.7

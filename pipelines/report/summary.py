@@ -23,8 +23,8 @@ from pipelines.stages.adapt import FOLDER as ADAPTED
 from pipelines.stages.adapt import load_timings
 from pipelines.stages.concepts import load_concepts
 from pipelines.stages.contenders import CEILING, IDENTITY, PREDICTION
-from pipelines.stages.gans import FOLDER as ADAPTERS
 from pipelines.stages.gans import load_metrics
+from pipelines.stages.trainer import FOLDER as ADAPTERS
 
 
 def summary(

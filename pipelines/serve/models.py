@@ -36,8 +36,8 @@ from pipelines.serve.interface import AdapterFiles, Near
 from pipelines.serve.served_run import digests
 from pipelines.stages.base import load_base
 from pipelines.stages.concepts import load_concepts, load_text, with_adapter
-from pipelines.stages.generator import load_generator
 from pipelines.stages.prediction import Decoder
+from pipelines.stages.weight_generators import load_generator
 
 
 class Loaded(NamedTuple):

@@ -24,10 +24,10 @@ from pipelines.runtime.actors import map_actors
 from pipelines.runtime.log import Progress, log
 from pipelines.runtime.run_dir import RunDir
 from pipelines.runtime.stage_graph import record_errors
-from pipelines.stages.generator import load_generator
 from pipelines.stages.pairs import usable
 from pipelines.stages.prediction import Decoder
 from pipelines.stages.trainer import Trainer
+from pipelines.stages.weight_generators import load_generator
 
 FOLDER = "adapted"
 

@@ -24,7 +24,7 @@ from modeling.weights.interface import WeightGenerator
 from pipelines.config.sections.scoring import CONTROLS
 from pipelines.runtime.run_dir import RunDir
 from pipelines.stages.adapt import Predictor, heldout
-from pipelines.stages.generator import Member, load_generator, members
+from pipelines.stages.weight_generators import Member, load_generator, members
 from pipelines.stages.weights import load_blocks
 
 PREDICTION, IDENTITY, CEILING = "prediction", "identity", "ground-truth adapter"

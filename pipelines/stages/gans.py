@@ -27,9 +27,7 @@ from pipelines.runtime.stage_graph import record_errors
 from pipelines.stages.concepts import with_adapter
 from pipelines.stages.editing import READERS
 from pipelines.stages.pairs import usable
-from pipelines.stages.trainer import Trainer
-
-FOLDER = "adapters"
+from pipelines.stages.trainer import FOLDER, Trainer
 
 
 def identity_l1(data: ConceptData) -> float:

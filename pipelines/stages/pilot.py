@@ -26,10 +26,9 @@ from pipelines.runtime.log import log
 from pipelines.runtime.run_dir import RunDir
 from pipelines.runtime.stage_table import StageError
 from pipelines.stages.concepts import with_adapter
-from pipelines.stages.gans import FOLDER
 from pipelines.stages.judging import features_of
 from pipelines.stages.pairs import INDEX, usable
-from pipelines.stages.trainer import Trainer
+from pipelines.stages.trainer import FOLDER, Trainer
 
 RESULT = f"{FOLDER}/pilot.json"
 

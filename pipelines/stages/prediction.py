@@ -12,7 +12,7 @@ from modeling.weights.interface import TextBatch, WeightGenerator
 from modeling.weights.weight_generator import draw_noise, predict_blocks
 from pipelines.config.sections.training import Adapt
 from pipelines.runtime.run_dir import RunDir
-from pipelines.stages.generator import text_batch
+from pipelines.stages.weight_generators import text_batch
 from pipelines.stages.weights import load_layout
 
 

@@ -15,6 +15,8 @@ from pipelines.stages.base import load_base
 from pipelines.stages.concepts import load_text
 from pipelines.stages.pairs import load_pairs
 
+FOLDER = "adapters"
+
 
 class Trainer:
     """Everything an actor loads once: base, discriminator start, texts."""

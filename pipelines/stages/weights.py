@@ -29,8 +29,8 @@ from pipelines.runtime.stage_graph import record_errors
 from pipelines.runtime.tensors import to_numpy
 from pipelines.stages.base import load_base
 from pipelines.stages.concepts import load_concepts, with_adapter
-from pipelines.stages.gans import FOLDER as ADAPTERS
 from pipelines.stages.gans import load_adapter
+from pipelines.stages.trainer import FOLDER as ADAPTERS
 
 FOLDER = "weights"
 

@@ -32,8 +32,8 @@ from pipelines.stages.base import load_base
 from pipelines.stages.concepts import load_concepts, load_text
 from pipelines.stages.contenders import PREDICTION
 from pipelines.stages.gans import load_adapter
-from pipelines.stages.generator import generator_config
 from pipelines.stages.judging import Judge
+from pipelines.stages.weight_generators import generator_config
 from tests.conftest import Finished
 from tests.driver import Driver, descendants
 from tuning import overfit_outcome, trials

@@ -25,7 +25,7 @@ from pipelines.runtime.run_dir import RunDir
 from pipelines.runtime.text_table import writing_text
 from pipelines.stages import base
 from pipelines.stages.base import discriminator_config, load_base, translator_config
-from pipelines.stages.generator import generator_config
+from pipelines.stages.weight_generators import generator_config
 from pipelines.stages.writing import embed
 
 TEXT_DIM = 384

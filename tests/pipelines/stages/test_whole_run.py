@@ -38,7 +38,7 @@ from pipelines.runtime.session import NO_DASHBOARD, ray_session
 from pipelines.runtime.stage_graph import inventory
 from pipelines.runtime.stage_table import STAGES
 from pipelines.stages.concepts import load_concepts, load_text
-from pipelines.stages.generator import _Images, _wordings, image_pools
+from pipelines.stages.image_pairs import ImagePairs, image_pools, wordings_of
 from pipelines.stages.pairs import load_pairs
 from tests.conftest import Finished
 
@@ -165,7 +165,9 @@ def test_the_image_loss_draws_from_concepts_with_and_without_an_adapter(
     (half, one, two) = image_pools(config, run)
     assert set(half) < set(collected) and len(half) == 7 and one[0] in paired and len(one) == 1
     assert set(two) < set(sepia) and len(two) == 2
-    images = _Images(config, run, [collected, paired, sepia], load_text(run), _wordings(run), 0, 1)
+    images = ImagePairs(
+        config, run, [collected, paired, sepia], load_text(run), wordings_of(run), 0, 1
+    )
     batch = images.read(0, random.Random(0))
     assert batch.source.shape == batch.edited.shape == (3, 2, 3, 32, 32)
     pictures = load_pairs(run, images.pools[1][images.orders[1][0, 0]], "train")
@@ -244,7 +246,7 @@ def test_the_weight_generator_fits_the_layout_and_predicts_what_was_adapted(
 ) -> None:
     from pipelines.stages.adapt import Predictor, heldout, load_timings, step_folder
     from pipelines.stages.gans import load_adapter
-    from pipelines.stages.generator import load_generator
+    from pipelines.stages.weight_generators import load_generator
 
     generator = load_generator(run).model.config
     predictor = Predictor(to_dict(config), run)
@@ -394,8 +396,8 @@ def test_damage_heals_bit_for_bit(
 def test_damaged_files_are_named(finished: Finished, config: Config, tmp_path: Path) -> None:
     from pipelines.stages.base import load_base
     from pipelines.stages.gans import load_adapter
-    from pipelines.stages.generator import load_generator
     from pipelines.stages.pairs import load_pairs
+    from pipelines.stages.weight_generators import load_generator
     from pipelines.stages.weights import load_blocks, load_layout
 
     finished.copy(tmp_path / "run")
@@ -499,7 +501,7 @@ def test_two_workers_train_one_weight_generator(
     finished: Finished, ray: None, tmp_path: Path
 ) -> None:
     """DistributedDataParallel over gloo, on both losses."""
-    from pipelines.stages.generator import load_generator
+    from pipelines.stages.weight_generators import load_generator
 
     words = [w for w in finished.copy(tmp_path / "run") if not w.startswith(("repeats", "rival"))]
     run = RunDir(str(tmp_path / "run"))
