@@ -20,9 +20,10 @@ from pipelines.runtime.stage_table import BY_NAME, SIDE_STAGES, STAGES, Stage
 
 EXIT_CODES = {
     0: "done",
-    1: "a stage failed; of submit, the job",
+    1: "a stage failed; of `submit`, the job did",
     2: "the command or the configuration is wrong; nothing was started",
-    130: "stopped by Ctrl-C: the same command goes on",
+    130: "stopped by Ctrl-C: the same command goes on; of `submit`, the job goes on or was stopped",
+    143: "ended by SIGTERM: likewise",
 }
 
 
@@ -110,7 +111,7 @@ def of_keys(names: list[str]) -> str:
 
 
 def _block(section: str, about: str) -> str:
-    head = f"{section}: {about}" if section and about else section or about
+    head = f"{section}: {about}" if about else section or "of the whole run:"
     return "\n".join([*textwrap.wrap(head, _width()), *_explained(of_section(section), {})])
 
 

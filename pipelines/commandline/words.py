@@ -43,7 +43,7 @@ def sections() -> dict[str, str]:
         for f in fields(Config)
         if is_dataclass(getattr(config, f.name))
     }
-    return {"": "Of the whole run.", **named}
+    return {"": "", **named}
 
 
 def of_section(name: str) -> list[Key]:

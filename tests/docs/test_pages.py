@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from pipelines.commandline.pages import pages
 from pipelines.config.load import preset_names
 from pipelines.config.schema import Config
 from pipelines.runtime.stage_table import BY_NAME
@@ -174,3 +175,9 @@ def test_every_stage_and_preset_is_in_its_table() -> None:
     assert [name for name in BY_NAME if f"| `{name}` |" not in stages] == []
     first = (ROOT / "docs/first-run.md").read_text()
     assert [name for name in preset_names() if f"| `{name}` |" not in first] == []
+
+
+def test_generated_pages_are_up_to_date() -> None:
+    """Else: python -m pipelines.commandline.pages."""
+    for name, text in pages().items():
+        assert (ROOT / "docs" / name).read_text() == text, name
