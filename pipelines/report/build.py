@@ -24,7 +24,7 @@ from pipelines.runtime.stage_graph import finished
 from pipelines.runtime.stage_table import StageError
 from pipelines.stages.concepts import load_concepts
 from pipelines.stages.contenders import CONTINUED, SCRATCH, WEIGHTS_ONLY
-from pipelines.stages.evaluate import FOLDER as EVALUATED
+from pipelines.stages.evaluation_tables import FOLDER as EVALUATED
 
 FOLDER = "report"
 UNPICTURED = (CONTINUED, SCRATCH)

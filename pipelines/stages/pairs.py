@@ -27,8 +27,9 @@ from pipelines.runtime.log import Progress, log
 from pipelines.runtime.run_dir import ArtifactError, RunDir
 from pipelines.runtime.stage_graph import record_errors
 from pipelines.runtime.stage_table import StageError
+from pipelines.stages.choosing_editors import choose_editors
 from pipelines.stages.concepts import load_concepts, with_pairs
-from pipelines.stages.editing import EditConcept, choose_editors, edit_with, file_of, load_all
+from pipelines.stages.editing import EditConcept, edit_with, file_of, load_all
 from pipelines.stages.sources import location
 
 INDEX = "editing/index.parquet"

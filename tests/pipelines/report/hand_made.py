@@ -15,7 +15,7 @@ from pipelines.config.load import load_config
 from pipelines.config.schema import Config
 from pipelines.runtime.run_dir import RunDir
 from pipelines.stages.contenders import CEILING, IDENTITY, PREDICTION
-from pipelines.stages.evaluate import MEMORY, PICTURES, ROWS
+from pipelines.stages.evaluation_tables import MEMORY, PICTURES, ROWS
 
 # L1 before and after the fine-tune, for concept i add i / 100 to all: differences stay exact
 LEVELS = {

@@ -11,7 +11,7 @@ from modeling.concepts.table import to_table
 from pipelines.report import build as report
 from pipelines.report.studies import ShownStudy, studies_section
 from pipelines.stages.concepts import load_concepts
-from pipelines.stages.evaluate import MEMORY, PICTURES, ROWS
+from pipelines.stages.evaluation_tables import MEMORY, PICTURES, ROWS
 from tests.pipelines.page_reader import Reader
 from tests.pipelines.report.hand_made import NASTY, build
 

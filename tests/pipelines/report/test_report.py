@@ -16,7 +16,7 @@ from pipelines.report.pictures import MAX_PNG_BYTES
 from pipelines.runtime.run_dir import ArtifactError, RunDir
 from pipelines.runtime.stage_table import StageError
 from pipelines.stages.contenders import CEILING, IDENTITY, PREDICTION
-from pipelines.stages.evaluate import PICTURES, ROWS
+from pipelines.stages.evaluation_tables import PICTURES, ROWS
 from tests.pipelines.page_reader import Reader
 from tests.pipelines.report.hand_made import LEVELS, NASTY, build
 

@@ -267,7 +267,7 @@ def test_the_weight_generator_fits_the_layout_and_predicts_what_was_adapted(
 
 
 def test_evaluation_has_every_method_and_seed_at_equal_n(run: RunDir) -> None:
-    from pipelines.stages.evaluate import PICTURES, ROWS
+    from pipelines.stages.evaluation_tables import PICTURES, ROWS
 
     table = pq.read_table(f"{run.uri}/evaluation/rows.parquet")
     assert table.schema.equals(ROWS)

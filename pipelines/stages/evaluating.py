@@ -1,0 +1,305 @@
+"""What an actor of `evaluate` does: every method on one concept after another, and its scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pyarrow as pa
+import torch
+
+from modeling.concepts.concept import Concept
+from modeling.images import encode_png
+from modeling.metrics.distances import frechet_distance_from_features, kid
+from modeling.targets.adapter_training import (
+    ConceptData,
+    Trained,
+    batch_order,
+    pad_tokens,
+    to_uint8,
+    to_unit,
+    train_adapters,
+    translate_all,
+)
+from modeling.targets.base_training import BaseTraining
+from modeling.targets.coreset import image_coreset
+from modeling.targets.discriminator import PatchDiscriminator
+from modeling.targets.families import make_target
+from modeling.targets.lora import Adapter, stack
+from modeling.targets.recipe import base_recipe, collection_recipe, finetune_recipe
+from pipelines.config.schema import Config
+from pipelines.runtime.run_dir import RunDir
+from pipelines.stages.adapt import cut, load_timings, scored_steps, step_folder
+from pipelines.stages.base import discriminator_config, translator_config
+from pipelines.stages.concepts import load_concepts
+from pipelines.stages.contenders import (
+    CEILING,
+    CONTINUED,
+    IDENTITY,
+    PREDICTION,
+    SCRATCH,
+    SHUFFLED,
+    Contenders,
+)
+from pipelines.stages.evaluation_tables import FOLDER, SCHEMAS
+from pipelines.stages.gans import load_adapter
+from pipelines.stages.judging import FAR, Judge, Judged
+
+
+class EvaluateConcept(Contenders):
+    """Ray Data actor: all methods on one concept; writes the concept's rows and pictures."""
+
+    def __init__(self, config: dict[str, Any], run_dir: RunDir) -> None:
+        super().__init__(config, run_dir)
+        self.concepts = {c.concept_id: c for c in load_concepts(run_dir)}
+        self.judge = Judge(self.config, run_dir)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        out: dict[str, list[str]] = {"concept_id": [], "error": []}
+        for concept_id in batch["concept_id"]:
+            out["concept_id"].append(str(concept_id))
+            out["error"].append(self.evaluate(self.concepts[str(concept_id)]))
+        return out
+
+    def evaluate(self, concept: Concept) -> str:
+        """Write the concept's tables; returns errors of single methods."""
+        judged = self.judge.judged(concept, 0, self.config.evaluate.images)
+        tables: dict[str, list[dict[str, Any]]] = {kind: [] for kind in SCHEMAS}
+        errors: list[str] = []
+        for repeat in range(self.config.repeats):
+            starts = self.starts(concept.concept_id, repeat)
+            tracks, seconds = self.tracks(concept.concept_id, repeat, starts, errors)
+            rows, pictures = self.score(concept, judged, tracks, seconds, repeat)
+            tables["rows"] += rows
+            tables["memory"] += self.memory(concept, judged, repeat, starts)
+            if not repeat:
+                tables["pictures"] += pictures
+            if concept.concept_id in from_scratch(self.config, list(self.concepts.values())):
+                tables["rows"] += self.scratch(concept, judged, repeat)
+        for kind in reversed(SCHEMAS):  # the rows, whose file says that the concept is done, last
+            path = f"{FOLDER}/concepts/{concept.concept_id}.{kind}.parquet"
+            table = pa.Table.from_pylist(tables[kind], SCHEMAS[kind])
+            self.run_dir.write_table(path, table)
+        return "; ".join(errors)
+
+    def tracks(
+        self, concept_id: str, repeat: int, starts: dict[str, Adapter], errors: list[str]
+    ) -> tuple[dict[str, dict[int, Adapter]], dict[str, float]]:
+        """Every method's adapters by step, and its seconds of training.
+
+        The first prediction is that of stage `adapt`, whose seconds a step also stand for the
+        others: they are trained in one call, and beside other actors.
+        """
+        c = self.config
+        timings = load_timings(self.run_dir, concept_id)
+        tracks: dict[str, dict[int, Adapter]] = {}
+        if not repeat:
+            tracks[PREDICTION] = {
+                s: load_adapter(self.run_dir, step_folder(concept_id, s)) for s in scored_steps(c)
+            }
+        data = self.data(concept_id)
+        small = cut(data, image_coreset(data.source, c.adapt.coreset, c.seed))
+        todo = {m: a for m, a in starts.items() if m not in tracks}
+        trained = train_adapters(
+            self.translator,
+            [small] * len(todo),
+            list(todo.values()),
+            finetune_recipe(c.adapt),
+            self.discriminator,
+            c.seed + repeat,
+            c.adapt.keep,
+        )
+        for (method, start), result in zip(todo.items(), trained, strict=True):
+            if result.adapter is None:
+                errors.append(f"{method}, seed {c.seed + repeat}: {result.error}")
+                continue
+            tracks[method] = {0: start, **result.checkpoints, c.adapt.steps: result.adapter}
+        seconds = dict.fromkeys(tracks, timings["finetune"])
+        at_length = {CEILING: self.translator.zero_adapter()} if c.evaluate.ceiling else {}
+        if c.evaluate.continued and PREDICTION in tracks:
+            at_length[CONTINUED] = tracks[PREDICTION][0]
+        for method, start in at_length.items():
+            full = self.at_length(data, start, repeat)
+            if full.adapter is None:
+                errors.append(f"{method}, seed {c.seed + repeat}: {full.error}")
+                continue
+            tracks[method] = {**full.checkpoints, len(full.losses): full.adapter}
+            # at the cost of a step in the serial fine-tune: here other actors slow it down
+            per_step = timings["finetune"] / c.adapt.steps if c.adapt.steps else 0.0
+            seconds[method] = per_step * len(full.losses)
+        return tracks, seconds
+
+    def at_length(self, data: ConceptData, start: Adapter, repeat: int) -> Trained:
+        """An adapter trained on all of the ground truth by the collection's recipe."""
+        steps = int(self.run_dir.read_json("stages/gans.json")["summary"]["steps"])
+        (trained,) = train_adapters(
+            self.translator,
+            [data],
+            [start],
+            collection_recipe(self.config.gans, steps),
+            self.discriminator,
+            self.config.seed + repeat,
+            [steps * part // 10 for part in range(1, 10)],
+        )
+        return trained
+
+    def scratch(self, concept: Concept, judged: Judged, repeat: int) -> list[dict[str, Any]]:
+        """Rows of a whole translator trained on this concept alone."""
+        c = self.config
+        steps, seed = c.evaluate.scratch_steps, c.seed + repeat
+        plan = replace(
+            base_recipe(c.base),
+            steps=steps,
+            batch=c.adapt.batch,
+            l1_weight=c.adapt.l1_weight,
+            gan_weight=c.adapt.gan_weight,
+        )
+        data = self.data(concept.concept_id)
+        tokens, mask = (t.to(self.device) for t in pad_tokens([data.tokens]))
+        torch.manual_seed(seed)
+        network = make_target(translator_config(c, tokens.shape[-1])).to(self.device)
+        critic = PatchDiscriminator(discriminator_config(c)).to(self.device)
+        training = BaseTraining(network, critic, plan)
+        truth, rows, seconds = to_unit(judged.edited), [], 0.0
+        kept = {max(1, steps * part // 10) for part in range(1, 11)}
+        for step, index in enumerate(batch_order(len(data.source), steps, plan.batch, seed), 1):
+            begun = self.wait()
+            training.step(to_unit(data.source[index]), to_unit(data.edited[index]), tokens, mask)
+            seconds += self.wait() - begun
+            if step in kept:
+                network.eval()
+                with torch.no_grad():
+                    made = network(to_unit(judged.source).to(self.device), tokens, mask).cpu()
+                l1 = float((to_unit(to_uint8(made)) - truth).abs().mean())
+                about = _about(concept, seed, len(truth))
+                rows.append(
+                    {**about, "method": SCRATCH, "step": step, "seconds": seconds, "l1": l1}
+                )
+        return rows
+
+    def memory(
+        self, concept: Concept, judged: Judged, repeat: int, starts: dict[str, Adapter]
+    ) -> list[dict[str, Any]]:
+        """How far each generated adapter is from the nearest one it was trained on.
+
+        In normalised weights (root mean square) and in pictures (L1 between what the two draw):
+        arXiv 2506.07998 finds weight generators that only repeat their training set.
+        """
+        tokens = [self.texts[concept.concept_id].tokens] * 2
+        rows = []
+        for method in self.generators(repeat):
+            start = starts[method]
+            own = self.decoder.encode(start)
+            real = self.decoder.layout.mask.to(own.device)
+            gaps = (self.blocks - own)[:, real].square().mean(1).sqrt()
+            nearest = int(gaps.argmin())
+            both = stack([start, self.decoder.decode(self.blocks[nearest])])
+            made = to_unit(
+                translate_all(self.translator, both, judged.source.to(self.device), tokens).cpu()
+            )
+            rows.append(
+                {
+                    **_about(concept, self.config.seed + repeat, len(judged.source)),
+                    "method": method,
+                    "nearest": self.blocks_ids[nearest],
+                    "distance": float(gaps[nearest]),
+                    "pictures": float((made[0] - made[1]).abs().mean()),
+                    "nearest_l1": float((made[1] - to_unit(judged.edited)).abs().mean()),
+                }
+            )
+        return rows
+
+    def score(
+        self,
+        concept: Concept,
+        judged: Judged,
+        tracks: dict[str, dict[int, Adapter]],
+        seconds: dict[str, float],
+        repeat: int,
+    ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """Rows (one per method and step) and pictures (end points, first images)."""
+        c = self.config
+        truth, source = judged.edited, judged.source
+        key = {"concept_id": concept.concept_id, "text": concept.text}
+        predict = load_timings(self.run_dir, concept.concept_id)["predict"]
+        generated = {*self.generators(repeat), SHUFFLED, CONTINUED}
+        about = _about(concept, c.seed + repeat, len(truth))
+        rows: list[dict[str, Any]] = []
+        pictures: list[dict[str, Any]] = []
+
+        def show(method: str, step: int, images: torch.Tensor) -> None:
+            for image_id, image in list(zip(judged.ids, images, strict=True))[: c.report.pictures]:
+                data = encode_png(image.permute(1, 2, 0).contiguous().numpy())
+                pictures.append(
+                    {**key, "method": method, "step": step, "image_id": image_id, "image": data}
+                )
+
+        wide = (
+            judged
+            if not c.evaluate.fd_images
+            else self.judge.judged(concept, FAR, c.evaluate.fd_images)
+        )
+        true_kid = self.judge.embed(truth) if c.evaluate.kid and not repeat else None
+        true_fd = self.judge.embed(wide.edited) if c.evaluate.fd_images else None
+
+        def row(
+            method: str, step: int, spent: float, made: torch.Tensor, made_wide: Any, end: bool
+        ) -> None:
+            values: dict[str, Any] = {"kid": None, "fd": None}
+            if end and true_kid is not None:
+                values["kid"] = kid(self.judge.embed(made), true_kid, 1, len(true_kid), c.seed)
+            if end and true_fd is not None:
+                values["fd"] = frechet_distance_from_features(self.judge.embed(made_wide), true_fd)
+            l1 = float((to_unit(made) - to_unit(truth)).abs().mean())
+            rows.append(
+                {**about, **values, "method": method, "step": step, "seconds": spent, "l1": l1}
+            )
+            if end:
+                show(method, step, made)
+
+        show("source", 0, source)
+        show("ground truth", 0, truth)
+        row(IDENTITY, 0, 0.0, source, wide.source, True)
+        for method, track in tracks.items():
+            last = max(track)
+            adapters = stack(list(track.values()))
+            tokens = [self.texts[concept.concept_id].tokens] * len(track)
+            made = translate_all(self.translator, adapters, source.to(self.device), tokens).cpu()
+            for i, step in enumerate(track):
+                end = step in (0, last)
+                made_wide = None
+                if end and true_fd is not None:
+                    one = {k: v[i : i + 1] for k, v in adapters.items()}
+                    x = wide.source.to(self.device)
+                    made_wide = translate_all(self.translator, one, x, tokens[:1])[0].cpu()
+                spent = seconds[method] * (step / last if last else 0.0)
+                spent += predict if method in generated else 0.0
+                row(method, step, spent, made[i], made_wide, end)
+        return rows, pictures
+
+
+def _about(concept: Concept, seed: int, n: int) -> dict[str, Any]:
+    """What every row says of its concept."""
+    return {
+        "concept_id": concept.concept_id,
+        "text": concept.text,
+        "split": concept.split,
+        "heldout": concept.heldout,
+        "seed": seed,
+        "n": n,
+    }
+
+
+def from_scratch(config: Config, concepts: Sequence[Concept]) -> set[str]:
+    """Held-out concepts on which translators are trained from scratch, evenly of each set."""
+    if not config.evaluate.scratch_steps:
+        return set()
+    out: set[str] = set()
+    for held in {c.heldout for c in concepts}:
+        ids = [
+            c.concept_id for c in concepts if c.heldout == held and c.split == config.adapt.split
+        ]
+        wanted = min(config.evaluate.scratch_concepts, len(ids))
+        out |= {ids[i * len(ids) // wanted] for i in range(wanted)}
+    return out
