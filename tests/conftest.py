@@ -17,7 +17,7 @@ from tests.driver import Driver
 
 # Before anything imports Ray or torch. Only tests run without a token.
 os.environ |= {
-    "OMP_NUM_THREADS": "1",
+    "OMP_NUM_THREADS": os.environ.get("TEST_THREADS", "1"),  # more: tests/processors.py
     "RAY_AUTH_MODE": "disabled",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_COLOR_PREFIX": "0",

@@ -167,6 +167,7 @@ class NormalisationSums:
             m2 = m2 + self.count * (means - shared).square()
             means = shared
         deviation = (pooled(m2) / self.count).sqrt().clamp_min(floor)
-        centres, scales = torch.zeros(mask.shape), torch.ones(mask.shape)
+        centres = torch.zeros(mask.shape, dtype=torch.float32)
+        scales = torch.ones_like(centres)
         centres[mask], scales[mask] = means.float(), deviation[ids].float()
         return Normalisation(centres, scales, mask, centre, self.count, self.layout_digest)

@@ -36,6 +36,7 @@ from pipelines.stages.judging import Judge
 from pipelines.stages.weight_generators import generator_config
 from tests.conftest import Finished
 from tests.driver import Driver, descendants
+from tests.rounding import rounding
 from tuning import overfit_outcome, trials
 from tuning.overfit import Overfitting
 from tuning.study import Paper, StudyError, load_study
@@ -168,9 +169,10 @@ def test_the_ends_are_the_trained_adapter_and_zero_lora(studied: Studied) -> Non
         return float((to_unit(made) - to_unit(judged.edited)).abs().mean())
 
     own = load_adapter(run, f"adapters/{concept.concept_id}")
-    assert scores["l1"] == pytest.approx(l1(own), abs=1e-6)
+    # one colour in a hundred may be rounded the other way in another process
+    assert scores["l1"] == pytest.approx(l1(own), abs=1e-4)
     zero = studied.summary["ends"][ZERO][text]
-    assert zero["l1"] == pytest.approx(l1(translator.zero_adapter()), abs=1e-6)
+    assert zero["l1"] == pytest.approx(l1(translator.zero_adapter()), abs=1e-4)
     assert scores["n"] == zero["n"] == len(judged.ids) and scores["kid"] is not None
     names = [row[0] for row in studied.summary["table"]["rows"]]
     assert names == [TRUTH, ZERO, "64", "128"]
@@ -316,11 +318,12 @@ def test_exact_blocks_give_the_adapter_back(size: int, rule: int, rank: int, see
     subject = subject_of(translator, seed)
     trial = Overfitting(config, translator, subject, seed)
     predicted = trial.predict(Known(trial))
-    assert trial.rmse(predicted) < 1e-6
+    assert trial.rmse(predicted) == 0
     back = trial.written_back(predicted)
     translator.check(back)
     for key, value in subject.adapter.items():
-        assert torch.allclose(back[key], value, atol=1e-5), key
+        # less the centre (no larger than the largest), divided, multiplied, and back
+        torch.testing.assert_close(back[key], value, rtol=0, atol=rounding(8, value), msg=key)
 
 
 def test_a_subject_survives_writing(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ def pictures(count: int) -> list[np.ndarray]:
 def test_parts_by_hand(clip: Path) -> None:
     from transformers import CLIPModel, CLIPProcessor
 
-    model = CLIPModel.from_pretrained(clip)
+    model = CLIPModel.from_pretrained(clip).double()
     processor = CLIPProcessor.from_pretrained(clip)
     before, after = pictures(2), [p[::-1].copy() for p in pictures(2)]
     text = "a photo of a person, grey hair"
@@ -38,7 +38,9 @@ def test_parts_by_hand(clip: Path) -> None:
     inputs = processor(text=texts, images=images, return_tensors="pt", padding=True)
     with torch.no_grad():
         out = model(**inputs)
-    found = EditScores(str(clip))(before, after, text)
+    scores = EditScores(str(clip))
+    scores.clip.double()
+    found = scores(before, after, text)
     for i in range(2):
         b, a = out.image_embeds[i], out.image_embeds[2 + i]
         neutral, target = out.text_embeds[0], out.text_embeds[1]
@@ -47,6 +49,7 @@ def test_parts_by_hand(clip: Path) -> None:
             "identity": a @ b,
             "quality": out.logits_per_image[2 + i, 2:].softmax(0)[0],
         }
+        # embeddings are rounded to float32, and 14 · their products to the softmax
         assert found[i] == pytest.approx({k: float(v) for k, v in expected.items()}, abs=1e-5)
 
 
@@ -63,7 +66,7 @@ def test_identity_by_another_model(clip: Path, tmp_path: Path) -> None:
     scores = EditScores(str(clip), str(tmp_path))
     before, after = pictures(2), [p[:, ::-1].copy() for p in pictures(2)]
     own, other = EditScores(str(clip))(before, after, "x"), scores(before, after, "x")
-    assert [s["direction"] for s in own] == pytest.approx([s["direction"] for s in other])
+    assert [s["direction"] for s in own] == [s["direction"] for s in other]
     model, processor = Dinov2Model.from_pretrained(tmp_path), ViTImageProcessor(size=size)
 
     def tokens(images: list[np.ndarray]) -> torch.Tensor:
@@ -72,8 +75,8 @@ def test_identity_by_another_model(clip: Path, tmp_path: Path) -> None:
             return model(**inputs).last_hidden_state[:, 0]
 
     expected = torch.cosine_similarity(tokens(before), tokens(after)).tolist()
-    assert [s["identity"] for s in other] == pytest.approx(expected, abs=1e-6)
-    assert [s["identity"] for s in own] != pytest.approx(expected, abs=1e-6)
+    assert [s["identity"] for s in other] == pytest.approx(expected, abs=1e-5)
+    assert [s["identity"] for s in own] != pytest.approx(expected, abs=1e-3)
 
 
 def test_a_missing_model_is_named(tmp_path: Path) -> None:

@@ -21,7 +21,11 @@ from modeling.metrics.features import (
     make_features,
 )
 from tests.driver import ROOT
+from tests.rounding import in_its_precision
 from tests.tiny_clip import save_clip
+
+AS_FLOAT32 = {"rtol": 1e-6, "atol": 1e-6}
+"""What a float64 network makes, rounded once: 8 roundings."""
 
 
 def images(n: int, size: int, seed: int) -> np.ndarray:
@@ -37,26 +41,38 @@ def efficientnet() -> EfficientNetLite0:
     return EfficientNetLite0(input_size=64, batch_size=4)
 
 
-def test_features_do_not_depend_on_the_batch(efficientnet: EfficientNetLite0) -> None:
+@pytest.fixture(scope="module")
+def exact() -> EfficientNetLite0:
+    """In float64, in which batched and single differ by the rounding of the result alone."""
+    extractor = EfficientNetLite0(input_size=64, batch_size=4)
+    extractor._network.double()
+    in_its_precision(extractor._network._conv_stem)
+    return extractor
+
+
+def test_features_do_not_depend_on_the_batch(
+    efficientnet: EfficientNetLite0, exact: EfficientNetLite0
+) -> None:
     batch = images(9, 48, seed=0)
     features = efficientnet(batch)
     assert features.shape == (9, efficientnet.dim) and features.dtype == np.float32
     assert np.isfinite(features).all() and (features >= 0).all()  # ReLU6, pooled
     assert features.std(0).max() > 0.05
-    alone = np.concatenate([efficientnet(batch[i : i + 1]) for i in range(9)])
-    np.testing.assert_allclose(features, alone, atol=1e-4)
+    alone = np.concatenate([exact(batch[i : i + 1]) for i in range(9)])
+    np.testing.assert_allclose(exact(batch), alone, **AS_FLOAT32)
     np.testing.assert_array_equal(features, efficientnet(batch))
 
 
-def test_the_features_are_what_the_classifier_reads(efficientnet: EfficientNetLite0) -> None:
+def test_the_features_are_what_the_classifier_reads(exact: EfficientNetLite0) -> None:
     """The package's own forward pass ends in a linear layer over exactly these features."""
-    network = efficientnet._network
+    network = exact._network
     batch = images(3, 64, seed=1)  # already at the input size: the resize is the identity
     tensor = (torch.from_numpy(batch).permute(0, 3, 1, 2).float() - 127.0) / 128.0
     with torch.inference_mode():
         logits = network(tensor)
-        ours = network._fc(torch.from_numpy(efficientnet(batch)))
-    torch.testing.assert_close(ours, logits, atol=1e-3, rtol=1e-3)
+        ours = network._fc(torch.from_numpy(exact(batch)).double())
+    # the features are float32: 1280 roundings, weighted
+    torch.testing.assert_close(ours, logits, atol=1e-5, rtol=1e-5)
 
 
 def test_resize_is_clean_fids() -> None:
@@ -140,7 +156,8 @@ def test_inception_is_called_as_clean_fid_calls_it(inception_file: Path) -> None
     extractor = make_features("inception", cache_folder=inception_file.parent, batch_size=2)
     assert (extractor.name, extractor.dim, extractor.input_size) == ("FID", 2048, 299)
     grey = np.full((3, 20, 20, 3), 192, np.uint8)
-    np.testing.assert_allclose(extractor(grey), np.full((3, 2048), 0.5), atol=1e-5)
+    # a resize of values below 256, in float32
+    np.testing.assert_allclose(extractor(grey), np.full((3, 2048), 0.5), rtol=0, atol=1e-6)
     assert isinstance(make_features("inception", weights=inception_file), Inception)
 
 
@@ -162,6 +179,7 @@ def test_clip_features_by_hand(clip_folder: Path) -> None:
     from transformers import CLIPModel
 
     clip = make_features("clip", model=str(clip_folder), batch_size=2)
+    clip._network.double()
     assert (clip.name, clip.dim, clip.input_size) == ("FD-CLIP", 16, 32)
     assert clip.description == "CLIP (clip), 16 projected features, clean-fid resize to 32x32"
     images = np.random.default_rng(0).integers(0, 256, (3, 48, 48, 3), np.uint8)
@@ -173,9 +191,9 @@ def test_clip_features_by_hand(clip_folder: Path) -> None:
     mean = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(3, 1, 1)
     deviation = torch.tensor([0.26862954, 0.26130258, 0.27577711]).view(3, 1, 1)
     with torch.no_grad():
-        model = CLIPModel.from_pretrained(clip_folder)
+        model = CLIPModel.from_pretrained(clip_folder).double()
         out = model.get_image_features((pixels - mean) / deviation).pooler_output
-    np.testing.assert_allclose(clip(images), out.numpy(), atol=1e-5)
+    np.testing.assert_allclose(clip(images), out.numpy(), **AS_FLOAT32)
 
 
 def test_a_missing_clip_is_named(tmp_path: Path) -> None:

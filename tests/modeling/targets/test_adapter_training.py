@@ -30,11 +30,14 @@ from tests.modeling.targets.tiny_training import (
     make_discriminator,
     make_translator,
 )
-
-pytestmark = pytest.mark.usefixtures("one_thread")
+from tests.rounding import in_float64
 
 L1_ONLY = Recipe(steps=5, batch=4, lr=0.02, lr_final=0.02, gan_weight=0.0)
 GAN = replace(L1_ONLY, gan_weight=1.0)
+SAME = 1e-7
+"""Two float64 trainings of the same maths end closer: Adam makes a rounding of the gradient, 1e-16,
+1e8 times larger at most where the gradient is 0, and moves a weight by that share of lr. In float32
+such a weight may go either way."""
 RECIPES = pytest.mark.parametrize("recipe", [L1_ONLY, GAN], ids=["L1", "GAN"])
 
 
@@ -95,6 +98,7 @@ def test_every_weight_moves_and_the_loss_falls(recipe: Recipe) -> None:
 
 
 @pytest.mark.parametrize("gan_weight", [0.0, 20.0])
+@in_float64()
 def test_against_a_loop_written_out(gan_weight: float) -> None:
     """Eq. (4) and the kept average, by plain Adam on one adapter and one discriminator."""
     concept, translator, critic = make_concept(0), make_translator(), make_discriminator()
@@ -107,7 +111,7 @@ def test_against_a_loop_written_out(gan_weight: float) -> None:
     mask = torch.ones(3, dtype=torch.bool)
     norms = []
     for step, index in enumerate(batch_order(8, 5, 4, seed=3)):
-        x, y = concept.source[index] / 127.5 - 1, concept.edited[index] / 127.5 - 1
+        x, y = to_unit(concept.source[index]), to_unit(concept.edited[index])
         fake = translator(weights, x, concept.tokens, mask)
         loss = 100 * (fake - y).abs().mean()
         if gan_weight:
@@ -126,7 +130,7 @@ def test_against_a_loop_written_out(gan_weight: float) -> None:
                 average[k].mul_(decay).add_(v, alpha=1 - decay)
     assert max(norms) > 5
     (trained,) = train([concept], recipe, seed=3)
-    assert distance(adapter_of(trained), average) < 2e-4
+    assert distance(adapter_of(trained), average) < SAME
     assert distance(adapter_of(trained), {k: v.detach() for k, v in weights.items()}) > 1e-3
 
 
@@ -150,7 +154,7 @@ def test_kept_steps_are_what_shorter_trainings_end_with() -> None:
     (whole,) = train([make_concept(0)], recipe, keep=[2, 5])
     (short,) = train([make_concept(0)], replace(recipe, steps=2))
     assert sorted(whole.checkpoints) == [2, 5]
-    assert distance(whole.checkpoints[2], adapter_of(short)) < 1e-6
+    assert distance(whole.checkpoints[2], adapter_of(short)) == 0
     assert distance(whole.checkpoints[5], adapter_of(whole)) == 0
     whole.checkpoints[5]["base_model.model.head.lora_B.weight"].zero_()
     assert adapter_of(whole)["base_model.model.head.lora_B.weight"].abs().max() > 0
@@ -181,20 +185,21 @@ def test_a_start_is_gone_on_from() -> None:
     [L1_ONLY, GAN, replace(GAN, clip=1.0, ema=0.9, warmup=2, lr_final=0.0)],
     ids=["L1", "GAN", "GAN, clip, average"],
 )
+@in_float64()
 def test_fused_concepts_equal_each_alone(recipe: Recipe, dropout: float) -> None:
     concepts = [make_concept(0, length=3), make_concept(1, length=5), make_concept(2, length=1)]
     fused = train(concepts, recipe, dropout=dropout)
     for concept, trained in zip(concepts, fused, strict=True):
         (alone,) = train([concept], recipe, dropout=dropout)
         assert trained.concept_id == concept.concept_id
-        assert trained.losses == pytest.approx(alone.losses, rel=1e-3)
-        # far below the distance that a single step moves a weight
-        assert distance(adapter_of(trained), adapter_of(alone)) < 0.05 * recipe.lr
+        assert trained.losses == pytest.approx(alone.losses, rel=SAME)
+        assert distance(adapter_of(trained), adapter_of(alone)) < SAME
     assert distance(adapter_of(fused[0]), adapter_of(fused[1])) > recipe.lr
 
 
 @RECIPES
 @pytest.mark.parametrize("place", ["tokens", "start"])
+@in_float64()
 def test_one_bad_concept_does_not_touch_the_others(recipe: Recipe, place: str) -> None:
     concepts = [make_concept(i) for i in range(3)]
     starts = [make_translator().zero_adapter() for _ in concepts]
@@ -208,7 +213,7 @@ def test_one_bad_concept_does_not_touch_the_others(recipe: Recipe, place: str) -
     assert results[1].error == "loss became non-finite at step 1 of 5"
     for alone, trained in zip(good, (results[0], results[2]), strict=True):
         assert trained.error == ""
-        assert distance(adapter_of(trained), adapter_of(alone)) < 0.05 * recipe.lr
+        assert distance(adapter_of(trained), adapter_of(alone)) < SAME
 
 
 def test_weights_that_overflow_in_the_last_step_are_found() -> None:

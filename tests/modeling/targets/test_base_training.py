@@ -16,8 +16,6 @@ from modeling.targets.shapes import TranslatorConfig
 from modeling.targets.translator import Translator
 from tests.modeling.targets.tiny_training import TINY, distance, make_concept, make_discriminator
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 Batch = tuple[Tensor, Tensor, Tensor, Tensor]
 
 

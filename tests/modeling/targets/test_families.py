@@ -49,8 +49,7 @@ from modeling.targets.shapes import (
 )
 from modeling.weights.codec import BlockLayout
 from tests.driver import ROOT
-
-pytestmark = pytest.mark.usefixtures("one_thread")
+from tests.rounding import in_float64
 
 TEXT_DIM, SIDE = 6, 16
 SMALL: dict[str, Any] = {"width": 8, "downs": 1, "heads": 2, "edge_kernel": 3, "blocks": 2}
@@ -83,6 +82,11 @@ def random_adapter(adapted: AdaptedTranslator, seed: int) -> Adapter:
     return {k: v + 0.1 * torch.randn(v.shape, generator=g) for k, v in zero.items()}
 
 
+def as_filed(adapter: Adapter) -> Adapter:
+    """Rounded to the float32 of the files."""
+    return {k: v.float().to(v.dtype) for k, v in adapter.items()}
+
+
 def inputs(groups: int = 3, batch: int = 2) -> tuple[Tensor, Tensor, Tensor]:
     g = torch.Generator().manual_seed(1)
     x = torch.rand(groups, batch, 3, SIDE, SIDE, generator=g) * 2 - 1
@@ -95,6 +99,7 @@ def inputs(groups: int = 3, batch: int = 2) -> tuple[Tensor, Tensor, Tensor]:
 
 @families
 @torch.no_grad()
+@in_float64()
 def test_frozen_statistics_are_the_same_function_at_evaluation(family: str) -> None:
     torch.manual_seed(0)
     network = stirred(make_target(shape_of(family)))
@@ -104,7 +109,7 @@ def test_frozen_statistics_are_the_same_function_at_evaluation(family: str) -> N
         network(x[0] * 2 + 1, tokens[:1], mask[:1])
     before = network.eval()(x[0], tokens[:1], mask[:1])
     frozen = copy.deepcopy(network).freeze_statistics()
-    assert torch.allclose(frozen(x[0], tokens[:1], mask[:1]), before, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(frozen(x[0], tokens[:1], mask[:1]), before)
     assert not list(frozen.buffers())
     # and, without dropout, in training mode too
     assert torch.equal(
@@ -171,12 +176,13 @@ def test_a_description_without_a_family_is_of_the_first() -> None:
 
 @families
 @torch.no_grad()
+@in_float64()
 def test_the_zero_adapter_is_the_base(family: str) -> None:
     base = make_base(family)
     adapted = AdaptedTranslator(copy.deepcopy(base), 2)
     x, tokens, mask = inputs()
     made = adapted(adapted.zero_adapter(), x[0], tokens[0], mask[0])
-    assert torch.allclose(made, base(x[0], tokens[:1], mask[:1]), atol=1e-6)
+    torch.testing.assert_close(made, base(x[0], tokens[:1], mask[:1]))
     merged = adapted.merge(adapted.zero_adapter())
     assert all(torch.equal(merged[n], p) for n, p in base.named_parameters() if n in merged)
 
@@ -184,20 +190,21 @@ def test_the_zero_adapter_is_the_base(family: str) -> None:
 @families
 @pytest.mark.parametrize("rank", [1, 3])
 @torch.no_grad()
+@in_float64()
 def test_peft_loads_the_files_and_merges_to_the_same_network(
     tmp_path: Path, family: str, rank: int
 ) -> None:
     base = make_base(family)
     adapted = AdaptedTranslator(copy.deepcopy(base), rank, {"head": 2})
-    adapter = random_adapter(adapted, 1)
+    adapter = as_filed(random_adapter(adapted, 1))
     for name, data in to_files(adapter, adapted.lora_config, {}).items():
         (tmp_path / name).write_bytes(data)
     x, tokens, mask = inputs()
     ours = adapted(adapter, x[0], tokens[0], mask[0])
     loaded = PeftModel.from_pretrained(copy.deepcopy(base), str(tmp_path)).eval()
-    assert torch.allclose(loaded(x[0], tokens[:1], mask[:1]), ours, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(loaded(x[0], tokens[:1], mask[:1]), ours)
     merged = loaded.merge_and_unload()
-    assert torch.allclose(merged(x[0], tokens[:1], mask[:1]), ours, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(merged(x[0], tokens[:1], mask[:1]), ours)
     assert (ours - base(x[0], tokens[:1], mask[:1])).abs().max() > 0.01
 
 
@@ -243,15 +250,16 @@ def test_weights_and_blocks_invert_exactly(
 
 @families
 @torch.no_grad()
+@in_float64()
 def test_a_concept_axis_is_one_adapter_after_another(family: str) -> None:
     adapted = AdaptedTranslator(make_base(family), 1)
     adapters = [random_adapter(adapted, i) for i in range(3)]
     x, tokens, mask = inputs()
     single = torch.stack([adapted(a, x[i], tokens[i], mask[i]) for i, a in enumerate(adapters)])
     stacked = stack(adapters)
-    assert torch.allclose(adapted.translate(stacked, x, tokens, mask), single, atol=1e-5)
+    torch.testing.assert_close(adapted.translate(stacked, x, tokens, mask), single)
     mapped = vmap(adapted.__call__, randomness="same")(dict(stacked), x, tokens, mask)
-    assert torch.allclose(mapped, single, atol=1e-4)
+    torch.testing.assert_close(mapped, single)
 
 
 @families
@@ -316,13 +324,14 @@ def test_layers_without_a_place_in_an_adapter_are_refused() -> None:
 
 
 @torch.no_grad()
+@in_float64()
 def test_a_reflected_border_is_pytorchs() -> None:
     torch.manual_seed(0)
     layer = ConvNorm(3, 5, 5, stride=2, relu=False, reflect=True).eval()
     plain = nn.Conv2d(3, 5, 5, 2, 2, bias=False, padding_mode="reflect")
     plain.load_state_dict(layer.conv.state_dict())
     x = torch.randn(2, 3, 9, 8)
-    assert torch.allclose(layer(x), layer.norm(plain(x)), atol=1e-6)
+    torch.testing.assert_close(layer(x), layer.norm(plain(x)))
 
 
 # Nothing downstream knows the family

@@ -26,8 +26,7 @@ from modeling.targets.rank_search import (
     truncated,
 )
 from modeling.targets.shapes import TranslatorConfig
-
-pytestmark = pytest.mark.usefixtures("one_thread")
+from tests.rounding import in_float64
 
 TINY: dict[str, Any] = {"width": 8, "text_dim": 6, "heads": 2, "edge_kernel": 3}
 
@@ -52,6 +51,7 @@ def change(adapted: AdaptedTranslator, adapter: Adapter, layer: str) -> Tensor:
 # What a layer's change is made of
 
 
+@in_float64()
 def test_spectra_are_those_of_the_merged_change() -> None:
     adapted = translator()
     adapter = trained(adapted)
@@ -60,10 +60,11 @@ def test_spectra_are_those_of_the_merged_change() -> None:
     for layer, values in found.items():
         plain = torch.linalg.svdvals(change(adapted, adapter, layer))
         assert 1 <= len(values) <= 4
-        torch.testing.assert_close(values.float(), plain[: len(values)], rtol=1e-3, atol=1e-4)
-        assert plain[len(values) :].max() < 1e-4 if len(plain) > len(values) else True
+        torch.testing.assert_close(values, plain[: len(values)])
+        assert plain[len(values) :].max() < 1e-7 if len(plain) > len(values) else True
 
 
+@in_float64()
 def test_a_cut_layer_is_the_best_of_its_rank_and_the_others_stay() -> None:
     adapted = translator()
     adapter = trained(adapted)
@@ -74,7 +75,7 @@ def test_a_cut_layer_is_the_best_of_its_rank_and_the_others_stay() -> None:
         adapted.check(cut)
         lost = change(adapted, adapter, name) - change(adapted, cut, name)
         tail = values[name][rank:].square().sum().sqrt()
-        assert float(lost.norm()) == pytest.approx(float(tail), rel=1e-3, abs=1e-4)
+        assert float(lost.norm()) == pytest.approx(float(tail), rel=1e-7, abs=1e-7)
         assert len(spectra(cut, layers)[name].nonzero()) <= 4
         (mine,) = (g for g in layers if g.name == name)
         assert all(cut[k] is adapter[k] for k in adapter if k not in (mine.a, mine.b))
@@ -89,6 +90,7 @@ def test_costs_are_the_weights_that_a_rank_adds() -> None:
         assert translator(1, {layer: 4}).n_weights - base == 3 * cost
 
 
+@in_float64()
 def test_energy_is_a_share_and_every_concept_counts_the_same() -> None:
     adapted = translator()
     layers = adapted_layers(adapted)

@@ -12,8 +12,7 @@ from modeling.targets.conv_norm import ChannelAffine
 from modeling.targets.families import frozen_target
 from modeling.targets.shapes import TargetError, TranslatorConfig
 from modeling.targets.translator import Translator
-
-pytestmark = pytest.mark.usefixtures("one_thread")
+from tests.rounding import in_float64
 
 TINY: dict[str, Any] = {"width": 8, "text_dim": 6, "heads": 2, "edge_kernel": 3}
 
@@ -49,6 +48,7 @@ def trained(network: Translator) -> Translator:
 
 @pytest.mark.parametrize("downs", [0, 1, 2])
 @torch.no_grad()
+@in_float64()
 def test_freezing_the_statistics_keeps_the_function(downs: int) -> None:
     with torch.enable_grad():
         network = trained(make(downs=downs))
@@ -57,7 +57,7 @@ def test_freezing_the_statistics_keeps_the_function(downs: int) -> None:
     norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
     assert all((m.running_var - 1).abs().max() > 0.01 for m in norms)
     network.freeze_statistics()
-    assert torch.allclose(network(x, tokens, mask), before, atol=1e-5)
+    torch.testing.assert_close(network(x, tokens, mask), before)
 
     assert not any(isinstance(m, nn.BatchNorm2d) for m in network.modules())
     assert sum(isinstance(m, ChannelAffine) for m in network.modules()) == len(norms)
@@ -65,7 +65,7 @@ def test_freezing_the_statistics_keeps_the_function(downs: int) -> None:
     # nothing moves when it is used for training: the same function, whatever else is in the batch
     assert torch.equal(network.train()(x, tokens, mask), network.eval()(x, tokens, mask))
     alone = network(x[:1], tokens[:1], mask[:1])
-    assert torch.allclose(alone, network(x, tokens, mask)[:1], atol=1e-4)
+    torch.testing.assert_close(alone, network(x, tokens, mask)[:1])
 
     again = frozen_target(network.config)
     again.load_state_dict(network.state_dict())
@@ -81,6 +81,7 @@ def test_freezing_twice_changes_nothing() -> None:
 
 
 @torch.no_grad()
+@in_float64()
 def test_masked_tokens_do_not_count_and_the_others_do() -> None:
     network = make().eval()
     x, tokens, mask = inputs()
@@ -89,24 +90,25 @@ def test_masked_tokens_do_not_count_and_the_others_do() -> None:
     assert torch.equal(network(x, garbage, mask), out)
     padded = torch.cat([tokens, torch.ones(3, 5, 6)], dim=1)
     longer = torch.cat([mask, torch.zeros(3, 5, dtype=torch.bool)], dim=1)
-    assert torch.allclose(network(x, padded, longer), out, atol=1e-6)
+    torch.testing.assert_close(network(x, padded, longer), out)
     other = tokens.clone()
     other[:, 0] += 1
     assert (network(x, other, mask) - out).abs().flatten(1).amax(1).gt(1e-4).all()
 
 
 @torch.no_grad()
+@in_float64()
 def test_one_prompt_for_all_equals_the_same_prompt_for_each() -> None:
     network = make().eval()
     x, tokens, mask = inputs()
     one = network(x, tokens[1:2], mask[1:2])
     each = network(x, tokens[1:2].expand(3, -1, -1), mask[1:2].expand(3, -1))
-    assert torch.allclose(one, each, atol=1e-6)
+    torch.testing.assert_close(one, each)
     # and prompts are matched to images by their place in the batch
     mixed = network(x, tokens, mask)
     for i in range(3):
         single = network(x[i : i + 1], tokens[i : i + 1], mask[i : i + 1])
-        assert torch.allclose(mixed[i : i + 1], single, atol=1e-5)
+        torch.testing.assert_close(mixed[i : i + 1], single)
 
 
 @torch.no_grad()
@@ -196,6 +198,7 @@ def test_the_config_survives_json() -> None:
 
 
 @torch.no_grad()
+@in_float64()
 def test_the_gated_feed_forward_is_stable_diffusions() -> None:
     from diffusers.models.attention import FeedForward
 
@@ -208,4 +211,4 @@ def test_the_gated_feed_forward_is_stable_diffusions() -> None:
     block.norm_mlp.register_forward_hook(lambda _module, _inputs, out: seen.append(out))
     block.contract.register_forward_hook(lambda _module, _inputs, out: seen.append(out))
     network(*inputs())
-    assert torch.allclose(reference(seen[0]), seen[1], atol=1e-6)
+    torch.testing.assert_close(reference(seen[0]), seen[1])

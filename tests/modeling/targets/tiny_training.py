@@ -14,6 +14,7 @@ from modeling.targets.discriminator import PatchDiscriminator
 from modeling.targets.lora import AdaptedTranslator
 from modeling.targets.shapes import DiscriminatorConfig, TranslatorConfig
 from modeling.targets.translator import Translator
+from tests.rounding import in_its_precision
 
 TINY: dict[str, Any] = {"width": 8, "text_dim": 6, "heads": 2, "edge_kernel": 3}
 
@@ -23,12 +24,15 @@ def make_translator(dropout: float = 0.0) -> AdaptedTranslator:
     base = Translator(TranslatorConfig(**TINY, dropout=dropout)).freeze_statistics()
     with torch.no_grad():
         base.head.weight.normal_(0, 0.05)
+    in_its_precision(base)
     return AdaptedTranslator(base, 1)
 
 
 def make_discriminator() -> PatchDiscriminator:
     torch.manual_seed(1)
-    return PatchDiscriminator(DiscriminatorConfig(width=8, layers=1))
+    network = PatchDiscriminator(DiscriminatorConfig(width=8, layers=1))
+    in_its_precision(network)
+    return network
 
 
 def make_concept(seed: int, images: int = 8, length: int = 3) -> ConceptData:

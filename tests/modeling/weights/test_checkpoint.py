@@ -15,8 +15,6 @@ from modeling.weights.ema import EMA
 from modeling.weights.interface import GeneratorConfig, GeneratorError
 from tests.modeling.weights.tiny_generators import BOTH, TRANSFORMER, UNET, inputs, make, text_of
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.mark.parametrize(
     "changes, message",

@@ -21,8 +21,7 @@ from modeling.weights.interface import GeneratorConfig, GeneratorError, TextBatc
 from modeling.weights.normalisation import Normalisation
 from modeling.weights.recipe import GeneratorRecipe
 from modeling.weights.weight_generator import build, predict_blocks
-
-pytestmark = pytest.mark.usefixtures("one_thread")
+from tests.rounding import in_float64, in_its_precision
 
 TEXT_DIM, BLOCK, CONCEPTS = 6, 32, 4
 RECIPE = GeneratorRecipe(steps=6, lr=3e-3)
@@ -220,7 +219,10 @@ def test_without_its_weight_the_denoising_loss_is_not_computed(setup: Setup) -> 
     assert calls == [0, 1, 2]
 
 
-def test_image_loss_is_of_the_predicted_adapters_pictures(setup: Setup) -> None:
+@in_float64()
+def test_image_loss_is_of_the_predicted_adapters_pictures() -> None:
+    setup = Setup()
+    in_its_precision(setup.translator.network)
     training = setup.training(replace(RECIPE, image_steps=1, image_t=700))
     with torch.no_grad():
         for p in training.model.parameters():
@@ -239,7 +241,7 @@ def test_image_loss_is_of_the_predicted_adapters_pictures(setup: Setup) -> None:
         mask = torch.ones(len(tokens), dtype=torch.bool)
         with torch.no_grad():
             expected = setup.translator(adapter, x, tokens, mask)
-        torch.testing.assert_close(found[i], expected, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(found[i], expected)
 
 
 def test_eq_4_as_the_image_loss_trains_a_discriminator_against_the_pictures(setup: Setup) -> None:

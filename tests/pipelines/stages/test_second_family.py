@@ -112,21 +112,21 @@ def test_the_base_is_of_the_family(run: RunDir) -> None:
 
 def test_its_adapters_load_in_peft_and_beat_the_base(run: RunDir) -> None:
     translator, _ = load_base(load_config(WORDS), run)
+    translator.network.double()  # two orders of one sum: tests/rounding.py
     ids = sorted({f.split("/")[1] for f in run.files("adapters")})
     assert len(ids) == 15
-    x = torch.rand(2, 3, 32, 32) * 2 - 1
+    x = torch.rand(2, 3, 32, 32, dtype=torch.float64) * 2 - 1
     network = frozen_target(from_description(run.read_json("base/base.json")["translator"]))
     network.load_state_dict(load_file(f"{run.uri}/base/translator.safetensors"))
-    tokens, mask = torch.zeros(1, 384), torch.ones(1, dtype=torch.bool)
+    network.double()
+    tokens, mask = torch.zeros(1, 384, dtype=torch.float64), torch.ones(1, dtype=torch.bool)
     folder = f"adapters/{ids[0]}"
-    adapter = load_adapter(run, folder)
+    adapter = {k: v.double() for k, v in load_adapter(run, folder).items()}
     with torch.no_grad():
         theirs = PeftModel.from_pretrained(network, f"{run.uri}/{folder}").eval()(
             x, tokens[None], mask[None]
         )
-        torch.testing.assert_close(
-            theirs, translator(adapter, x, tokens, mask), atol=1e-4, rtol=1e-4
-        )
+        torch.testing.assert_close(theirs, translator(adapter, x, tokens, mask))
     metrics = [run.read_json(f"adapters/{i}/metrics.json") for i in ids]
     assert np.mean([m["l1"] < m["zero"] for m in metrics]) > 0.7
 

@@ -27,7 +27,7 @@ from modeling.editors.registry import make_editor
 from modeling.editors.sources import load_source
 from modeling.images import decode_image, encode_png
 from modeling.targets.adapter_training import batch_order
-from modeling.targets.lora import WEIGHTS_FILE, AdapterError
+from modeling.targets.lora import WEIGHTS_FILE, Adapter, AdapterError
 from modeling.weights.normalisation import NormalisationSums
 from pipelines.__main__ import main
 from pipelines.config.load import load_config
@@ -41,6 +41,7 @@ from pipelines.stages.concepts import load_concepts, load_text
 from pipelines.stages.image_pairs import ImagePairs, image_pools, wordings_of
 from pipelines.stages.pairs import load_pairs
 from tests.conftest import Finished
+from tests.rounding import rounding
 
 LONG = ("ground-truth adapter", "prediction, full budget")
 METHODS = {
@@ -186,22 +187,24 @@ def test_adapters_load_in_peft_and_edit_as_ours_do(run: RunDir, config: Config) 
     from pipelines.stages.gans import load_adapter
 
     translator, _ = load_base(config, run)
+    translator.network.double()  # two orders of one sum: tests/rounding.py
     texts = load_text(run)
-    x = torch.rand(2, 3, 32, 32) * 2 - 1
+    x = torch.rand(2, 3, 32, 32, dtype=torch.float64) * 2 - 1
     ids = sorted({f.split("/")[1] for f in run.files("adapters")})
     for folder in [f"adapters/{ids[0]}", f"adapters/{ids[-1]}"]:
         network = frozen_target(from_description(run.read_json("base/base.json")["translator"]))
         network.load_state_dict(load_file(f"{run.uri}/base/translator.safetensors"))
-        tokens = texts[folder.split("/")[1]].tokens
+        network.double()
+        tokens = texts[folder.split("/")[1]].tokens.double()
         mask = torch.ones(len(tokens), dtype=torch.bool)
-        adapter = load_adapter(run, folder)
+        adapter = {k: v.double() for k, v in load_adapter(run, folder).items()}
         translator.check(adapter)
         with torch.no_grad():
             plain = network(x, tokens[None], mask[None])
             model = PeftModel.from_pretrained(network, f"{run.uri}/{folder}").eval()
             theirs = model(x, tokens[None], mask[None])
             ours = translator(adapter, x, tokens, mask)
-        torch.testing.assert_close(theirs, ours, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(theirs, ours)
         assert (theirs - plain).abs().max() > 1e-3
 
 
@@ -235,8 +238,11 @@ def test_blocks_are_the_adapters_and_invert_exactly(run: RunDir) -> None:
     blocks = blocks[training]  # a validation concept's adapter is none of the generator's
     sums.add(blocks)
     again = sums.finish(layout, "element")
-    torch.testing.assert_close(again.apply(blocks), normalisation.apply(blocks))
-    torch.testing.assert_close(normalisation.invert(normalisation.apply(blocks)), blocks)
+    # float64 sums in another order, rounded to float32
+    for ours, theirs in ((again.centre, normalisation.centre), (again.scale, normalisation.scale)):
+        torch.testing.assert_close(ours, theirs, rtol=rounding(1, torch.ones(1)), atol=1e-12)
+    back = normalisation.invert(normalisation.apply(blocks))
+    torch.testing.assert_close(back, blocks, rtol=0, atol=rounding(4, blocks))
     unit = normalisation.apply(blocks)[:, layout.mask]
     assert unit.mean(0).abs().max() < 1e-3 and 0.5 < unit.std() < 1.5
 
@@ -251,11 +257,16 @@ def test_the_weight_generator_fits_the_layout_and_predicts_what_was_adapted(
     generator = load_generator(run).model.config
     predictor = Predictor(to_dict(config), run)
     assert (generator.n_blocks, generator.block_size) == (predictor.decoder.layout.n_blocks, 64)
-    for concept_id in heldout(run, "test"):
-        (predicted,) = predictor.predict([concept_id])
+
+    def apart(a: Adapter, b: Adapter) -> float:
+        return max((a[k] - b[k]).abs().max().item() for k in a)
+
+    adapters = {i: predictor.predict([i])[0] for i in heldout(run, "test")}
+    for concept_id, predicted in adapters.items():
         steps = [load_adapter(run, step_folder(concept_id, s)) for s in (0, 2, 4)]
-        for key, value in predicted.items():
-            torch.testing.assert_close(value, steps[0][key], atol=1e-6, rtol=1e-5)
+        # another process may round otherwise, and comes nowhere near another concept
+        next_one = min(apart(predicted, a) for i, a in adapters.items() if i != concept_id)
+        assert apart(predicted, steps[0]) < 1e-3 * next_one
         assert all(
             not torch.equal(a[k], b[k])
             for a, b in itertools.pairwise(steps)

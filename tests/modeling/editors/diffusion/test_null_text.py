@@ -170,10 +170,13 @@ def algorithm_1(
 
 def test_null_texts_are_those_of_the_papers_algorithm(pipeline: Any) -> None:
     ddim, pivots, texts, null = inversion(pipeline, 50, 1, seed=3)
+    # or the library's square roots would be of float32
+    signal = ddim._down.alphas_cumprod.double()
+    ddim._down.alphas_cumprod, ddim._down.final_alpha_cumprod = signal, signal[0]
     # with this tolerance 14 of the 50 steps stop early
     ours = optimise_nulls(ddim, pivots, texts, null, 7.5, inner_steps=2, tolerance=1.0)
     theirs = algorithm_1(pipeline, pivots, texts, null, inner_steps=2, tolerance=1.0)
-    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4)
+    torch.testing.assert_close(ours, theirs)
 
 
 def test_null_texts_of_a_batch_are_those_of_its_pictures(pipeline: Any) -> None:
@@ -182,7 +185,7 @@ def test_null_texts_of_a_batch_are_those_of_its_pictures(pipeline: Any) -> None:
     for i in range(3):
         one = slice(i, i + 1)
         alone = optimise_nulls(ddim, pivots[:, one], texts[one], null[one], 7.5, 4)
-        torch.testing.assert_close(alone, together[:, one], rtol=0, atol=1e-6)
+        torch.testing.assert_close(alone, together[:, one])
     assert float((together[:, 0] - together[:, 1]).abs().max()) > 1e-3
 
 
@@ -191,10 +194,11 @@ def test_a_picture_that_has_stopped_does_not_move_again(pipeline: Any) -> None:
     ddim, pivots, texts, null = inversion(pipeline, 2, 2, seed=5)
     with torch.no_grad():  # the first picture's pivot is where its null text leads
         output = ddim.guided(pivots[-1], ddim.timesteps[0], null, texts, 7.5)
-        pivots[-2, 0] = ddim.down(output, ddim.timesteps[0], pivots[-1])[0]
+        pivots[-2, 0] = ddim.down(output, ddim.timesteps[0], pivots[-1])[0] + 1e-3
     short = optimise_nulls(ddim, pivots, texts, null, 7.5, inner_steps=1)
     long = optimise_nulls(ddim, pivots, texts, null, 7.5, inner_steps=5)
-    torch.testing.assert_close(long[0, 0], short[0, 0], rtol=0, atol=1e-8)
+    assert torch.equal(long[0, 0], short[0, 0])
+    assert float((long[0, 0] - null[0]).abs().max()) > 1e-3  # a step, then no other
     assert float((long[0, 1] - short[0, 1]).abs().max()) > 1e-3
 
 
@@ -204,7 +208,7 @@ def test_a_picture_that_is_not_finite_spoils_no_other(pipeline: Any) -> None:
     pivots[:, 0] = torch.nan
     both = optimise_nulls(ddim, pivots, texts, null, 7.5, 3)
     assert bool(both[:, 0].isnan().any())
-    torch.testing.assert_close(both[:, 1:], alone, rtol=0, atol=1e-6)
+    torch.testing.assert_close(both[:, 1:], alone)
 
 
 @settings(max_examples=40, deadline=None)
@@ -320,10 +324,20 @@ def test_pictures_are_reconstructed_closer_than_by_plain_ddim(editor: NullTextIn
     assert np.array_equal(editor.reconstruct(found), editor.ddim.decode(paths[0][-1]))
 
 
-def test_an_edit_to_the_source_prompt_is_the_reconstruction(editor: NullTextInversion) -> None:
+def in_double(editor: Any) -> NullTextInversion:
+    """The editor itself, from now on in float64."""
+    assert isinstance(editor, NullTextInversion)
+    editor.pipeline.to(torch.float64)
+    editor.ddim = DDIM(editor.pipeline, editor.ddim.steps)
+    return editor
+
+
+def test_an_edit_to_the_source_prompt_is_the_reconstruction(folder: Path) -> None:
+    editor = in_double(make_editor("null_text", model=str(folder), steps=4, device="cpu"))
     found = editor.invert(pictures(2), [PERSON] * 2)
     same = editor.ddim.decode(editor.edited(found, [PERSON] * 2, [PERSON] * 2))
-    np.testing.assert_allclose(same, editor.reconstruct(found), atol=1e-4)
+    # in the end pictures are rounded to float32
+    np.testing.assert_allclose(same, editor.reconstruct(found), rtol=0, atol=1e-6)
     other = editor.ddim.decode(editor.edited(found, [PERSON] * 2, ["grey hair"] * 2))
     assert np.abs(other - same).mean() > 1e-3
 
@@ -390,11 +404,17 @@ def test_changed_attention_is_never_compiled(pipeline: Any, monkeypatch: Any) ->
     assert graphs
 
 
-def test_checkpointing_changes_nothing_but_memory(folder: Path, editor: NullTextInversion) -> None:
-    frugal = make_editor("null_text", model=str(folder), steps=4, checkpointing=True, device="cpu")
-    assert isinstance(frugal, NullTextInversion) and frugal.pipeline.unet.is_gradient_checkpointing
-    one, other = (e.invert(pictures(1), [PERSON]).nulls for e in (frugal, editor))
-    torch.testing.assert_close(one, other, rtol=0, atol=1e-3)
+def test_checkpointing_changes_nothing_but_memory(folder: Path) -> None:
+    frugal, plain = (
+        in_double(
+            make_editor("null_text", model=str(folder), steps=4, checkpointing=on, device="cpu")
+        )
+        for on in (True, False)
+    )
+    assert frugal.pipeline.unet.is_gradient_checkpointing
+    assert not plain.pipeline.unet.is_gradient_checkpointing
+    one, other = (e.invert(pictures(1), [PERSON]).nulls for e in (frugal, plain))
+    torch.testing.assert_close(one, other)
 
 
 def test_other_models_and_too_many_steps_are_refused(folder: Path, tmp_path: Path) -> None:
