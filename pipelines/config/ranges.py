@@ -135,7 +135,7 @@ LEAST = {
     "comodgan.path_length": 0,
     "report.pictures": 0,
     "report.concepts": 0,
-    "cluster.actors": 1,
+    "cluster.actors": 0,
     "cluster.stall_timeout_s": 1,
     "cluster.cpus_per_actor": 0,
     "cluster.gpus_per_actor": 0,

@@ -43,7 +43,7 @@ def cluster_devices(config: Config) -> tuple[str, int]:
             "cluster.gpus_per_node=0: this configuration works on GPUs, say how many there are"
             " (cluster.nodes=4 cluster.gpus_per_node=8)"
         )
-    return "actor", c.actors
+    return "actor", actors_of(config).devices
 
 
 def rows_of(config: Config, shapes: Shapes, rates: Rates) -> list[Row]:

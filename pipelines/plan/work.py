@@ -26,6 +26,7 @@ from modeling.weights.codec import BlockLayout
 from pipelines.config.derived import exact_editor, resolve_editor
 from pipelines.config.error import ConfigError
 from pipelines.config.schema import Config
+from pipelines.runtime.pool import planned_actors
 from pipelines.runtime.session import threads_per_actor, threads_per_worker
 from pipelines.stages.adapt import scored_steps
 from pipelines.stages.base import discriminator_config, translator_config
@@ -318,8 +319,8 @@ def _base(config: Config, shapes: Shapes, counts: ConceptCounts) -> StageWork:
 
 def actors_of(config: Config) -> Pool:
     """Of the stages on Ray Data."""
-    c = config.cluster
-    return Pool(c.actors, c.gpus_per_actor, threads_per_actor(config))
+    share = config.cluster.gpus_per_actor
+    return Pool(planned_actors(config), share, threads_per_actor(config))
 
 
 def workers_of(config: Config, workers: int) -> Pool:

@@ -14,6 +14,7 @@ from pipelines.presentation.numbers import summarise
 from pipelines.presentation.scores import Numbers, finite, mean
 from pipelines.report.numbers import losses, memory
 from pipelines.runtime.machine import machine
+from pipelines.runtime.pool import planned_actors
 from pipelines.runtime.run_dir import RunDir
 from pipelines.runtime.session import threads_per_actor
 from pipelines.runtime.stage_graph import finished
@@ -82,9 +83,15 @@ def _times(config: Config, run_dir: RunDir, concepts: Sequence[Concept]) -> Numb
         "seconds": {p: mean(t[p] for t in timings) for p in parts},
         "devices": sorted({t["device"] for t in timings}),
         "threads": sorted({t["threads"] for t in timings}),
-        "actors": min(config.cluster.actors, max(len(timings), 1)),
+        "actors": min(_actors(config, run_dir), max(len(timings), 1)),
         "threads_per_actor": threads_per_actor(config),
     }
+
+
+def _actors(config: Config, run_dir: RunDir) -> int:
+    """Those that shared the work in `adapt`; of a run from before they were counted, as planned."""
+    marker = finished(run_dir, "adapt") or {"summary": {}}
+    return marker["summary"].get("actors") or planned_actors(config)
 
 
 def _stages(run_dir: RunDir) -> dict[str, Numbers]:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipelines.config.schema import Config
 from pipelines.runtime.log import log
+from pipelines.runtime.pool import Machine, PoolSize, pool_size, this_machine
+
+if TYPE_CHECKING:
+    from ray.data import ActorPoolStrategy
 
 
 def map_actors(
@@ -24,33 +29,79 @@ def map_actors(
     `actor(**arguments)` is built once per process and called with batches (dicts of arrays) of
     `batch` rows. An actor whose process or node dies is replaced and its batch done again, so
     a call must be idempotent. actors, gpus, cpus: other than cluster.actors and
-    cluster.gpus_per_actor, cluster.cpus_per_actor.
+    cluster.gpus_per_actor, cluster.cpus_per_actor. How many there are, pipelines/runtime/pool.py
+    says; what is made does not depend on it.
     """
     if not rows:
         return
-    import ray
     import ray.data
-    from ray.data import ActorPoolStrategy
 
     blocks = -(-len(rows) // batch)
     mapped: Any = actor  # Ray's stubs know only callables that return one kind of batch
-    pool = min(actors or config.cluster.actors, blocks)
     share = config.cluster.gpus_per_actor if gpus is None else gpus
-    there = ray.cluster_resources()
     cores = config.cluster.cpus_per_actor if cpus is None else cpus
-    for kind, wanted in (("CPU", pool * cores), ("GPU", pool * share)):
-        if wanted > there.get(kind, 0):
-            log(
-                f"waiting for {wanted:g} {kind}s for {pool} actors: the cluster has"
-                f" {there.get(kind, 0):g} now (fewer: cluster.actors; the wait ends after"
-                f" cluster.stall_timeout_s={config.cluster.stall_timeout_s})"
-            )
+    pool = pool_here(config, actors, share, cores).at_most(blocks)
+    _say_what_is_waited_for(config, pool, share, cores)
     results = ray.data.from_items(list(rows), override_num_blocks=blocks).map_batches(
         mapped,
         fn_constructor_kwargs=dict(arguments),
         batch_size=batch,
-        compute=ActorPoolStrategy(size=pool),
+        compute=strategy(pool),
         num_cpus=cores,
         num_gpus=share or None,
     )
     yield from results.iter_rows()
+
+
+def pool_here(
+    config: Config,
+    actors: int | None = None,
+    share: float | None = None,
+    cpus: float | None = None,
+) -> PoolSize:
+    """pipelines.runtime.pool.pool_size of the Ray that this process is connected to."""
+    import ray
+
+    machine = None
+    if not (config.cluster.address or os.environ.get("RAY_ADDRESS")) and len(_nodes()) == 1:
+        there, own = ray.cluster_resources(), this_machine(config)
+        # a Ray that the caller has started may have been given less than the machine has
+        logical = max(1, int(there.get("CPU", 0)))
+        machine = Machine(min(own.cores, logical), own.memory, int(there.get("GPU", 0)))
+    return pool_size(config, machine, actors, share, cpus)
+
+
+def strategy(pool: PoolSize) -> ActorPoolStrategy:
+    """A pool that grows asks for all its actors at once.
+
+    Ray Data would add one after another as rows are finished, of which one may take an hour; and
+    only actors that wait for a node let the autoscaler start it. Those that do not get one cost
+    nothing.
+    """
+    from ray.data import ActorPoolStrategy
+
+    if not pool.grows:
+        return ActorPoolStrategy(size=pool.most)
+    return ActorPoolStrategy(min_size=1, max_size=pool.most, initial_size=pool.most)
+
+
+def _nodes() -> list[str]:
+    import ray
+
+    return [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+
+
+def _say_what_is_waited_for(config: Config, pool: PoolSize, share: float, cores: float) -> None:
+    """A line where there is not room for all actors; of a pool that grows, for one."""
+    import ray
+
+    there, count = ray.cluster_resources(), 1 if pool.grows else pool.most
+    who = "the first of the actors" if pool.grows else f"{count} actors"
+    advice = "" if pool.grows else "fewer: cluster.actors; "
+    for kind, wanted in (("CPU", count * cores), ("GPU", count * share)):
+        if wanted > there.get(kind, 0):
+            log(
+                f"waiting for {wanted:g} {kind}s for {who}: the cluster has"
+                f" {there.get(kind, 0):g} now ({advice}the wait ends after"
+                f" cluster.stall_timeout_s={config.cluster.stall_timeout_s})"
+            )

@@ -15,6 +15,7 @@ from typing import Any
 from pipelines.config.error import ConfigError
 from pipelines.config.schema import Config
 from pipelines.runtime.environment import set_environment
+from pipelines.runtime.pool import local_actors
 from pipelines.runtime.run_dir import RunDir
 
 NO_DASHBOARD = "http://127.0.0.1:9"
@@ -60,7 +61,7 @@ def ray_session(config: Config, run: RunDir | None = None) -> Iterator[None]:
     # Logical CPUs: actors + Train workers + one a streaming stage, or Ray Data waits for ever
     busy = max(
         os.cpu_count() or 1,
-        math.ceil(config.cluster.actors * config.cluster.cpus_per_actor),
+        math.ceil(local_actors(config) * config.cluster.cpus_per_actor),
         math.ceil(
             max(config.base.workers, config.generator.workers) * config.cluster.training_cpus
         ),

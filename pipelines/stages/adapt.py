@@ -7,6 +7,8 @@ after the fine-tune; `timings.json`, written last, splits the time into predict 
 from __future__ import annotations
 
 import json
+import os
+import socket
 import time
 from typing import Any
 
@@ -82,10 +84,11 @@ class AdaptConcept(Predictor):
 
     def __init__(self, config: dict[str, Any], run_dir: RunDir) -> None:
         super().__init__(config, run_dir)
+        self.name = f"{socket.gethostname()}-{os.getpid()}"
         self.predict([next(iter(self.texts))])  # first-call costs are not a concept's
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        rows = [self.adapt(str(i)) for i in batch["concept_id"]]
+        rows = [self.adapt(str(i)) | {"actor": self.name} for i in batch["concept_id"]]
         return {k: [r[k] for r in rows] for k in rows[0]}
 
     def adapt(self, concept_id: str) -> dict[str, Any]:
@@ -147,10 +150,12 @@ def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
     todo = [i for i in ids if not run_dir.exists(f"{FOLDER}/{i}/timings.json")]
     progress = Progress("adapt", len(ids), "concepts", len(ids) - len(todo))
     bad = []
+    actors = set()
     arguments = {"config": config_tree.to_dict(config), "run_dir": run_dir}
     for row in map_actors(config, AdaptConcept, arguments, [{"concept_id": i} for i in todo]):
         if row["error"]:
             bad.append({"key": row["concept_id"], "reason": row["error"]})
+        actors.add(row["actor"])
         progress.add()
     record_errors(config, run_dir, "adapt", bad, len(ids))
     failed = {b["key"] for b in bad}
@@ -159,4 +164,4 @@ def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
         k: float(np.mean([t[k] for t in times])) for k in ("predict", "load", "coreset", "finetune")
     }
     log(f"adapt: predict {mean['predict']:.3f} s, fine-tune {mean['finetune']:.2f} s a concept")
-    return {"concepts": len(times), "seconds": mean}
+    return {"concepts": len(times), "seconds": mean, "actors": len(actors)}

@@ -34,6 +34,8 @@ READERS = 32
 """Threads that look for kept answers: an object store replies after a tenth of a second."""
 WAITING_CPUS = 0.1
 """Of an actor that waits for an endpoint: next to nothing."""
+WAITING_ACTORS = 2
+"""With cluster.actors=0; one that dies leaves the other."""
 
 
 def answer_file(request: str) -> str:
@@ -136,11 +138,12 @@ class Asker:
         """Ask for these; returns why, for each that has no answer."""
         if not missing:
             return []
-        o, cluster = self.options, self.config.cluster
+        o, asked = self.options, self.config.cluster.actors
         local = o.provider == "local"
-        actors = cluster.actors if local else min(cluster.actors, self.keys.concurrency)
+        # of those that only wait, a few do: each makes many calls at once
+        actors = min(asked or WAITING_ACTORS, self.keys.concurrency)
         calls = 1 if local else math.ceil(self.keys.concurrency / actors)
-        # every actor keeps its share of the rate: together they keep it
+        # every actor keeps its share of the rate, which is an endpoint's: together they keep it
         options = replace(o, rate=o.rate / actors)
         batch = o.batch if local else calls
         rows = [{"request": r, "prompt": json.dumps(asdict(p))} for r, p in missing.items()]
@@ -157,7 +160,7 @@ class Asker:
             },
             rows,
             batch,
-            actors,
+            None if local else actors,
             gpus=None if local else 0,
             cpus=None if local else WAITING_CPUS,
         ):

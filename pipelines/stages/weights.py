@@ -23,6 +23,7 @@ from modeling.weights.grouping import CodecError
 from modeling.weights.normalisation import Centre, Normalisation, NormalisationSums
 from pipelines.config.error import ConfigError
 from pipelines.config.schema import Config
+from pipelines.runtime.actors import pool_here, strategy
 from pipelines.runtime.log import log
 from pipelines.runtime.run_dir import ArtifactError, RunDir
 from pipelines.runtime.stage_graph import record_errors
@@ -102,7 +103,6 @@ def _block_tables(
 ) -> Iterator[pa.Table]:
     """The rows with their blocks, in order, `size` at a time: all of them may not fit in memory."""
     import ray.data
-    from ray.data import ActorPoolStrategy
 
     # Any: Ray's type wants a function; a class is what it documents for actors
     to_blocks: Any = ToBlocks
@@ -111,7 +111,7 @@ def _block_tables(
         fn_constructor_kwargs={"layout": layout.to_json(), "run_dir": run_dir},
         batch_size=64,
         batch_format="pyarrow",
-        compute=ActorPoolStrategy(size=min(config.cluster.actors, -(-len(rows) // 64))),
+        compute=strategy(pool_here(config, share=0.0).at_most(-(-len(rows) // 64))),
         num_cpus=config.cluster.cpus_per_actor,
     )
     dataset.context.execution_options.preserve_order = True

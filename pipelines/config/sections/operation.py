@@ -83,8 +83,12 @@ class Cluster:
 
     address: str = ""
     """Ray address; empty = $RAY_ADDRESS, or else a local Ray."""
-    actors: int = 2
-    """Processes that a stage works with."""
+    actors: int = 0
+    """Processes that a stage works with. 0 = as many as there is room for: those of
+    nodes × gpus_per_node where both are stated; on another cluster as many as get a place, nodes
+    that come later included; on one machine one for each share of its GPUs, or without GPUs one for
+    each core but one (two on two cores) as far as its memory goes. What is made does not depend on
+    it."""
     cpus_per_actor: float = 1.0
     """Logical CPUs of an actor, and its threads."""
     gpus_per_actor: float = 0.0
@@ -108,7 +112,7 @@ class Cluster:
     training_threads: int = 0
     """Threads of a training worker; 0 = an equal share of the machine's cores."""
     nodes: int = 1
-    """Machines of the cluster; `denoised-weights plan` reads it, Ray finds its nodes itself."""
+    """Machines of the cluster, for `denoised-weights plan` and actors=0; Ray finds them itself."""
     gpus_per_node: int = 0
     """GPUs of each; likewise."""
 

@@ -154,7 +154,7 @@ def test_values_from_the_command_line(word: str, key: str, value: Any) -> None:
         (["images.count=9"], "images.count=9: must be at least 10"),
         (["base.checkpoint_every=0"], "base.checkpoint_every=0: must be at least 1"),
         (["gans.batch=0"], "gans.batch=0: must be at least 1"),
-        (["cluster.actors=0"], "cluster.actors=0: must be at least 1"),
+        (["cluster.actors=-1"], "cluster.actors=-1: must be at least 0"),
         (["translator.heads=0"], "translator.heads=0: must be at least 1"),
         (["rival.kind=gpt"], "rival.kind=gpt: must be one of transformer, unet"),
         (["rival.channels=[3]"], "a multiple of rival.heads=2"),

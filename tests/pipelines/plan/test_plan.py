@@ -31,6 +31,7 @@ from pipelines.plan.estimate import rows_of, with_editors
 from pipelines.plan.outcome import Plan, Row
 from pipelines.plan.rates import Rates, assumed, edit_rate
 from pipelines.plan.work import Pool, Shapes, concept_counts, edits, image_splits
+from pipelines.runtime import pool
 from pipelines.stages.sources import split_images
 from tests.conftest import Finished
 
@@ -150,6 +151,32 @@ def test_twice_the_gpus_take_half_the_time_and_as_many_hours(times: int) -> None
         assert many[stage].wall_hours == pytest.approx(one[stage].wall_hours / shared, rel=1e-6)
     # training workers are the configuration's, however many GPUs there are
     assert many["generator"].wall_hours == pytest.approx(one["generator"].wall_hours)
+
+
+def test_all_gpus_of_the_paper_s_cluster_work_however_many_they_are() -> None:
+    """Twice the nodes are twice the actors and half the time, for the same GPU-hours."""
+    four, shapes, rates = planned("preset=paper")
+    eight = changed(four, {"cluster.nodes": 8})
+    one, two = rows(four, shapes, rates), rows(eight, shapes, rates)
+    for stage in ("pairs", "gans", "adapt", "evaluate"):
+        assert (one[stage].devices, two[stage].devices) == (32, 64)
+        assert not any("wait" in note for note in two[stage].notes)
+    held = [sum(r.held_hours for r in found.values()) for found in (one, two)]
+    assert held[1] < 1.05 * held[0]
+    # they decide the batch
+    assert two["generator"].devices == one["generator"].devices == 32
+
+
+def test_a_plan_without_gpus_counts_the_actors_of_this_machine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pool, "cores", lambda: 9)
+    monkeypatch.setattr(pool, "memory_bytes", lambda: None)
+    config, shapes, rates = planned("preset=demo")
+    one = make_plan(config, shapes, rates)
+    assert (one.device, one.devices) == ("actor", 8)
+    three = make_plan(changed(config, {"cluster.nodes": 3}), shapes, rates)
+    assert three.devices == 24
 
 
 @given(st.integers(1, 10**5), st.integers(10, 1000), st.integers(0, 20), st.integers(1, 6))

@@ -105,29 +105,36 @@ def submit(url: str, entrypoint: str, runtime_env: dict[str, Any]) -> None:
     assert status == JobStatus.SUCCEEDED, client.get_job_logs(job)
 
 
-def test_a_node_killed_under_gans_costs_nothing(
+def test_nodes_come_to_an_empty_cluster_and_one_is_killed_under_gans(
     finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two nodes and a head without CPUs, as in cluster/; one node is lost.
+    """A head without CPUs, as in cluster/, which has lost its node when gans starts, and then gets
+    two, of which one is lost.
 
-    Every concept is there once, and equal to what one machine made; so is base, which was trained
-    in one go here.
+    cluster.actors=0: an actor on each that comes. Every concept is there once, and equal to what
+    two actors of one machine made; so is base, which was trained in one go here.
     """
-    words = finished.copy(tmp_path / "run")
+    words = [*finished.copy(tmp_path / "run"), "cluster.actors=0"]
     run = RunDir(str(tmp_path / "run"))
 
     def done() -> list[str]:
         return [f for f in run.files("adapters") if f.endswith("/metrics.json")]
 
+    def busy() -> list[Any]:
+        return [n for n in cluster.worker_nodes if "ray::MapWorker" in children(raylet(n))]
+
     head = {"num_cpus": 0, "include_dashboard": False}
-    with started(monkeypatch, head, nodes=2) as cluster:
+    with started(monkeypatch, head, nodes=1) as cluster:
         address = {"RAY_ADDRESS": cluster.address}
         with Driver(["base", *words, "redo=[base]"], tmp_path, **address) as driver:
             driver.wait()
+        cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
         with Driver(["gans", *words], tmp_path, **address) as driver:
-            driver.wait_until(lambda: len(done()) > 0)
-            busy = [n for n in cluster.worker_nodes if "ray::MapWorker" in children(raylet(n))]
-            cluster.remove_node(busy[0], allow_graceful=False)
+            driver.wait_until(lambda: "the first of the actors" in driver.output())
+            for _ in range(2):
+                cluster.add_node(wait=False, num_cpus=1, object_store_memory=SMALL)
+            driver.wait_until(lambda: len(busy()) == 2 and len(done()) > 0)
+            cluster.remove_node(busy()[0], allow_graceful=False)
             assert len(done()) < 15
             driver.wait()
     for name in ("translator", "discriminator"):
