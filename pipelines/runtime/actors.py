@@ -63,7 +63,8 @@ def pool_here(
     import ray
 
     machine = None
-    if not (config.cluster.address or os.environ.get("RAY_ADDRESS")) and len(_nodes()) == 1:
+    nodes = sum(node["Alive"] for node in ray.nodes())
+    if nodes == 1 and not (config.cluster.address or os.environ.get("RAY_ADDRESS")):
         there, own = ray.cluster_resources(), this_machine(config)
         # a Ray that the caller has started may have been given less than the machine has
         logical = max(1, int(there.get("CPU", 0)))
@@ -83,12 +84,6 @@ def strategy(pool: PoolSize) -> ActorPoolStrategy:
     if not pool.grows:
         return ActorPoolStrategy(size=pool.most)
     return ActorPoolStrategy(min_size=1, max_size=pool.most, initial_size=pool.most)
-
-
-def _nodes() -> list[str]:
-    import ray
-
-    return [node["NodeID"] for node in ray.nodes() if node["Alive"]]
 
 
 def _say_what_is_waited_for(config: Config, pool: PoolSize, share: float, cores: float) -> None:

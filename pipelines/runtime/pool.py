@@ -14,8 +14,8 @@ from pipelines.config.schema import Config
 from pipelines.runtime.machine import cores, gpus, memory_bytes
 
 ACTOR_BYTES = 2**30
-"""What an actor on CPUs is taken to need: 0.75 GiB in the demo that no other process shares, most of
-it torch's (tests/bench/results/actor_memory.json), and a quarter for larger networks."""
+"""What an actor on CPUs is taken to need: in the demo 0.75 GiB that no other process shares, most
+of it torch's (tests/bench/results/actor_memory.json), and a quarter for larger networks."""
 FOR_ACTORS = 0.6
 """Part of the machine's memory that actors may fill: the driver takes about a gigabyte, and Ray
 sets a third aside for objects, of which there are few here."""
