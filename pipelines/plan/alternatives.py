@@ -7,8 +7,8 @@ from typing import Any
 from pipelines.config import tree as config_tree
 from pipelines.config.checks import check
 from pipelines.config.schema import Config
+from pipelines.plan.counts import candidate_editors
 from pipelines.plan.rates import Rates
-from pipelines.plan.work import candidate_editors
 
 
 def alternatives(config: Config, rates: Rates) -> list[tuple[str, dict[str, Any]]]:

@@ -40,8 +40,10 @@ from modeling.weights.normalisation import Normalisation, NormalisationSums
 from modeling.weights.recipe import generator_recipe
 from modeling.weights.weight_generator import build, predict_blocks
 from pipelines.config.schema import Config
+from pipelines.plan.counts import candidate_editors, image_splits
 from pipelines.plan.rates import Rate, Rates
-from pipelines.plan.work import Pool, Shapes, actors_of, candidate_editors, image_splits, workers_of
+from pipelines.plan.shapes import Shapes
+from pipelines.plan.work import Pool, actors_of, workers_of
 from pipelines.runtime.log import log
 from pipelines.runtime.machine import machine
 from pipelines.runtime.run_dir import RunDir

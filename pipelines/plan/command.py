@@ -20,8 +20,8 @@ from pipelines.plan.estimate import cluster_devices, rows_of, with_editors
 from pipelines.plan.outcome import Alternative, Plan
 from pipelines.plan.rates import Rates, assumed
 from pipelines.plan.rates import to_json as rates_to_json
+from pipelines.plan.shapes import Shapes
 from pipelines.plan.table import table
-from pipelines.plan.work import Shapes
 
 
 def plan(config: Config, own: Mapping[str, str], words: Sequence[str]) -> int:

@@ -7,16 +7,11 @@ from dataclasses import replace
 
 from pipelines.config.error import ConfigError
 from pipelines.config.schema import Config
+from pipelines.plan.counts import candidate_editors, concept_counts
 from pipelines.plan.outcome import Row
 from pipelines.plan.rates import Rates, edit_rate
-from pipelines.plan.work import (
-    Shapes,
-    StageWork,
-    actors_of,
-    candidate_editors,
-    concept_counts,
-    work_of,
-)
+from pipelines.plan.shapes import Shapes
+from pipelines.plan.work import StageWork, actors_of, work_of
 
 
 def with_editors(config: Config, rates: Rates) -> Rates:

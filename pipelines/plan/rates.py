@@ -12,7 +12,9 @@ from modeling.cost import GeneratorCost, stable_diffusion
 from modeling.editors.registry import EXACT
 from pipelines.config.error import ConfigError
 from pipelines.config.schema import Config
-from pipelines.plan.work import Pool, Shapes, actors_of, candidate_editors, workers_of
+from pipelines.plan.counts import candidate_editors
+from pipelines.plan.shapes import Shapes
+from pipelines.plan.work import Pool, actors_of, workers_of
 from pipelines.stages.weight_generators import generator_config, members
 
 EVALUATIONS: Mapping[str, tuple[float, int, str]] = {

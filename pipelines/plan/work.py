@@ -5,44 +5,21 @@ Nothing here knows how fast anything is: `Work` names the rate, pipelines/plan/r
 
 from __future__ import annotations
 
-import json
-from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
-from functools import cache
-from pathlib import Path
+from dataclasses import dataclass, replace
 
-from modeling.concepts.concept import ConceptError
-from modeling.concepts.planning import plan_concepts
-from modeling.concepts.recipe import ConceptSpec
-from modeling.cost import TOKENS, TranslatorCost
-from modeling.editors.avatars import portrait, render
-from modeling.editors.registry import EXACT, supports
-from modeling.images import decode_image, encode_png, list_images
-from modeling.settings import taken
+from modeling.cost import TOKENS
+from modeling.editors.registry import EXACT
 from modeling.targets.convergence import kept_steps
-from modeling.targets.lora import to_files
-from modeling.weights.codec import BlockLayout
 from pipelines.config.derived import exact_editor, resolve_editor
-from pipelines.config.error import ConfigError
 from pipelines.config.schema import Config
+from pipelines.plan.counts import ConceptCounts, candidate_editors, edits, image_splits
+from pipelines.plan.shapes import FLOAT, LARGE, MOMENTS, NUMBER_BYTES, Shapes, png_bytes
 from pipelines.runtime.pool import planned_actors
 from pipelines.runtime.session import threads_per_actor, threads_per_worker
 from pipelines.stages.adapt import scored_steps
-from pipelines.stages.base import discriminator_config, translator_config
 from pipelines.stages.contenders import SHUFFLED
 from pipelines.stages.weight_generators import members
-
-COMBINED = ("train", "paired", "val", "test")
-PHOTO_BYTES = 1.7
-"""A photograph's PNG, bytes a pixel: FFHQ's own at 128×128, 1.95 GB for 70,000."""
-FLOAT = 4
-NUMBER_BYTES = FLOAT
-"""What a number of text.parquet takes in the memory of a process that reads it."""
-LARGE = 16e9
-"""Bytes of memory that a note warns of."""
-MOMENTS = 2
-"""What Adam keeps beside each weight."""
 
 
 @dataclass(frozen=True)
@@ -82,158 +59,6 @@ class StageWork:
     starts: int = 1
     """How often its actors or workers are started."""
     notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class ConceptCounts:
-    """How many concepts there are; `heldout` by split, then by set."""
-
-    train: int
-    """With an adapter."""
-    paired: int
-    """For training, with pairs but no adapter."""
-    paraphrases: int
-    heldout: Mapping[str, Mapping[str, int]]
-
-    def of(self, split: str) -> int:
-        return sum(self.heldout[split].values())
-
-    @property
-    def full(self) -> int:
-        """With all images: those that get an adapter, and the held-out ones."""
-        return self.train + self.of("val") + self.of("test")
-
-    @property
-    def texts(self) -> int:
-        return self.full + self.paired + self.paraphrases
-
-
-def concept_counts(config: Config) -> ConceptCounts:
-    """Counts of stage `concepts`; ConfigError where that stage could not have them.
-
-    Single concepts are planned, combinations and paraphrases are only counted, as planning 84,477
-    of them takes a while: whether the grammar has so many is found by the stage.
-    """
-    c = config.concepts
-    if c.source == "llm":
-        return _written_counts(config)
-    counted = dict.fromkeys((*(f"{s}_combinations" for s in COMBINED), "paraphrases"), 0)
-    spec = json.dumps(asdict(taken(ConceptSpec, config.concepts)) | counted)
-    planned = _single_concepts(spec, config.seed, resolve_editor(config))
-
-    def single(split: str, heldout: str = "", adapter: bool = True) -> int:
-        return planned.get((split, heldout, adapter), 0)
-
-    train = single("train") + c.train_combinations
-    paired = single("train", adapter=False) + c.paired_combinations
-    combinations = {"val": c.val_combinations, "test": c.test_combinations}
-    return ConceptCounts(
-        train,
-        paired,
-        c.paraphrases * (train + paired),
-        {
-            split: {
-                "atoms": single(split, "atoms"),
-                "combinations": count,
-                "families": single(split, "families"),
-            }
-            for split, count in combinations.items()
-        },
-    )
-
-
-def _written_counts(config: Config) -> ConceptCounts:
-    """Those of concepts that a language model writes, if it writes as many as it is asked for."""
-    c, llm = config.concepts, config.llm
-    total, test, val, paraphrases = (
-        sum(asdict(per_category).values())
-        for per_category in (llm.counts, llm.test, llm.val, llm.paraphrases)
-    )
-    return ConceptCounts(
-        total - test - val + c.train_combinations,
-        c.paired_combinations,
-        paraphrases,
-        {
-            "val": {"atoms": val, "combinations": c.val_combinations},
-            "test": {"atoms": test, "combinations": c.test_combinations},
-        },
-    )
-
-
-@cache
-def _single_concepts(spec: str, seed: int, editor: str) -> dict[tuple[str, str, bool], int]:
-    """Single concepts by split, held-out set, and whether they get an adapter."""
-    try:
-        concepts = plan_concepts(ConceptSpec(**json.loads(spec)), seed, supports(editor))
-    except ConceptError as error:
-        raise ConfigError(f"concepts: {error}") from error
-    return dict(Counter((c.split, c.heldout, c.adapter) for c in concepts))
-
-
-def candidate_editors(config: Config) -> list[str]:
-    """Editors that the pairs are made by: one, or several of which a concept's best is chosen."""
-    editor = resolve_editor(config)
-    return list(config.editing.candidates) if editor == "best" else [editor]
-
-
-def edits(concepts: int, images: int, pilots: int, editors: int) -> tuple[float, float]:
-    """Edits that choose the editor, and those that are kept, of concepts with all images.
-
-    Each is tried on `pilots` images of every concept (0: there is no choice); the best then edits
-    all, the pilots again.
-    """
-    return float(concepts * pilots * editors), float(concepts * images)
-
-
-def text_dim(config: Config) -> int:
-    """Size of the text embedding; CLIP's (ViT-L) unless it is the packaged encoder's."""
-    return 384 if config.text_encoder == "minilm" else 768
-
-
-def image_splits(images: int) -> dict[str, int]:
-    """pipelines.stages.pairs.split_images, in numbers."""
-    tenth = max(1, images // 10)
-    return {"train": images - 2 * tenth, "val": tenth, "test": tenth}
-
-
-def png_bytes(config: Config) -> float:
-    """Of one picture: a few of the source's own where they are there, else a photograph's."""
-    size, count = config.images.size, 4
-    if any(name not in EXACT for name in candidate_editors(config)):
-        return PHOTO_BYTES * size**2
-    if config.images.source == "avatars":
-        return sum(len(encode_png(render(portrait(i), size))) for i in range(count)) / count
-    if not Path(config.images.path).is_dir():
-        return PHOTO_BYTES * size**2
-    files = list_images(config.images.path)[:count]
-    sizes = [len(encode_png(decode_image(f.read_bytes(), size))) for f in files]
-    return sum(sizes) / len(sizes)
-
-
-class Shapes:
-    """The networks of a configuration without their weights, and what follows from their shapes."""
-
-    def __init__(self, config: Config) -> None:
-        dim = text_dim(config)
-        self.cost = TranslatorCost(
-            translator_config(config, dim),
-            discriminator_config(config),
-            config.images.size,
-            config.lora.rank,
-            config.lora.ranks,
-        )
-        adapted = self.cost.adapted
-        self.layout = BlockLayout.build(
-            adapted.shapes, adapted.groups, config.weights.grouping, config.weights.block_size
-        )
-        self.text_dim = dim
-        files = to_files({}, adapted.lora_config, {})
-        # the tensors' names and shapes take about a hundred bytes each
-        self.adapter_bytes = (
-            FLOAT * adapted.n_weights
-            + 100 * len(adapted.shapes)
-            + sum(len(data) for data in files.values())
-        )
 
 
 def work_of(

@@ -17,7 +17,7 @@ from pipelines.plan.calibration import calibrate
 from pipelines.plan.command import make_plan
 from pipelines.plan.outcome import Plan
 from pipelines.plan.rates import assumed, to_json
-from pipelines.plan.work import Shapes
+from pipelines.plan.shapes import Shapes
 from pipelines.runtime.machine import machine
 from tests.bench.demo_stages import RESULTS
 

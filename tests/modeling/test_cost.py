@@ -15,7 +15,7 @@ from modeling.targets.shapes import DiscriminatorConfig, TranslatorConfig
 from modeling.weights.interface import GeneratorConfig
 from pipelines.config.load import load_config
 from pipelines.config.schema import Config
-from pipelines.plan.work import text_dim
+from pipelines.plan.shapes import text_dim
 from pipelines.stages.base import discriminator_config, translator_config
 
 SHAPE = TranslatorConfig(width=8, downs=1, edge_kernel=3, heads=2, text_dim=16)

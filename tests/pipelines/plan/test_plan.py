@@ -27,10 +27,12 @@ from pipelines.config.schema import Config
 from pipelines.plan import calibration
 from pipelines.plan.alternatives import changed
 from pipelines.plan.command import make_plan
+from pipelines.plan.counts import concept_counts, edits, image_splits
 from pipelines.plan.estimate import rows_of, with_editors
 from pipelines.plan.outcome import Plan, Row
 from pipelines.plan.rates import Rates, assumed, edit_rate
-from pipelines.plan.work import Pool, Shapes, concept_counts, edits, image_splits
+from pipelines.plan.shapes import Shapes
+from pipelines.plan.work import Pool
 from pipelines.runtime import pool
 from pipelines.stages.sources import split_images
 from tests.conftest import Finished

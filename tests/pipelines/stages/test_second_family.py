@@ -21,7 +21,7 @@ from modeling.targets.families import frozen_target
 from modeling.targets.shapes import from_description
 from pipelines.config.error import ConfigError
 from pipelines.config.load import load_config
-from pipelines.plan.work import Shapes
+from pipelines.plan.shapes import Shapes
 from pipelines.runtime.run_dir import RunDir
 from pipelines.runtime.stage_graph import inventory
 from pipelines.runtime.stage_table import STAGES

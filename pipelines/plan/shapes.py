@@ -1,0 +1,74 @@
+"""The networks of a configuration, in weights, FLOPs and bytes, built without memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from modeling.cost import TranslatorCost
+from modeling.editors.avatars import portrait, render
+from modeling.editors.registry import EXACT
+from modeling.images import decode_image, encode_png, list_images
+from modeling.targets.lora import to_files
+from modeling.weights.codec import BlockLayout
+from pipelines.config.schema import Config
+from pipelines.plan.counts import candidate_editors
+from pipelines.stages.base import discriminator_config, translator_config
+
+PHOTO_BYTES = 1.7
+"""A photograph's PNG, bytes a pixel: FFHQ's own at 128×128, 1.95 GB for 70,000."""
+
+FLOAT = 4
+
+NUMBER_BYTES = FLOAT
+"""What a number of text.parquet takes in the memory of a process that reads it."""
+
+LARGE = 16e9
+"""Bytes of memory that a note warns of."""
+
+MOMENTS = 2
+"""What Adam keeps beside each weight."""
+
+
+def text_dim(config: Config) -> int:
+    """Size of the text embedding; CLIP's (ViT-L) unless it is the packaged encoder's."""
+    return 384 if config.text_encoder == "minilm" else 768
+
+
+def png_bytes(config: Config) -> float:
+    """Of one picture: a few of the source's own where they are there, else a photograph's."""
+    size, count = config.images.size, 4
+    if any(name not in EXACT for name in candidate_editors(config)):
+        return PHOTO_BYTES * size**2
+    if config.images.source == "avatars":
+        return sum(len(encode_png(render(portrait(i), size))) for i in range(count)) / count
+    if not Path(config.images.path).is_dir():
+        return PHOTO_BYTES * size**2
+    files = list_images(config.images.path)[:count]
+    sizes = [len(encode_png(decode_image(f.read_bytes(), size))) for f in files]
+    return sum(sizes) / len(sizes)
+
+
+class Shapes:
+    """The networks of a configuration without their weights, and what follows from their shapes."""
+
+    def __init__(self, config: Config) -> None:
+        dim = text_dim(config)
+        self.cost = TranslatorCost(
+            translator_config(config, dim),
+            discriminator_config(config),
+            config.images.size,
+            config.lora.rank,
+            config.lora.ranks,
+        )
+        adapted = self.cost.adapted
+        self.layout = BlockLayout.build(
+            adapted.shapes, adapted.groups, config.weights.grouping, config.weights.block_size
+        )
+        self.text_dim = dim
+        files = to_files({}, adapted.lora_config, {})
+        # the tensors' names and shapes take about a hundred bytes each
+        self.adapter_bytes = (
+            FLOAT * adapted.n_weights
+            + 100 * len(adapted.shapes)
+            + sum(len(data) for data in files.values())
+        )
