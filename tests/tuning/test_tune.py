@@ -239,7 +239,7 @@ def test_impossible_studies_are_refused_before_any_trial(
 ) -> None:
     these = ["study=block_size", f"run_dir={studied.folder}", "overfit.concepts=[art]"]
     for words, message in (
-        ([], "tune needs study=NAME and run_dir=RUN"),
+        ([], "tune needs study"),
         (["study=nix", "run_dir=x"], "no study 'nix'"),
         (["study=block_size", f"run_dir={tmp_path / 'none'}"], "holds no run to study"),
         ([*these, "seed=9"], "shares no stage"),
