@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test install lint docs bench chaos clean
+.PHONY: demo test test-processors install lint docs bench chaos clean
 
 install: $(VENV)/.installed
 
@@ -20,6 +20,11 @@ demo: install
 
 test: install lint docs
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m tests.processors --quick
+
+# the tests of the maths with the kernels of other processors; a few minutes
+test-processors: install
+	$(BIN)/python -m tests.processors
 
 lint: install
 	$(BIN)/ruff check .

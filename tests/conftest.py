@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
+from hypothesis import HealthCheck, settings
 
 from tests.driver import Driver
 
 # Before anything imports Ray or torch. Only tests run without a token.
 os.environ |= {
-    "OMP_NUM_THREADS": os.environ.get("TEST_THREADS", "1"),  # more: tests/processors.py
+    "OMP_NUM_THREADS": os.environ.get("TEST_THREADS", "1"),  # two: tests/processors.py
     "RAY_AUTH_MODE": "disabled",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_COLOR_PREFIX": "0",
@@ -27,6 +28,10 @@ os.environ |= {
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "pipelines.serve.middleware:proxy_middlewares",
 }
 os.environ.pop("RAY_ADDRESS", None)
+
+# a test fails for what it finds, not for the time that a loaded machine takes to look
+settings.register_profile("everywhere", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("everywhere")
 
 
 LONG = ("cluster_run", "second_family", "full_disk", "service", "compare", "tune")

@@ -76,7 +76,7 @@ def test_identity_by_another_model(clip: Path, tmp_path: Path) -> None:
 
     expected = torch.cosine_similarity(tokens(before), tokens(after)).tolist()
     assert [s["identity"] for s in other] == pytest.approx(expected, abs=1e-5)
-    assert [s["identity"] for s in own] != pytest.approx(expected, abs=1e-3)
+    assert [s["identity"] for s in own] != pytest.approx(expected, abs=1e-4)
 
 
 def test_a_missing_model_is_named(tmp_path: Path) -> None:

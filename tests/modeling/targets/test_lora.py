@@ -162,7 +162,7 @@ def test_start_is_pefts() -> None:
             continue
         bound = math.prod(value.shape[1:]) ** -0.5
         for start in (value, theirs[key]):
-            assert start.abs().max() <= bound
+            assert start.abs().max() <= torch.tensor(bound)
         if value.numel() > 30:  # uniform up to the bound
             assert value.abs().max() > 0.8 * bound
             assert value.std().item() == pytest.approx(bound / 3**0.5, rel=0.35)

@@ -102,9 +102,9 @@ def with_exact_products(theirs: Any) -> Any:
     return theirs
 
 
-FACTORS = {"rtol": 1e-5, "atol": 1e-5}
-"""What is left: up to t = 950 the float32 of the factors, 6e-8 each, changes a strength by 1e-6 at
-most, and what is divided by it is below 10."""
+FACTORS = {"rtol": 1e-4, "atol": 1e-4}
+"""What is left: factors that are float32. Each is off by two roundings of 0.02 at most, all 1000 by
+4e-6 together, which is what the strengths are off by. One step too many is 5e-3."""
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
