@@ -22,7 +22,7 @@ def waited(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
     async def sleep(time: float) -> None:
         seconds.append(time)
 
-    monkeypatch.setattr(answered.retry, "sleep", sleep)  # type: ignore[attr-defined]
+    monkeypatch.setattr(answered.retry, "sleep", sleep)
     yield seconds
 
 
