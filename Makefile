@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-processors install lint docs bench chaos clean
+.PHONY: demo test test-fast test-processors install lint docs bench chaos clean
 
 install: $(VENV)/.installed
 
@@ -25,6 +25,10 @@ test: install lint docs
 # the tests of the maths with the kernels of other processors; a few minutes
 test-processors: install
 	$(BIN)/python -m tests.processors
+
+# the inner loop: what starts neither Ray nor processes, in two minutes at most
+test-fast: install
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 lint: install
 	$(BIN)/ruff check .

@@ -38,10 +38,26 @@ LONG = ("cluster_run", "second_family", "full_disk", "service", "compare", "tune
 """Test files that take minutes, the first of which makes the finished run."""
 
 
+SLOW = (
+    *("modeling/baselines", "modeling/editors/diffusion", "modeling/test_cost.py"),
+    "modeling/weights/test_generator_training.py",
+    *("pipelines/plan", "pipelines/stages", "pipelines/runtime/test_terminal.py"),
+    *("pipelines/runtime/test_old_run.py", "pipelines/test_wheel.py", "pipelines/test_cli.py"),
+    *("pipelines/serve/test_fuzz.py", "docs/test_commands.py", "tuning/test_study.py"),
+)
+"""What `make test-fast` leaves out, besides the long files: Ray, processes, minutes of maths."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Two processes (pytest-xdist) each take whole files: the long ones first, not at the end."""
     order = {f"test_{name}.py": place for place, name in enumerate(LONG)}
     items.sort(key=lambda item: order.get(item.path.name, len(order)))
+    here = Path(__file__).parent
+    for item in items:
+        place = str(item.path.relative_to(here))
+        runs = "finished" in getattr(item, "fixturenames", ())
+        if item.path.name in order or runs or place.startswith(SLOW):
+            item.add_marker("slow")
 
 
 @dataclass(frozen=True)
