@@ -26,7 +26,7 @@ test: install lint docs
 test-processors: install
 	$(BIN)/python -m tests.processors
 
-# the inner loop: what starts neither Ray nor processes, in two minutes at most
+# the inner loop: what starts neither Ray nor processes
 test-fast: install
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 

@@ -13,6 +13,7 @@ import json
 import subprocess
 import time
 from collections.abc import Iterable
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any, cast
@@ -271,8 +272,9 @@ def record_errors(
         )
 
 
+@cache
 def provenance() -> dict[str, Any]:
-    """Package versions and git commit, saved beside the artifacts."""
+    """Package versions and git commit, saved beside the artifacts: of the code that is loaded."""
     packages = (
         "ray",
         "torch",
