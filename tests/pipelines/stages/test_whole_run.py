@@ -212,9 +212,11 @@ def test_metrics_of_the_collection(run: RunDir) -> None:
     ids = {f.split("/")[1] for f in run.files("adapters")}
     metrics = [run.read_json(f"adapters/{i}/metrics.json") for i in ids]
     assert all(m["steps"] == 20 and m["seconds"] > 0 for m in metrics)
-    # adapters beat the base without one, on images that no training saw: all but one may, whose
-    # edit is too small for 20 steps; and clearly so on the whole
-    assert sum(m["l1"] < m["zero"] for m in metrics) >= len(metrics) - 1
+    # adapters beat the base without one, on images that no training saw: clearly so on the whole,
+    # and none loses; the edits of some are too small for 20 steps, and roundings decide
+    gains = [m["l1"] / m["zero"] for m in metrics]
+    assert max(gains) < 1.02
+    assert sum(gain < 0.95 for gain in gains) > len(gains) / 2
     assert sum(m["l1"] for m in metrics) < 0.9 * sum(m["zero"] for m in metrics)
 
 
