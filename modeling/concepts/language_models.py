@@ -17,8 +17,6 @@ from modeling.concepts.recipe import ModelOptions
 if TYPE_CHECKING:
     from openai.types.chat import ChatCompletionMessageParam
 
-RESPONSE_FORMATS = ("json_schema", "json_object", "none")
-
 
 class LanguageModelError(RuntimeError):
     """A model cannot be had or gives no answer; the message names the key to change."""

@@ -78,6 +78,9 @@ class WritingSpec(WritingSettings):
     paraphrases: Mapping[str, int] = field(default_factory=dict)
 
 
+RESPONSE_FORMATS = ("json_schema", "json_object", "none")
+
+
 @dataclass
 class LanguageModelSettings:
     """A language model and how it is asked (modeling/concepts/language_models.py)."""

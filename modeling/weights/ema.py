@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -55,20 +54,6 @@ class EMA:
         twin = copy.deepcopy(model)
         self.copy_to(twin)
         return twin
-
-    def state(self) -> dict[str, Any]:
-        """Decay, updates and a copy of the average, for `load_state`."""
-        average = {k: v.clone() for k, v in self.average.items()}
-        return {"decay": self.decay, "updates": self.updates, "average": average}
-
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        """Continue from `state()` of an EMA of the same module."""
-        self.check_keys(state["average"])
-        for key, value in state["average"].items():
-            if value.shape != self.average[key].shape:
-                raise GeneratorError(f"EMA value {key!r} has shape {tuple(value.shape)}")
-            self.average[key].copy_(value)
-        self.decay, self.updates = float(state["decay"]), int(state["updates"])
 
     def check_keys(self, values: Mapping[str, Tensor]) -> None:
         """Raise GeneratorError unless these are the keys of the average."""

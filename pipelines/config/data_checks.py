@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 
+from modeling.concepts.recipe import RESPONSE_FORMATS
 from pipelines.config.derived import exact_editor, resolve_editor
 from pipelines.config.error import ConfigError
 from pipelines.config.ranges import choice
@@ -34,8 +35,7 @@ def check_concepts(c: Config) -> None:
     roles = {"writer": c.llm.writer, "paraphraser": c.llm.paraphraser}
     for role, keys in roles.items():
         choice(f"llm.{role}.provider", keys.provider, ("endpoint", "local"))
-        formats = ("json_schema", "json_object", "none")
-        choice(f"llm.{role}.response_format", keys.response_format, formats)
+        choice(f"llm.{role}.response_format", keys.response_format, RESPONSE_FORMATS)
     if c.concepts.source == "grammar":
         return
     if exact_editor(c):

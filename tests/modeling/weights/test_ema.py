@@ -30,27 +30,10 @@ def test_ema_follows_the_stated_average() -> None:
     assert (model.weight == 5).all()
 
 
-def test_ema_state_round_trip_continues_identically() -> None:
-    torch.manual_seed(0)
-    model = nn.Linear(3, 2)
-    ema, other = EMA(model, 0.9), EMA(nn.Linear(3, 2), 0.5)
-    for _ in range(3):
-        nn.init.normal_(model.weight)
-        ema.update(model)
-    other.load_state(ema.state())
-    nn.init.normal_(model.weight)
-    ema.update(model)
-    other.update(model)
-    assert other.decay == 0.9 and other.updates == 4
-    assert all(torch.equal(other.average[k], v) for k, v in ema.average.items())
-
-
 def test_ema_refuses_another_module() -> None:
     ema = EMA(nn.Linear(3, 2))
     for call in (ema.update, ema.copy_to):
         with pytest.raises(GeneratorError, match="'bias'"):
             call(nn.Linear(3, 2, bias=False))
-    with pytest.raises(GeneratorError, match="shape"):
-        ema.load_state(EMA(nn.Linear(4, 2)).state())
     with pytest.raises(GeneratorError, match="decay"):
         EMA(nn.Linear(3, 2), decay=1.0)
