@@ -12,6 +12,7 @@ from modeling.concepts.grammar.families import FAMILIES
 from modeling.editors.avatars import ATTRIBUTES, portrait, render
 from modeling.editors.filters import FILTER_KEYS, apply_filter
 from modeling.editors.interface import EditError, EditResult, Source, change
+from modeling.reasons import one_line
 
 
 class ExactEditor(ABC):
@@ -31,7 +32,7 @@ class ExactEditor(ABC):
         except EditError as error:
             return error
         except Exception as error:  # one bad picture must not lose the others; it is recorded
-            return EditError(f"{type(error).__name__}: {error}")
+            return EditError(f"{type(error).__name__}: {one_line(error)}")
 
 
 class AvatarEditor(ExactEditor):

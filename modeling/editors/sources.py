@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from modeling.editors.avatars import portrait, render
 from modeling.editors.interface import Source
-from modeling.images import ImageError, decode_image, list_images
+from modeling.images.encoding import decode_image
+from modeling.images.error import ImageError
+from modeling.images.folder import PictureFolder
 
 AVATARS = "avatars"
+
+
+class ChangedPictureError(ValueError):
+    """A picture is another one than was recorded; the message names it."""
 
 
 def source_ids(source: str | Path, count: int = 0, first_seed: int = 0) -> list[str]:
@@ -26,31 +33,36 @@ def source_ids(source: str | Path, count: int = 0, first_seed: int = 0) -> list[
         if count == 0:
             raise ImageError("say how many avatars: they have no end, so count must be 1 or more")
         return [f"avatar-{seed:07d}" for seed in range(first_seed, first_seed + count)]
-    names = [path.name for path in list_images(source)]
+    names = [file.image_id for file in PictureFolder(source).listing().pictures]
     if count > len(names):
         raise ImageError(f"{count} pictures wanted, but {source} holds {len(names)}")
     return names[: count or None]
 
 
-def load_source(image_id: str, source: str | Path, size: int) -> Source:
+def load_source(image_id: str, source: str | Path, size: int, digest: str = "") -> Source:
     """Load one source by its id at [size, size, 3].
 
-    Raises ImageError for a corrupt or missing file and for an id that is not of this source.
+    digest: what `digest_of` said of the file's bytes; "" where nobody knows.
+    Raises ImageError for a corrupt or missing file and for an id that is not of this source,
+    ChangedPictureError for other bytes than the digest's.
     """
     if str(source) == AVATARS:
         prefix, _, digits = image_id.partition("-")
         if prefix != "avatar" or not (digits.isascii() and digits.isdigit()):
             raise ImageError(f"{image_id!r} is no avatar's id (avatar-0000000)")
         return Source(image_id, render(portrait(int(digits)), size), int(digits))
-    if Path(image_id).name != image_id:
-        raise ImageError(f"{image_id!r} is no file name inside {source}")
-    path = Path(source) / image_id
+    data = PictureFolder(source).read(image_id)
+    if digest and digest != digest_of(data):
+        raise ChangedPictureError(f"{source}/{image_id} is not the picture it was")
     try:
-        return Source(image_id, decode_image(path.read_bytes(), size))
-    except OSError as error:
-        raise ImageError(f"{path} cannot be read: {error}") from error
+        return Source(image_id, decode_image(data, size))
     except ImageError as error:
-        raise ImageError(f"{path}: {error}") from error
+        raise ImageError(f"{source}/{image_id}: {error}") from error
+
+
+def digest_of(data: bytes) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    return hashlib.sha256(data).hexdigest()
 
 
 def avatar_sources(count: int, size: int, first_seed: int = 0) -> Iterator[Source]:

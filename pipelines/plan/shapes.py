@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from contextlib import suppress
 
 from modeling.cost import TranslatorCost
 from modeling.editors.avatars import portrait, render
 from modeling.editors.registry import EXACT
-from modeling.images import decode_image, encode_png, list_images
+from modeling.images import ImageError, PictureFolder, decode_image, encode_png
 from modeling.targets.lora import to_files
 from modeling.weights.codec import BlockLayout
 from pipelines.config.schema import Config
@@ -41,11 +41,19 @@ def png_bytes(config: Config) -> float:
         return PHOTO_BYTES * size**2
     if config.images.source == "avatars":
         return sum(len(encode_png(render(portrait(i), size))) for i in range(count)) / count
-    if not Path(config.images.path).is_dir():
-        return PHOTO_BYTES * size**2
-    files = list_images(config.images.path)[:count]
-    sizes = [len(encode_png(decode_image(f.read_bytes(), size))) for f in files]
-    return sum(sizes) / len(sizes)
+    sizes = _photo_bytes(config.images.path, size, count)
+    return sum(sizes) / len(sizes) if sizes else PHOTO_BYTES * size**2
+
+
+def _photo_bytes(where: str, size: int, count: int) -> list[int]:
+    """PNG bytes of a folder's first pictures, without those that cannot be read here."""
+    sizes: list[int] = []
+    with suppress(ImageError):
+        folder = PictureFolder(where)
+        for file in folder.listing().pictures[:count]:
+            with suppress(ImageError):
+                sizes.append(len(encode_png(decode_image(folder.read(file.image_id), size))))
+    return sizes
 
 
 class Shapes:

@@ -21,6 +21,7 @@ from typing import Any, cast
 import pyarrow as pa
 from omegaconf import OmegaConf
 
+from modeling.reasons import one_line
 from pipelines.config import tree as config_tree
 from pipelines.config.derived import resolve_editor
 from pipelines.config.error import ConfigError
@@ -259,7 +260,8 @@ def record_errors(
     Takes all errors of the stage, those of an earlier, stopped attempt included.
     """
     schema = pa.schema([("stage", pa.string()), ("key", pa.string()), ("reason", pa.string())])
-    rows = [{"stage": stage, "key": e["key"], "reason": e["reason"]} for e in errors]
+    # equal runs leave equal errors
+    rows = [{"stage": stage, "key": e["key"], "reason": one_line(e["reason"])} for e in errors]
     run.delete(f"errors/{stage}.parquet")
     if rows:
         run.write_table(f"errors/{stage}.parquet", pa.Table.from_pylist(rows, schema))

@@ -14,8 +14,9 @@ from PIL import Image
 
 from modeling.concepts.concept import Concept
 from modeling.editors.diffusion.instructions import check_templates, instruction
-from modeling.editors.diffusion.loading import check_folder, check_weights, one_line
+from modeling.editors.diffusion.loading import check_folder, check_weights
 from modeling.editors.interface import EditError, EditResult, Source, change
+from modeling.reasons import one_line
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 UNSET = -1.0

@@ -23,8 +23,9 @@ from diffusers import StableDiffusionInstructPix2PixPipeline
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 
 from modeling.editors.diffusion.instruct_pix2pix import InstructPix2Pix
-from modeling.editors.diffusion.loading import check_folder, one_line
+from modeling.editors.diffusion.loading import check_folder
 from modeling.editors.interface import EditError
+from modeling.reasons import one_line
 
 UNET, EMA = "model.diffusion_model.", "model_ema."
 

@@ -38,8 +38,3 @@ def check_weights(loaded: Any) -> None:
         for name, parameter in part.named_parameters() if isinstance(part, nn.Module) else ():
             if parameter.is_meta:
                 raise OSError(f"a {type(part).__name__} without {name}")
-
-
-def one_line(error: Exception) -> str:
-    """What an error says, without line breaks."""
-    return " ".join(str(error).split())

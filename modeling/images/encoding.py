@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import io
-from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm")
+from modeling.images.colours import to_srgb
+from modeling.images.error import ImageError
+from modeling.reasons import one_line
+
 MAX_PIXELS = 64_000_000
-
-
-class ImageError(ValueError):
-    """An image, or a folder of images, that cannot be used; the message says why."""
+ORIENTATION = 0x0112
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF orientation → what brings the picture upright."""
 
 
 def encode_png(image: np.ndarray) -> bytes:
@@ -42,8 +51,10 @@ def encode_jpeg(image: np.ndarray, quality: int = 92) -> bytes:
 def decode_image(data: bytes, size: int | None = None) -> np.ndarray:
     """Decode an encoded image into uint8 RGB [H, W, 3].
 
-    The EXIF orientation is applied and transparency is laid on white. With `size`, the picture
-    is cropped to its central square and resampled (Lanczos, antialiased) to [size, size, 3].
+    The EXIF orientation is applied, an embedded profile is converted to sRGB, grey of more than 8
+    bits is scaled (modeling/images/colours.py) and transparency is laid on white. With `size`, the
+    picture is cropped to its central square and resampled (Lanczos, antialiased) to
+    [size, size, 3].
 
     Raises ImageError when the bytes are no image, are cut short, or hold more than MAX_PIXELS.
     """
@@ -58,11 +69,15 @@ def decode_image(data: bytes, size: int | None = None) -> np.ndarray:
                 raise ImageError(
                     f"the image is too large: {width} x {height} is over {MAX_PIXELS} pixels"
                 )
-            picture = _to_rgb(ImageOps.exif_transpose(opened))
+            picture = _upright(to_srgb(opened), opened)
     except ImageError:
         raise
+    except Image.DecompressionBombError as error:  # Pillow's own limit, before it says the size
+        raise ImageError(f"the image is too large: it is over {MAX_PIXELS} pixels") from error
+    except UnidentifiedImageError as error:  # whose text has the address of the bytes
+        raise ImageError("the image cannot be decoded: it is in no format that is known") from error
     except Exception as error:  # Pillow's decoders raise a dozen types on corrupt input
-        raise ImageError(f"the image cannot be decoded: {error}") from error
+        raise ImageError(f"the image cannot be decoded: {one_line(error)}") from error
     if 0 in picture.size:
         raise ImageError(f"the image has no pixels: {picture.size[0]} x {picture.size[1]}")
     if size is not None:
@@ -70,25 +85,10 @@ def decode_image(data: bytes, size: int | None = None) -> np.ndarray:
     return np.asarray(picture, dtype=np.uint8).copy()
 
 
-def list_images(folder: str | Path) -> list[Path]:
-    """Return the image files directly in `folder`, sorted by name.
-
-    Raises ImageError when the folder is missing or holds no image.
-    """
-    path = Path(folder)
-    if not path.is_dir():
-        raise ImageError(f"the image folder {path} does not exist or is no folder")
-    found = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
-    if not found:
-        raise ImageError(f"the folder {path} holds no image ({', '.join(IMAGE_SUFFIXES)})")
-    return found
-
-
-def _to_rgb(picture: Image.Image) -> Image.Image:
-    if picture.mode.startswith("I;16"):  # Pillow's own conversion clips 16-bit grey to white
-        grey = (np.asarray(picture).astype(np.uint32) >> 8).astype(np.uint8)
-        return Image.fromarray(grey).convert("RGB")
-    if picture.has_transparency_data:
-        rgba = picture.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
-    return picture.convert("RGB")
+def _upright(picture: Image.Image, opened: Image.Image) -> Image.Image:
+    """Turned as the file's EXIF says; a damaged EXIF is none."""
+    try:
+        turn = TURNS.get(opened.getexif().get(ORIENTATION, 1))
+    except Exception:  # of many types: Pillow's TIFF reader on arbitrary bytes
+        return picture
+    return picture if turn is None else picture.transpose(turn)

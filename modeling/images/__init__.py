@@ -1,0 +1,16 @@
+"""Pictures as files and as arrays."""
+
+from modeling.images.encoding import MAX_PIXELS, decode_image, encode_jpeg, encode_png
+from modeling.images.error import ImageError
+from modeling.images.folder import IMAGE_SUFFIXES, PictureFolder, list_images
+
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "MAX_PIXELS",
+    "ImageError",
+    "PictureFolder",
+    "decode_image",
+    "encode_jpeg",
+    "encode_png",
+    "list_images",
+]
