@@ -128,12 +128,15 @@ def _stages(command: str, config: Config) -> int:
     from pipelines.runtime.run_dir import RunDir
     from pipelines.runtime.session import ray_session
     from pipelines.runtime.stage_graph import finished, redo, run_stage
+    from pipelines.stages.limits import check_pictures
 
     run = RunDir(config.run_dir)
+    names = [s.name for s in STAGES] if command == "run" else [command]
+    check_pictures(config, run, names)
     if config.redo:
         redo(config, run, config.redo)
     with foreign_output_to_file(), ray_session(config, run):
-        for name in [s.name for s in STAGES] if command == "run" else [command]:
+        for name in names:
             run_stage(config, run, name)
         if command == "compare" and finished(run, "report"):  # which then has one section more
             redo(config, run, ["report"])

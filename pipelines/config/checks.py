@@ -10,7 +10,7 @@ from operator import attrgetter
 from modeling.editors.registry import DIFFUSION, EXACT
 from modeling.targets.shapes import TargetError, target_config
 from pipelines.config.data_checks import check_concepts, check_editing
-from pipelines.config.derived import exact_editor, resolve_editor
+from pipelines.config.derived import fresh_pairs, resolve_editor
 from pipelines.config.error import ConfigError
 from pipelines.config.ranges import check_ranges, choice
 from pipelines.config.schema import Config
@@ -84,7 +84,7 @@ def _check_scoring(c: Config) -> None:
         raise ConfigError(
             "evaluate.fd_images: a Fréchet distance needs at least 2048 images, or 0 for none"
         )
-    if c.evaluate.fd_images and not (c.images.source == "avatars" and exact_editor(c)):
+    if c.evaluate.fd_images and not fresh_pairs(c):
         raise ConfigError(
             "evaluate.fd_images: fresh pairs exist for images.source=avatars with an exact editor"
         )

@@ -11,6 +11,11 @@ def exact_editor(config: Config) -> bool:
     return resolve_editor(config) in EXACT
 
 
+def fresh_pairs(config: Config) -> bool:
+    """Whether unseen pairs can be made at will: only an exact editor does so at no cost."""
+    return config.images.source == "avatars" and exact_editor(config)
+
+
 def resolve_editor(config: Config) -> str:
     if config.editor != "auto":
         return config.editor

@@ -28,7 +28,7 @@ from pipelines.config.error import ConfigError
 from pipelines.config.schema import Config
 from pipelines.runtime.log import log
 from pipelines.runtime.run_dir import RunDir
-from pipelines.runtime.stage_table import BY_NAME, FEATURES, STAGES, Stage, StageError
+from pipelines.runtime.stage_table import BY_NAME, FEATURES, SOURCES, STAGES, Stage, StageError
 from pipelines.runtime.terminal import end_bar
 
 TIMED = ("metrics.json", "timings.json")
@@ -109,9 +109,11 @@ def made_with(run: RunDir) -> Config:
 def identity(marker: dict[str, Any]) -> str:
     """What a stage's result is, for the stages that build on it.
 
-    TIMED are left out: an adapter that is made again is the same, its seconds are not.
+    TIMED are left out: an adapter that is made again is the same, its seconds are not. So is the
+    list of pictures: what came of them is in the pairs.
     """
-    files = {f: s for f, s in marker["files"].items() if f.rpartition("/")[2] not in TIMED}
+    left_out = (*TIMED, SOURCES)
+    files = {f: s for f, s in marker["files"].items() if f.rpartition("/")[2] not in left_out}
     text = json.dumps([marker["config"], files], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 
 from pipelines.config.sections.data import DECIDE_ANSWERS, DECIDE_WRITING
 
+SOURCES = "sources.parquet"
+"""The source pictures of a run, listed by the first stage (pipelines/stages/source_list.py)."""
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -45,7 +48,7 @@ STAGES = (
         "edit every source image to every concept (Ray Data)",
         ("concepts",),
         ("images", "editing"),
-        ("pairs", "editing"),
+        ("pairs", "editing", SOURCES),
     ),
     Stage(
         "base",

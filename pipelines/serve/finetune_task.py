@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from safetensors.torch import save
 
-from modeling.editors.interface import EditError, EditResult
+from modeling.editors.interface import EditError, EditResult, Source
 from modeling.editors.registry import make_editor
-from modeling.editors.sources import load_source, source_ids
-from modeling.images import decode_image
+from modeling.editors.sources import AVATARS, ChangedPictureError, load_source, source_ids
+from modeling.images import ImageError, decode_image
 from modeling.targets.adapter_training import ConceptData, to_unit, train_adapters, translate_all
 from modeling.targets.lora import CONFIG_FILE, Adapter, stack, to_files
 from modeling.targets.recipe import finetune_recipe
@@ -44,6 +44,8 @@ from pipelines.serve.finetune_request import (
 from pipelines.serve.served_run import READ, digest
 from pipelines.stages.base import load_base
 from pipelines.stages.editing import editor_options
+from pipelines.stages.source_list import sources_of
+from pipelines.stages.sources import location
 
 FRESH = 2 * 10**6
 """First of the avatars that fine-tunes are given: none is among the pairs or is judged on."""
@@ -137,15 +139,11 @@ def _pictures(
     config: Config, run: RunDir, job: str, request: Request
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """uint8 [n, 3, S, S] sources and edits."""
-    size = config.images.size
     if not request.editor:
         rows = run.read_table(f"{folder(job)}/{PAIRS}").to_pylist()
         pairs = [(decode_image(r["source"]), decode_image(r["edited"])) for r in rows]
     else:
-        where = "avatars" if config.images.source == "avatars" else config.images.path
-        first = FRESH if where == "avatars" else 0
-        names = source_ids(where, request.images + TESTED, first)
-        sources = [load_source(name, where, size) for name in names]
+        sources = _sources(config, run, request.images + TESTED)
         editor = make_editor(request.editor, **editor_options(config, request.editor))
         results = editor.edit(sources, concept_of(request))
         pairs = [
@@ -157,6 +155,28 @@ def _pictures(
             error = next(r for r in results if isinstance(r, EditError))
             raise FinetuneError(f"the editor made {len(pairs)} of {len(sources)} pictures: {error}")
     return _stacked([a for a, _ in pairs]), _stacked([b for _, b in pairs])
+
+
+def _sources(config: Config, run: RunDir, count: int) -> list[Source]:
+    """Fresh avatars, or the first of the run's own pictures that can be read."""
+    size, where = config.images.size, location(config.images)
+    if where == AVATARS:
+        return [load_source(name, where, size) for name in source_ids(where, count, FRESH)]
+    sources: list[Source] = []
+    for name, recorded in sources_of(config, run).items():
+        if len(sources) == count:
+            break
+        try:
+            sources.append(load_source(name, where, size, recorded))
+        except ImageError as error:  # as `pairs` left it out
+            log(f"finetune: {error}")
+        except ChangedPictureError as error:
+            log(f"finetune: {error}")
+            raise FinetuneError(f"the picture {name} is not the one that the run has") from error
+    if len(sources) < count:
+        most = len(sources) - TESTED
+        raise FinetuneError(f"the run has {len(sources)} pictures: images can be {most} at most")
+    return sources
 
 
 def _stacked(images: list[np.ndarray]) -> torch.Tensor:

@@ -15,7 +15,8 @@ from modeling.editors.interface import EditError, EditResult
 from pipelines.config.schema import Config
 from pipelines.runtime.log import Progress, log
 from pipelines.runtime.run_dir import RunDir
-from pipelines.stages.editing import READERS, EditActor, edit_with
+from pipelines.stages.editing import EditActor, edit_with
+from pipelines.stages.sources import READERS
 
 
 def pilot_file(editor: str, concept_id: str) -> str:
@@ -26,15 +27,18 @@ class PilotEditor(EditActor):
     """Ray Data actor: one candidate's edits of the pilot images, of which only scores are kept."""
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        out: dict[str, list[str]] = {"concept_id": []}
+        out: dict[str, list[str]] = {"concept_id": [], "changed": []}
         pilots = self.train(self.config.editing.pilots)
         for text in batch["concept"]:
             concept = Concept(**json.loads(str(text)))
+            out["concept_id"].append(concept.concept_id)
+            out["changed"].append(self.changed)
+            if self.changed:
+                continue
             sources = [self.sources[i] for i in pilots if i in self.sources]
             results = self.edited(sources, concept)
             name = pilot_file(self.editor.name, concept.concept_id)
             self.run_dir.write_json(name, self._report(results))
-            out["concept_id"].append(concept.concept_id)
         return out
 
     def _report(self, results: list[EditResult | EditError]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,7 @@ from modeling.concepts.concept import Concept
 from modeling.editors.diffusion.instructions import instruction
 from modeling.editors.interface import EditError, Editor, EditResult, Source
 from modeling.editors.registry import EXACT, make_editor
-from modeling.editors.sources import load_source, source_ids
+from modeling.editors.sources import ChangedPictureError, load_source
 from modeling.images import ImageError, encode_png
 from pipelines.config import tree as config_tree
 from pipelines.config.derived import exact_editor
@@ -22,7 +23,9 @@ from pipelines.config.schema import Config
 from pipelines.runtime.actors import map_actors
 from pipelines.runtime.run_dir import ArtifactError, RunDir
 from pipelines.runtime.session import threads_per_actor
-from pipelines.stages.sources import location, split_images
+from pipelines.runtime.stage_table import StageError
+from pipelines.stages.source_list import AGAIN, sources_of
+from pipelines.stages.sources import READERS, location, split_images
 
 SCHEMA = pa.schema(
     [
@@ -38,8 +41,6 @@ SCHEMA = pa.schema(
 
 
 Scores = Callable[[list[np.ndarray], list[np.ndarray], str], list[dict[str, float]]]
-READERS = 32
-"""Threads that read small files: an object store answers each after a tenth of a second."""
 
 
 def file_of(concept_id: str) -> str:
@@ -88,11 +89,15 @@ class EditActor:
             self.scores = EditScores(e.clip, e.identity, allow_download=self.config.allow_download)
         self.sources: dict[str, Source] = {}
         self.bad: dict[str, str] = {}
-        ids = source_ids(location(images), images.count)
-        self.splits = split_images(ids, self.config.seed)
-        for image_id in ids:
+        self.changed = ""  # said by `edit_with`: Ray prints what a constructor raises as tracebacks
+        digests = sources_of(self.config, run_dir)
+        self.splits = split_images(list(digests), self.config.seed)
+        for image_id, digest in digests.items():
             try:
-                self.sources[image_id] = load_source(image_id, location(images), images.size)
+                source = load_source(image_id, location(images), images.size, digest)
+                self.sources[image_id] = source
+            except ChangedPictureError as error:
+                self.changed = f"{error} when this run began: {AGAIN}"
             except ImageError as error:
                 self.bad[image_id] = str(error)
 
@@ -131,12 +136,13 @@ class EditConcept(EditActor):
         self.encoded = {k: encode_png(s.image) for k, s in self.sources.items()}
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        out: dict[str, list[Any]] = {"concept_id": [], "about": []}
+        out: dict[str, list[Any]] = {"concept_id": [], "about": [], "changed": []}
         for text in batch["concept"]:
             concept = Concept(**json.loads(str(text)))
-            about = self.write(concept)
+            about = {} if self.changed else self.write(concept)
             out["concept_id"].append(concept.concept_id)
             out["about"].append(json.dumps(about))
+            out["changed"].append(self.changed)
         return out
 
     def write(self, concept: Concept) -> dict[str, Any]:
@@ -151,7 +157,7 @@ class EditConcept(EditActor):
             table = self.edit(concept, images)
             tables.append(table)
             if len(wanted) > size:
-                name = f"{_parts_of(concept.concept_id)}/{images[0]}.parquet"
+                name = f"{_parts_of(concept.concept_id)}/{_part_name(images[0])}.parquet"
                 self.run_dir.write_table(name, table)
         rows = pa.concat_tables(tables)
         about = _gathered(tables, rows, wanted, self.editor.name, self.splits)
@@ -217,6 +223,11 @@ class EditConcept(EditActor):
                 yield table
 
 
+def _part_name(image_id: str) -> str:
+    """Short and plain, whatever a picture's file is called."""
+    return hashlib.sha1(image_id.encode()).hexdigest()
+
+
 def _parts_of(concept_id: str) -> str:
     return f"editing/parts/{concept_id}"
 
@@ -263,14 +274,20 @@ def load_all(run_dir: RunDir, concept_ids: Sequence[str]) -> dict[str, dict[str,
 def edit_with(
     config: Config, run_dir: RunDir, actor: type, editor: str, concepts: list[Concept]
 ) -> Iterator[dict[str, Any]]:
-    """Concepts through a pool of actors that have loaded this editor."""
+    """Concepts through a pool of actors that have loaded this editor.
+
+    StageError where one of them found another picture than the run began with.
+    """
     rows = [{"concept": json.dumps(vars(c))} for c in concepts]
     arguments = {"config": config_tree.to_dict(config), "run_dir": run_dir, "editor": editor}
-    return map_actors(
+    for row in map_actors(
         config,
         actor,
         arguments,
         rows,
         actors=config.cluster.editor_actors.get(editor),
         gpus=config.cluster.editor_gpus.get(editor),
-    )
+    ):
+        if row["changed"]:
+            raise StageError(row["changed"])
+        yield row

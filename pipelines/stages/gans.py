@@ -25,8 +25,8 @@ from pipelines.runtime.log import Progress, log
 from pipelines.runtime.run_dir import RunDir
 from pipelines.runtime.stage_graph import record_errors
 from pipelines.stages.concepts import with_adapter
-from pipelines.stages.editing import READERS
 from pipelines.stages.pairs import usable
+from pipelines.stages.sources import READERS
 from pipelines.stages.trainer import FOLDER, Trainer
 
 

@@ -17,7 +17,7 @@ from modeling.editors.interface import EditError, EditResult
 from modeling.editors.registry import make_editor
 from modeling.editors.sources import load_source, source_ids
 from modeling.metrics.features import FeatureExtractor, make_features
-from pipelines.config.derived import exact_editor, resolve_editor
+from pipelines.config.derived import fresh_pairs, resolve_editor
 from pipelines.config.schema import Config
 from pipelines.runtime.run_dir import RunDir
 from pipelines.stages.pairs import load_pairs
@@ -67,8 +67,8 @@ class Judge:
 
     @property
     def fresh(self) -> bool:
-        """Whether unseen pairs can be made at will: only an exact editor does so at no cost."""
-        return self.config.images.source == "avatars" and exact_editor(self.config)
+        """Whether unseen pairs can be made at will."""
+        return fresh_pairs(self.config)
 
     def judged(self, concept: Concept, first: int, count: int) -> Judged:
         """`count` fresh avatars, `first` … after those of the pairs; or the pairs' test images."""

@@ -19,7 +19,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from modeling.concepts.concept import Concept
-from modeling.editors.sources import source_ids
 from modeling.images import decode_image
 from pipelines.config.derived import resolve_editor
 from pipelines.config.schema import Config
@@ -30,7 +29,7 @@ from pipelines.runtime.stage_table import StageError
 from pipelines.stages.choosing_editors import choose_editors
 from pipelines.stages.concepts import load_concepts, with_pairs
 from pipelines.stages.editing import EditConcept, edit_with, file_of, load_all
-from pipelines.stages.sources import location
+from pipelines.stages.source_list import record_sources, sources_of
 
 INDEX = "editing/index.parquet"
 INDEX_SCHEMA = pa.schema(
@@ -57,10 +56,11 @@ class Pairs(NamedTuple):
 
 
 def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
-    images = len(source_ids(location(config.images), config.images.count))
     concepts = with_pairs(load_concepts(run_dir))
     about = load_all(run_dir, [c.concept_id for c in concepts])
     todo = [c for c in concepts if about[c.concept_id] is None]
+    # pictures that are all edited may be gone
+    images = len(record_sources(config, run_dir) if todo else sources_of(config, run_dir))
     best = resolve_editor(config) == "best"
     choice = choose_editors(config, run_dir, concepts) if best else {}
     groups: dict[str, list[Concept]] = defaultdict(list)

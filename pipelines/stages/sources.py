@@ -6,6 +6,9 @@ import random
 
 from pipelines.config.sections.data import Images
 
+READERS = 32
+"""Threads that read small files: an object store answers each after a tenth of a second."""
+
 
 def location(images: Images) -> str:
     """What modeling.editors.registry calls the source: "avatars", or a folder."""
