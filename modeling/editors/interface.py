@@ -23,6 +23,15 @@ class Source:
     image: np.ndarray = field(repr=False)
     avatar_seed: int | None = None
 
+    def __post_init__(self) -> None:
+        """EditError for anything else: diffusers takes four channels for latents, say."""
+        kind, shape = self.image.dtype, list(self.image.shape)
+        if kind != np.uint8 or len(shape) != 3 or shape[2] != 3 or 0 in shape:
+            raise EditError(
+                f"{self.image_id!r}: a source is a uint8 array [H, W, 3], not {kind} {shape}"
+                " (modeling.images.decode_image makes one of any picture)"
+            )
+
 
 @dataclass(frozen=True)
 class EditResult:

@@ -52,7 +52,8 @@ class PictureFolder:
             import fsspec
 
             try:
-                self.fs, self.root = fsspec.core.url_to_fs(self.where)
+                # no cached listings: a folder may change while a run is going on
+                self.fs, self.root = fsspec.core.url_to_fs(self.where, use_listings_cache=False)
             except (ValueError, ImportError) as error:  # no such protocol, or its package
                 raise ImageError(f"the image folder {where}: {one_line(error)}") from error
 

@@ -6,6 +6,7 @@ disk; an object store's single PUT is atomic by itself). No pickle is read or wr
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -21,6 +22,9 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
+
+FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+"""What a folder answers that is not ours to write, such as a checkout in a read-only image."""
 
 
 class ArtifactError(RuntimeError):
@@ -125,6 +129,7 @@ class RunDir:
             reason = error.strerror or error
             raise ArtifactError(
                 f"{target} cannot be written: {reason}; the same command goes on once it can"
+                + (", or give another run_dir" if error.errno in FORBIDDEN else "")
             ) from error
         finally:
             with suppress(OSError):  # its folder may be what could not be made

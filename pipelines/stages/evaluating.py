@@ -45,6 +45,7 @@ from pipelines.stages.contenders import (
 from pipelines.stages.evaluation_tables import FOLDER, SCHEMAS
 from pipelines.stages.gans import load_adapter
 from pipelines.stages.judging import FAR, Judge, Judged
+from pipelines.stages.sources import COMPARED
 
 
 class EvaluateConcept(Contenders):
@@ -67,6 +68,8 @@ class EvaluateConcept(Contenders):
         judged = self.judge.judged(concept, 0, self.config.evaluate.images)
         tables: dict[str, list[dict[str, Any]]] = {kind: [] for kind in SCHEMAS}
         errors: list[str] = []
+        if self.config.evaluate.kid and len(judged.ids) < COMPARED:  # the others were left out
+            errors.append(f"evaluate.kid compares {COMPARED} pictures: {len(judged.ids)} is left")
         for repeat in range(self.config.repeats):
             starts = self.starts(concept.concept_id, repeat)
             tracks, seconds = self.tracks(concept.concept_id, repeat, starts, errors)
@@ -240,7 +243,8 @@ class EvaluateConcept(Contenders):
             if not c.evaluate.fd_images
             else self.judge.judged(concept, FAR, c.evaluate.fd_images)
         )
-        true_kid = self.judge.embed(truth) if c.evaluate.kid and not repeat else None
+        with_kid = c.evaluate.kid and not repeat and len(truth) >= COMPARED
+        true_kid = self.judge.embed(truth) if with_kid else None
         true_fd = self.judge.embed(wide.edited) if c.evaluate.fd_images else None
 
         def row(

@@ -12,10 +12,8 @@ from pipelines.runtime.run_dir import RunDir
 from pipelines.runtime.stage_graph import finished, followers
 from pipelines.runtime.stage_table import SOURCES
 from pipelines.stages.source_list import listing_of
-from pipelines.stages.sources import split_images
+from pipelines.stages.sources import COMPARED, split_images
 
-COMPARED = 2
-"""Pictures on each side that a kernel distance needs, whose variance within a side is unbiased."""
 READING = ("concepts", "pairs")
 """Stages that begin with the folder of pictures."""
 

@@ -9,6 +9,9 @@ from pipelines.config.sections.data import Images
 READERS = 32
 """Threads that read small files: an object store answers each after a tenth of a second."""
 
+COMPARED = 2
+"""Pictures on each side that a kernel distance needs, which leaves out each one's with itself."""
+
 
 def location(images: Images) -> str:
     """What modeling.editors.registry calls the source: "avatars", or a folder."""

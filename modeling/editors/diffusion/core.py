@@ -204,8 +204,11 @@ class DiffusionEditor(ABC):
 
     def _result(self, source: Source, made: np.ndarray) -> EditResult | EditError:
         if not np.isfinite(made).all():
+            overflow = self.dtype == torch.float16
+            advice = " (editing.dtype=bfloat16 or float32 has room for more)" if overflow else ""
             return EditError(
-                f"{self.name}: no picture: not finite, or stopped by the model's safety checker"
+                f"{self.name}: no picture: not finite{advice}, or stopped by the model's safety"
+                " checker"
             )
         picture = Image.fromarray((made.clip(0, 1) * 255).round().astype(np.uint8))
         height, width = source.image.shape[:2]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from modeling.editors.interface import EditError, Source
 from modeling.editors.sources import SOURCES, folder_sources, load_source, source_ids
 from modeling.images import ImageError, list_images
 
@@ -24,6 +25,20 @@ def test_avatar_sources_by_id() -> None:
             load_source(wrong, "avatars", 24)
     with pytest.raises(ImageError, match="how many"):
         source_ids("avatars")
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [
+        *(((8, 8, n), np.uint8) for n in (1, 2, 4)),
+        *((shape, np.uint8) for shape in ((8, 8), (3,), (1, 8, 8, 3), (0, 8, 3), (8, 0, 3))),
+        *(((8, 8, 3), dtype) for dtype in (np.float32, np.uint16, np.int8, np.bool_)),
+    ],
+)
+def test_a_source_is_an_rgb_picture(shape: tuple[int, ...], dtype: type) -> None:
+    """Four channels would be taken for latents by a diffusion model, without a word."""
+    with pytest.raises(EditError, match=r"'x': a source is a uint8 array \[H, W, 3\], not "):
+        Source("x", np.zeros(shape, dtype))
 
 
 def test_folder_sources(tmp_path: Path) -> None:

@@ -43,6 +43,15 @@ def test_too_many_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
         decode_image(data)
 
 
+@pytest.mark.parametrize("side", [9_000, 14_000])
+def test_too_many_pixels_for_us_or_for_pillow(side: int) -> None:
+    """Between our limit and Pillow's, and above both; a header is enough."""
+    data = io.BytesIO()
+    Image.new("1", (side, side)).save(data, "PNG")
+    with pytest.raises(ImageError, match=r"the image is too large: .* over 64000000 pixels"):
+        decode_image(data.getvalue())
+
+
 def stored(turn: int | bytes) -> bytes:
     """A JPEG of red, red, blue from left to right, 30 × 10, with an EXIF orientation."""
     picture = Image.new("RGB", (30, 10), "red")

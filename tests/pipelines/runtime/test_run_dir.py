@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 import zlib
@@ -75,6 +76,25 @@ def test_relative_paths_and_home_become_absolute(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     assert RunDir("runs/x").uri == RunDir("~/runs/x").uri == str(tmp_path / "runs/x")
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [
+        (errno.ENOSPC, "once it can"),
+        (errno.EROFS, "or give another run_dir"),
+        (errno.EACCES, "or give another run_dir"),
+    ],
+)
+def test_a_folder_that_is_not_ours_to_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, advice: str
+) -> None:
+    def refuse(self: Path, *_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number), str(self))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(ArtifactError, match=rf"x/y cannot be written: .*{advice}$"):
+        RunDir(str(tmp_path)).write("x/y", b"data")
 
 
 def test_an_unknown_protocol_is_one_sentence() -> None:

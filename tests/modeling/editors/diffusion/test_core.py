@@ -185,6 +185,14 @@ def test_a_picture_that_is_not_finite_fails_alone(editor: ImageToImage) -> None:
     assert (pictures([results[0], results[2]]) == whole[[0, 2]]).all()
 
 
+def test_half_precision_that_overflows_is_no_black_picture(stable_diffusion: Path) -> None:
+    half = make_editor("img2img", model=str(stable_diffusion), steps=2, dtype="float16")
+    with torch.no_grad():
+        half.pipeline.vae.decoder.conv_in.weight.fill_(60000)
+    (reason,) = reasons(half.edit(SOURCES[:1], GREY))
+    assert "not finite (editing.dtype=bfloat16 or float32 has room for more)" in reason
+
+
 def test_a_picture_that_the_safety_checker_stops_fails_alone(editor: ImageToImage) -> None:
     whole = pictures(editor.edit(SOURCES[:3], GREY))
 
