@@ -128,7 +128,7 @@ def _stages(command: str, config: Config) -> int:
     from pipelines.runtime.run_dir import RunDir
     from pipelines.runtime.session import ray_session
     from pipelines.runtime.stage_graph import finished, redo, run_stage
-    from pipelines.stages.limits import check_pictures
+    from pipelines.stages.limits import check_edited, check_pictures
 
     run = RunDir(config.run_dir)
     names = [s.name for s in STAGES] if command == "run" else [command]
@@ -138,6 +138,8 @@ def _stages(command: str, config: Config) -> int:
     with foreign_output_to_file(), ray_session(config, run):
         for name in names:
             run_stage(config, run, name)
+            if name == "pairs":
+                check_edited(config, run, names)
         if command == "compare" and finished(run, "report"):  # which then has one section more
             redo(config, run, ["report"])
             run_stage(config, run, "report")

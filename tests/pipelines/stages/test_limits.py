@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from pipelines.__main__ import main
 from pipelines.config.error import ConfigError
 from pipelines.config.load import load_config
+from pipelines.runtime.run_dir import RunDir
 from pipelines.runtime.stage_table import STAGES
-from pipelines.stages.limits import check_split
+from pipelines.stages.limits import check_edited, check_split
+from pipelines.stages.pairs import INDEX
 
 FOLDER = ["images.source=folder", "images.path=DIR"]
 RUN = [stage.name for stage in STAGES]
@@ -48,6 +52,32 @@ def test_too_few_pictures(stages: list[str], words: list[str], keys: list[str]) 
 )
 def test_enough_pictures(stages: list[str], words: list[str]) -> None:
     check_split(load_config(["preset=tiny", *words]), stages)
+
+
+def row(train: int, val: int, test: int, dropped: str = "") -> dict[str, object]:
+    return {"train": train, "val": val, "test": test, "dropped": dropped}
+
+
+@pytest.mark.parametrize(
+    ("rows", "words", "said"),
+    [
+        ([row(16, 2, 2), row(16, 2, 1)], FOLDER, "leaves 1 for the test, and evaluate.kid"),
+        ([row(16, 2, 2), row(16, 1, 2)], [*FOLDER, *FD], "leaves 1 for validation"),
+        ([row(16, 2, 2), row(16, 1, 1)], [*FOLDER, "evaluate.kid=false"], ""),
+        ([row(16, 2, 2), row(9, 0, 0)], FOLDER, ""),  # a concept without an adapter
+        ([row(16, 2, 2), row(9, 1, 1, "weak")], FOLDER, ""),
+        ([row(16, 2, 1)], [], ""),  # evaluate draws fresh avatars
+        ([row(9, 1, 1, "weak")], FOLDER, ""),
+    ],
+)
+def test_pictures_that_could_not_be_edited_count(
+    tmp_path: Path, rows: list[dict[str, object]], words: list[str], said: str
+) -> None:
+    config = load_config(["preset=tiny", f"run_dir={tmp_path}", *words])
+    run = RunDir(config.run_dir)
+    run.write_table(INDEX, pa.Table.from_pylist(rows))
+    with pytest.raises(ConfigError, match=said) if said else nullcontext():
+        check_edited(config, run, RUN)
 
 
 @pytest.mark.parametrize("command", ["run", "concepts"])
