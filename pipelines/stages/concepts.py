@@ -18,6 +18,7 @@ from pipelines.config.error import ConfigError
 from pipelines.config.schema import Config
 from pipelines.runtime.log import log
 from pipelines.runtime.run_dir import RunDir
+from pipelines.runtime.stage_graph import finished
 from pipelines.runtime.text_table import Texts, writing_text
 from pipelines.stages.source_list import record_sources
 from pipelines.stages.writing import embed, write
@@ -26,7 +27,8 @@ CONCEPTS = "concepts.parquet"
 
 
 def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
-    record_sources(config, run_dir)  # before a language model's answers are paid for
+    if not finished(run_dir, "pairs"):  # which has all that it needs of the pictures
+        record_sources(config, run_dir)  # before a language model's answers are paid for
     encoder = TextEncoder(config.text_encoder, config.allow_download)
     about: dict[str, Any] = {}
     try:

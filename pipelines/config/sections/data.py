@@ -14,7 +14,7 @@ class Images:
     source: str = "avatars"
     """avatars | folder"""
     path: str = ""
-    """Folder of pictures, for source=folder."""
+    """Folder of pictures, or a URI such as s3://…, for source=folder."""
     size: int = 32
     """Side in pixels."""
     count: int = 80
