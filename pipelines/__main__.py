@@ -1,7 +1,8 @@
 """The command line: `denoised-weights STAGE [key=value …]` or `python -m pipelines …`.
 
 It finds the command and imports nothing heavy: what is only asked, or wrong, is answered at once.
-Exit codes: 0 done; 1 a stage failed; 2 the command or the configuration is wrong; 130 stopped.
+Exit codes: 0 done; 1 a stage failed; 2 the command or the configuration is wrong; 128 + the signal
+that ended it (130 Ctrl-C, 143 SIGTERM, 129 a closed terminal).
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 from pipelines.commandline import help as help_texts
 from pipelines.commandline.commands import Command
@@ -19,6 +21,7 @@ from pipelines.config.load import load_config
 from pipelines.config.schema import Config
 from pipelines.runtime.environment import set_environment
 from pipelines.runtime.stage_table import STAGES
+from pipelines.runtime.stopping import stoppable
 
 HELP = ("-h", "--help", "-?", "help")
 
@@ -39,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(help_texts.of_keys(rest))
             return 0
         set_environment(local=False)
-        return _command(command.name, key_words(command, rest))
+        return _command(command.name, key_words(command, rest), program=argv is None)
     except ConfigError as error:
         print(f"denoised-weights: {error}", file=sys.stderr)
         return 2
@@ -83,12 +86,8 @@ def _for_people(error: Exception) -> str:
     return str(error) if module in ours or isinstance(error, OSError) else ""
 
 
-def _command(command: str, words: list[str]) -> int:
-    if command in ("export-dataset", "import-dataset"):
-        from pipelines.dataset import command as dataset
-
-        dataset(command, words)
-        return 0
+def _command(command: str, words: list[str], program: bool) -> int:
+    """program: this process is the command's own, which signals may end."""
     if command == "submit":
         from pipelines.submit import submit
 
@@ -101,48 +100,60 @@ def _command(command: str, words: list[str]) -> int:
         from pipelines.plan.command import plan
 
         return plan(config, own, rest)
-    if command == "tune":
-        from tuning.study import check_words
-
-        check_words(words)  # before what trains is imported
-        from tuning.command import tune
-
-        return tune(words)
-    config = load_config(words)
     if command == "config":
-        print(config_tree.to_yaml(config), end="")
+        print(config_tree.to_yaml(load_config(words)), end="")
         return 0
     if command == "serve":
+        config = load_config(words)
         from pipelines.runtime.run_dir import RunDir
         from pipelines.serve.command import serve_forever
 
-        serve_forever(config, RunDir(config.run_dir))
+        with stoppable("stopped") if program else nullcontext():
+            serve_forever(config, RunDir(config.run_dir))
         return 0
-    return _stages(command, config)
+    with stoppable() if program else nullcontext():
+        if command in ("export-dataset", "import-dataset"):
+            from pipelines.dataset import command as dataset
+
+            dataset(command, words)
+            return 0
+        if command == "tune":
+            from tuning.study import check_words
+
+            check_words(words)  # before what trains is imported
+            from tuning.command import tune
+
+            return tune(words)
+        return _stages(command, words, load_config(words))
 
 
-def _stages(command: str, config: Config) -> int:
+def _stages(command: str, words: list[str], config: Config) -> int:
     """Run one stage, or all of them."""
     from pipelines.runtime.foreign_output import foreign_output_to_file
     from pipelines.runtime.log import log
     from pipelines.runtime.run_dir import RunDir
+    from pipelines.runtime.run_lock import locked
     from pipelines.runtime.session import ray_session
-    from pipelines.runtime.stage_graph import finished, redo, run_stage
+    from pipelines.runtime.stage_graph import check_redo, finished, redo, run_stage
     from pipelines.stages.limits import check_edited, check_pictures
 
     run = RunDir(config.run_dir)
     names = [s.name for s in STAGES] if command == "run" else [command]
+    check_redo(config.redo)
     check_pictures(config, run, names)
-    if config.redo:
-        redo(config, run, config.redo)
-    with foreign_output_to_file(), ray_session(config, run):
-        for name in names:
-            run_stage(config, run, name)
-            if name == "pairs":
-                check_edited(config, run, names)
-        if command == "compare" and finished(run, "report"):  # which then has one section more
-            redo(config, run, ["report"])
-            run_stage(config, run, "report")
+    # a report is written anew, whatever else goes on
+    alone = nullcontext() if command == "report" else locked(run, [command, *words])
+    with foreign_output_to_file(), alone:
+        if config.redo:
+            redo(config, run, config.redo)
+        with ray_session(config, run):
+            for name in names:
+                run_stage(config, run, name)
+                if name == "pairs":
+                    check_edited(config, run, names)
+            if command == "compare" and finished(run, "report"):  # has one section more then
+                redo(config, run, ["report"])
+                run_stage(config, run, "report")
     if command == "ranks":
         from pipelines.stages.ranks import to_yaml
 

@@ -29,6 +29,7 @@ from modeling.targets.lora import (
 )
 from pipelines.runtime.log import Progress, log
 from pipelines.runtime.run_dir import RunDir, parquet_bytes
+from pipelines.runtime.run_lock import locked
 from pipelines.runtime.stage_graph import finished, inventory, made_with
 from pipelines.runtime.stage_table import BY_NAME, StageError
 from pipelines.stages.base import load_base
@@ -321,4 +322,6 @@ def command(name: str, words: list[str]) -> None:
     if name == "export-dataset":
         export_dataset(RunDir(given["run_dir"]), RunDir(given["target"]), given["licence"])
     else:
-        import_dataset(RunDir(given["source"]), RunDir(given["run_dir"]))
+        run = RunDir(given["run_dir"])
+        with locked(run, [name, *words]):
+            import_dataset(RunDir(given["source"]), run)

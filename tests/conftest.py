@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import shutil
+import signal
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,7 +108,11 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
 
 
 def killed_and_continued(logs: Path) -> Finished:
-    """One command, three times: killed in base's training, killed in gans, then let be."""
+    """One command, twice stopped, then let be: SIGTERM in base's training, Ctrl-C in gans.
+
+    SIGTERM goes to every process, as batch systems send it. What is killed without a signal that
+    could be answered is the subject of other tests.
+    """
     folder = logs / "run"
     words = ["preset=tiny", "base.steps=30", "gans.steps=20", "gans.concepts_per_batch=1"]
     words += ["repeats=2", "rival.train=true", "evaluate.weights_only=true"]
@@ -125,11 +130,12 @@ def killed_and_continued(logs: Path) -> Finished:
         steps[1] |= last_checkpoint(folder)
         return len(list(folder.glob("adapters/*/metrics.json")))
 
-    for happened in (trained, collected):
+    for happened, number in ((trained, signal.SIGTERM), (collected, signal.SIGINT)):
         with Driver(command, logs) as driver:
             driver.wait_until(lambda: bool(happened()))  # noqa: B023 (called in the loop)
-            driver.kill()
+            status = driver.stop(number, all_of_them=number == signal.SIGTERM)
             outputs.append(driver.output())
+            assert status == 128 + number, outputs[-1][-6000:]
     adapters = collected()
     assert not (folder / "stages/gans.json").exists()
     with Driver(command, logs) as driver:

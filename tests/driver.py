@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
@@ -59,6 +60,25 @@ class Driver:
             assert self.process.poll() is None, f"ended too early\n{self.output()[-6000:]}"
             assert time.monotonic() < limit, f"not within {seconds} s\n{self.output()[-6000:]}"
             time.sleep(0.02)
+
+    def stop(self, number: int, all_of_them: bool = False) -> int:
+        """A real signal, and the exit status; AssertionError unless no process is left by then.
+
+        To the driver's process group, as Ctrl-C in a terminal; or to every process of the session,
+        as a batch system does.
+        """
+        if all_of_them:
+            for pid in _session_members(self.process.pid):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, number)
+        else:
+            os.killpg(self.process.pid, number)
+        status = self.process.wait(20)
+        limit = time.monotonic() + 10
+        while left := [p for p in _processes() if p.session == self.process.pid]:
+            assert time.monotonic() < limit, f"still there: {left}"
+            time.sleep(0.05)
+        return status
 
     def kill(self) -> None:
         """SIGKILL for the driver's process group, and then for its Ray's workers in theirs."""

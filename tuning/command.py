@@ -23,6 +23,7 @@ from pipelines.runtime.foreign_output import foreign_output_to_file
 from pipelines.runtime.log import log
 from pipelines.runtime.machine import machine
 from pipelines.runtime.run_dir import ArtifactError, RunDir
+from pipelines.runtime.run_lock import locked
 from pipelines.runtime.session import ray_session
 from pipelines.runtime.stage_graph import finished, provenance, record_errors
 from tuning import branches, overfit_outcome, records, run_outcome
@@ -60,7 +61,8 @@ def tune(words: Sequence[str]) -> int:
     trials = planned(study, name, run_dir, known, of_config)
     session = load_config(merged(known, study.keys, of_config))
     times: dict[str, Any] = {}
-    with foreign_output_to_file(), ray_session(session, run_dir):
+    alone = locked(run_dir, ["tune", *words], FOLDER)
+    with foreign_output_to_file(), alone, ray_session(session, run_dir):
         failures = prepare(trials, run_dir)
         todo = [t for t in trials if t.key not in failures]
         failures |= run_trials(study, name, run_dir, todo)

@@ -22,8 +22,9 @@ EXIT_CODES = {
     0: "done",
     1: "a stage failed; of `submit`, the job did",
     2: "the command or the configuration is wrong; nothing was started",
+    129: "the terminal was closed: the same command goes on",
     130: "stopped by Ctrl-C: the same command goes on; of `submit`, the job goes on or was stopped",
-    143: "ended by SIGTERM: likewise",
+    143: "ended by SIGTERM: the same command goes on",
 }
 
 

@@ -16,11 +16,13 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 from pipelines.config.error import ConfigError
 from pipelines.runtime import terminal
 from pipelines.runtime.log import log
+from pipelines.runtime.stopping import cleaned_up
 
 FOLLOW_SECONDS = 0.2
 OURS = re.compile(r"(?:\(.*?pid=[^)]*\) )?(\[\d\d:\d\d:\d\d\] (.*))")
@@ -76,6 +78,7 @@ def foreign_output_to_file() -> Iterator[None]:
             undo.enter_context(_redirected(descriptor, target))
         undo.callback(reader.stop)
         reader.thread.start()
+        undo.enter_context(cleaned_up(partial(_end, reader)))
         try:
             yield
         except Exception as error:
@@ -84,6 +87,12 @@ def foreign_output_to_file() -> Iterator[None]:
                 traceback.print_exc()
                 undo.callback(log, f"what led to it: {_file}")
             raise
+
+
+def _end(reader: _Reader) -> None:
+    """A signal ends the process: what was written so far is read, an empty file goes."""
+    reader.stop()
+    _forget()
 
 
 def _forget() -> None:

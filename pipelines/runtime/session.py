@@ -5,15 +5,13 @@ from __future__ import annotations
 import logging
 import math
 import os
-import signal
-import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from pipelines.config.error import ConfigError
 from pipelines.config.schema import Config
+from pipelines.runtime import stopping
 from pipelines.runtime.environment import set_environment
 from pipelines.runtime.pool import local_actors
 from pipelines.runtime.run_dir import RunDir
@@ -76,19 +74,13 @@ def ray_session(config: Config, run: RunDir | None = None) -> Iterator[None]:
             logging_config=ray.LoggingConfig(log_level="ERROR"),
             **local,
         )
-    _exit_on_sigterm()
+    stopping.claim()
     try:
         if run is not None:
             check_storage(config, run)
         yield
     finally:
         ray.shutdown()
-
-
-def _exit_on_sigterm() -> None:
-    """Leave in good order: Ray's C++ prints a trace at SIGTERM and may abort."""
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
 
 
 @contextmanager

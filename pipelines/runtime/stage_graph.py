@@ -136,6 +136,13 @@ def followers(names: Iterable[str]) -> list[str]:
     return [name for name in BY_NAME if name in hit]
 
 
+def check_redo(names: Iterable[str]) -> None:
+    """Raise ConfigError if one is no stage."""
+    unknown = sorted(set(names) - set(BY_NAME))
+    if unknown:
+        raise ConfigError(f"redo={unknown[0]}: no such stage; there are {', '.join(BY_NAME)}")
+
+
 def redo(config: Config, run: RunDir, names: Iterable[str]) -> None:
     """Delete the work of these stages and of all that follow.
 
@@ -143,9 +150,7 @@ def redo(config: Config, run: RunDir, names: Iterable[str]) -> None:
     configuration: the stages could not be made again on top of it.
     """
     names = list(names)
-    unknown = sorted(set(names) - set(BY_NAME))
-    if unknown:
-        raise ConfigError(f"redo={unknown[0]}: no such stage; there are {', '.join(BY_NAME)}")
+    check_redo(names)
     doomed = followers(names)
     for stage in STAGES:
         marker = finished(run, stage.name)

@@ -6,11 +6,8 @@ import hashlib
 import json
 import logging
 import re
-import signal
 import tempfile
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +51,14 @@ def fit(
     c = config.cluster
     # Any: a type checker sees these names as the classes of Train's former version
     train: Any = ray.train
-    trainer = TorchTrainer(
+
+    class Trainer(TorchTrainer):
+        """Without Train's handler of Ctrl-C, which swallows it and stays after the training."""
+
+        def _register_sigint_handler(self, controller: Any) -> None:
+            pass
+
+    trainer = Trainer(
         loop,
         train_loop_config={
             "config": config_tree.to_dict(config),
@@ -78,8 +82,7 @@ def fit(
         dataset_config=train.DataConfig(datasets_to_split="all" if split_data else []),
     )
     try:
-        with _ctrl_c_as_before():
-            result = trainer.fit()
+        result = trainer.fit()
     except TrainingFailedError as error:
         raise StageError(f"{stage}: training failed: {_root(error)}") from error
     if result.checkpoint is None:
@@ -87,21 +90,6 @@ def fit(
     with result.checkpoint.as_directory() as folder:
         files = {p.name: p.read_bytes() for p in Path(folder).iterdir() if p.is_file()}
     return dict(result.metrics or {}), files
-
-
-@contextmanager
-def _ctrl_c_as_before() -> Iterator[None]:
-    """Train makes an exit with status 0 or 1 of Ctrl-C, and leaves its handler behind."""
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    except SystemExit as ended:
-        if ended.code not in (0, 1):
-            raise
-        raise KeyboardInterrupt from ended
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, before)
 
 
 def report(

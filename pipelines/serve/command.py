@@ -21,6 +21,7 @@ from pipelines.runtime.log import log
 from pipelines.runtime.run_dir import RunDir
 from pipelines.runtime.session import ray_session
 from pipelines.runtime.stage_table import StageError
+from pipelines.runtime.stopping import cleaned_up
 from pipelines.serve.api_keys import from_environment
 from pipelines.serve.application import application
 from pipelines.serve.models import TextPart, WeightPart
@@ -74,31 +75,39 @@ def _check_port(host: str, port: int) -> None:
 
 @foreign_output_to_file()
 def serve_forever(config: Config, run: RunDir) -> None:
-    """Serve until Ctrl-C. `config` is the command's; see `saved_config` for what it decides."""
+    """Serve until a signal ends it (pipelines/runtime/stopping.py).
+
+    `config` is the command's; see `saved_config` for what it decides.
+    """
     log(f"serve: loading {run.uri}")
     saved = saved_config(run, config)
-    if not (config.cluster.address or os.environ.get("RAY_ADDRESS")):
+    clustered = bool(config.cluster.address or os.environ.get("RAY_ADDRESS"))
+    if not clustered:
         _check_port(saved.serve.host, saved.serve.port)
     check_run(saved, run)
     with ray_session(saved):
         from ray import serve
 
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
-        try:
-            url = start(saved, run)
-            log(f"serve: {url}  (documentation: {url}/docs; Ctrl-C stops)")
-            if saved.serve.host not in LOOPBACK:
-                log("serve: anyone who reaches this address can use it: put a proxy before it")
-            log(
-                f"serve: try  curl -s {url}/v1/adapters -H 'content-type: application/json'"
-                ' -d \'{"concept": "green hair"}\' -o adapter_model.safetensors'
-            )
-            _watch()
-        except KeyboardInterrupt:
-            log("serve: stopping")
-        finally:
-            if APP in serve.status().applications:  # a cluster's Serve would go on without us
+
+        def delete() -> None:
+            """A cluster's Serve would go on without us."""
+            if clustered and APP in serve.status().applications:
                 serve.delete(APP)
+
+        with cleaned_up(delete):
+            try:
+                url = start(saved, run)
+                log(f"serve: {url}  (documentation: {url}/docs; Ctrl-C stops)")
+                if saved.serve.host not in LOOPBACK:
+                    log("serve: anyone who reaches this address can use it: put a proxy before it")
+                log(
+                    f"serve: try  curl -s {url}/v1/adapters -H 'content-type: application/json'"
+                    ' -d \'{"concept": "green hair"}\' -o adapter_model.safetensors'
+                )
+                _watch()
+            finally:
+                delete()
 
 
 def _watch() -> None:

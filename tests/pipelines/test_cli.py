@@ -204,7 +204,7 @@ def test_an_error_of_ours_inside_an_actor_is_one_sentence_and_a_bug_is_not(
     from ray.exceptions import ActorDiedError, RayTaskError
 
     def fail(error: Exception) -> None:
-        def command(*_: object) -> int:
+        def command(*_: object, **__: object) -> int:
             raise error
 
         monkeypatch.setattr("pipelines.__main__._command", command)

@@ -100,11 +100,13 @@ def test_it_serves_a_run(installed: Path, empty: Path) -> None:
             adapter = client.post("/v1/adapters", json={"concept": "indigo hair"})
     finally:
         started = [p.pid for p in descendants([server.pid])]
-        server.send_signal(signal.SIGINT)
-        server.wait(120)
+        server.send_signal(signal.SIGTERM)
+        status = server.wait(120)
         for pid in started:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+    assert status == 143
+    assert log.read_text().splitlines()[-1] == "denoised-weights: stopped"
     assert page.status_code == 200 and "<title>" in page.text
     assert adapter.status_code == 200 and load(adapter.content)
 

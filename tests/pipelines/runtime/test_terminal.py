@@ -18,7 +18,6 @@ import pytest
 
 from pipelines.runtime import foreign_output
 from pipelines.runtime.log import Progress
-from pipelines.runtime.training import _ctrl_c_as_before
 from tests.driver import ROOT
 
 ERASE_ROW = "\r\x1b[K"
@@ -328,17 +327,3 @@ def test_a_bar_goes_with_its_block(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ValueError), Progress("x", 3, "steps"):
         raise ValueError
     assert capsys.readouterr().err == ""
-
-
-@pytest.mark.parametrize("status", [0, 1])
-def test_train_gives_ctrl_c_back(status: int) -> None:
-    def of_train(*_: object) -> None: ...
-
-    before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt), _ctrl_c_as_before():
-        signal.signal(signal.SIGINT, of_train)
-        raise SystemExit(status)
-    assert signal.getsignal(signal.SIGINT) is before
-    with pytest.raises(SystemExit) as ended, _ctrl_c_as_before():
-        raise SystemExit(143)
-    assert ended.value.code == 143

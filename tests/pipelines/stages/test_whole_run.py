@@ -82,7 +82,14 @@ def files_of(folder: Path) -> dict[str, tuple[int, int]]:
     return {str(p): (p.stat().st_size, p.stat().st_mtime_ns) for p in paths}
 
 
-# What the kills did
+# What the signals did
+
+
+def test_what_stopped_it_was_said(finished: Finished) -> None:
+    for text in finished.outputs[:2]:
+        # beside what Ray's own processes, to which SIGTERM went, too, say of it
+        assert "denoised-weights: stopped; the same command continues" in text.splitlines()
+        assert "Traceback" not in text and "Stack trace" not in text and "Aborted" not in text
 
 
 def test_base_went_on_from_its_checkpoint(finished: Finished) -> None:
