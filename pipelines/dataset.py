@@ -320,8 +320,10 @@ def command(name: str, words: list[str]) -> None:
     """
     given = {key: value for key, _, value in (word.partition("=") for word in words)}
     if name == "export-dataset":
-        export_dataset(RunDir(given["run_dir"]), RunDir(given["target"]), given["licence"])
+        export_dataset(
+            RunDir(given["run_dir"]), RunDir(given["target"], "target"), given["licence"]
+        )
     else:
         run = RunDir(given["run_dir"])
         with locked(run, [name, *words]):
-            import_dataset(RunDir(given["source"]), run)
+            import_dataset(RunDir(given["source"], "source"), run)

@@ -7,7 +7,6 @@ its keys.
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -19,6 +18,7 @@ from yaml import YAMLError
 
 from pipelines.config.error import ConfigError
 from pipelines.config.nearest import all_keys, did_you_mean, nearest
+from pipelines.config.values import as_typed
 
 STUDIES = Path(__file__).parent / "studies"
 TRIALS = ("overfit", "run")
@@ -100,7 +100,7 @@ def load_study(name: str, words: Sequence[str] = ()) -> Study:
 
     Raises ConfigError for a file that is not there, or is no study.
     """
-    path = Path(name) if name.endswith((".yaml", ".yml")) else STUDIES / f"{name}.yaml"
+    path = Path(name).expanduser() if name.endswith((".yaml", ".yml")) else STUDIES / f"{name}.yaml"
     if not path.exists():
         raise ConfigError(
             f"no study {name!r}; there are {', '.join(known())}, or give the path of a YAML file"
@@ -189,14 +189,10 @@ def expanded(study: Study) -> dict[str, list[str]]:
         return study.variants
     out = {}
     for values in itertools.product(*study.space.values()):
-        pairs = [(k, _text(v)) for k, v in zip(study.space, values, strict=True)]
+        pairs = [(k, as_typed(v)) for k, v in zip(study.space, values, strict=True)]
         if len(pairs) == 1:
             name = pairs[0][1]
         else:
             name = ", ".join(f"{k.rpartition('.')[2]}={v}" for k, v in pairs)
         out[name] = [f"{k}={v}" for k, v in pairs]
     return out
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Sequence
 from dataclasses import fields
 
@@ -12,6 +11,7 @@ from pipelines.config.load import load_config
 from pipelines.config.schema import Config
 from pipelines.config.sections.training import Generator
 from pipelines.config.tree import flat, to_dict
+from pipelines.config.values import as_typed
 from pipelines.runtime.run_dir import RunDir
 from pipelines.runtime.stage_graph import made_with
 
@@ -24,7 +24,7 @@ def keys_of(source: RunDir) -> list[str]:
         words += ["images.source=folder", f"images.path={config['images']['path']}"]
     preset = flat(to_dict(load_config(words)))
     other = {k: v for k, v in flat(config).items() if v != preset[k] and k != "run_dir"}
-    return merged(words, [f"{k}={json.dumps(v)}" for k, v in other.items()])
+    return merged(words, [f"{k}={as_typed(v)}" for k, v in other.items()])
 
 
 def merged(*words: Sequence[str]) -> list[str]:
@@ -42,4 +42,4 @@ def generator_words(config: Config, kind: str) -> list[str]:
         raise ConfigError(
             f"this configuration describes no {kind}: give rival.kind={kind} and its sizes"
         )
-    return [f"generator.{f.name}={json.dumps(getattr(section, f.name))}" for f in fields(Generator)]
+    return [f"generator.{f.name}={as_typed(getattr(section, f.name))}" for f in fields(Generator)]

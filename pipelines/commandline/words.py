@@ -15,7 +15,7 @@ from functools import cache
 from typing import Any, get_type_hints
 
 from pipelines.config.schema import Config
-from pipelines.config.tree import in_words
+from pipelines.config.values import in_words
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from modeling.targets.shapes import TargetError, target_config
 from pipelines.config.data_checks import check_concepts, check_editing
 from pipelines.config.derived import fresh_pairs, resolve_editor
 from pipelines.config.error import ConfigError
+from pipelines.config.paths import check_uri
 from pipelines.config.ranges import check_ranges, choice
 from pipelines.config.schema import Config
 from pipelines.config.sections.scoring import BASELINES, COMPARED, CONTROLS
@@ -24,6 +25,8 @@ def check(config: Config) -> None:
     for key in ("run_dir", "text_encoder"):
         if not attrgetter(key)(config):
             raise ConfigError(f"{key}: must not be empty")
+    for key in ("run_dir", "images.path"):
+        check_uri(key, attrgetter(key)(config))
     _check_images(config)
     check_editing(config, tuple(DIFFUSION))
     check_ranges(config)
@@ -50,9 +53,6 @@ def _check_images(c: Config) -> None:
 
 def _check_adapters(c: Config) -> None:
     """What concerns ranks, collection, blocks and the fine-tune."""
-    for layer, rank in c.lora.ranks.items():
-        if rank < 1:
-            raise ConfigError(f"lora.ranks.{layer}={rank}: must be at least 1")
     if not 0 <= c.gans.lr_floor <= 1:
         raise ConfigError(f"gans.lr_floor={c.gans.lr_floor}: is a part of gans.lr, from 0 to 1")
     choice("gans.pilot_score", c.gans.pilot_score, ("l1", "fd"))

@@ -102,14 +102,15 @@ def check_editing(c: Config, editors: Sequence[str]) -> None:
         **{f"editing.{k}": getattr(e, k) for k in ("image_guidance", "strength")},
         "cluster.editor_actors": c.cluster.editor_actors,
         "cluster.editor_gpus": c.cluster.editor_gpus,
+        "plan.evaluations": c.plan.evaluations,
     }
     for key, mapping in named.items():
         for name in mapping:
             if name not in editors:
                 raise ConfigError(f"{key}.{name}: no such editor; there are {', '.join(editors)}")
     for name, strength in e.strength.items():
-        if not 0 < strength <= 1:
-            raise ConfigError(f"editing.strength.{name}={strength:g}: is in (0, 1]")
+        if strength > 1:
+            raise ConfigError(f"editing.strength.{name}={strength:g}: must be at most 1")
     categories = ("facial", "characteristic", "art", "combined")
     for key, templates in (("prompts", e.prompts), ("instructions", e.instructions)):
         for category, template in templates.items():

@@ -186,6 +186,22 @@ FRACTIONS = (
 )
 
 
+MAPPED_LEAST = {
+    "lora.ranks": 1,
+    "editing.exponents": 0,
+    "editing.least": -1,
+    "editing.steps": 1,
+    "editing.guidance": 0,
+    "editing.image_guidance": 0,
+    "cluster.editor_actors": 1,
+    "cluster.editor_gpus": 0,
+    "plan.evaluations": 1,
+}
+"""Of every value in these mappings."""
+
+MAPPED_RATES = ("editing.strength",)
+
+
 def check_ranges(c: Config) -> None:
     """Raise ConfigError on a number out of its range, or that is none."""
     for key, least in LEAST.items():
@@ -196,6 +212,14 @@ def check_ranges(c: Config) -> None:
         value = attrgetter(key)(c)
         if not 0 < value < math.inf:
             raise ConfigError(f"{key}={value}: must be more than 0")
+    for key, least in MAPPED_LEAST.items():
+        for name, value in attrgetter(key)(c).items():
+            if not least <= value < math.inf:
+                raise ConfigError(f"{key}.{name}={value}: must be at least {least}")
+    for key in MAPPED_RATES:
+        for name, value in attrgetter(key)(c).items():
+            if not 0 < value < math.inf:
+                raise ConfigError(f"{key}.{name}={value}: must be more than 0")
     for key in FRACTIONS:
         value = attrgetter(key)(c)
         if not 0 <= value < 1:

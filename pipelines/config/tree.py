@@ -5,24 +5,28 @@ Unknown keys and wrong types raise ConfigError with one line for the user.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import asdict, fields, is_dataclass
 from typing import Any, get_type_hints
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pipelines.config.error import ConfigError
 from pipelines.config.nearest import all_keys, did_you_mean, nearest
 from pipelines.config.schema import Config
+from pipelines.config.values import in_words, literal
 
 
-def merge(tree: DictConfig, more: Any, what: str, key: str = "") -> DictConfig:
-    unknown = _unknown_key(Config, OmegaConf.to_container(more), "")
+def merge(tree: DictConfig, more: dict[str, Any], what: str, key: str = "") -> DictConfig:
+    """`more`, whose texts are literal, over `tree`; `what`, and `key` in it, are for errors."""
+    unknown = _unknown_key(Config, more, "")
     if unknown:
         raise ConfigError(unknown)
     try:
-        merged = OmegaConf.merge(tree, more)
+        merged = OmegaConf.merge(tree, OmegaConf.create(literal(more)))
     except (OmegaConfBaseException, TypeError) as error:
         # OmegaConf does not always name the key, such as that of a list inside a list
         name = (getattr(error, "full_key", None) or key).partition("[")[0]
@@ -33,10 +37,7 @@ def merge(tree: DictConfig, more: Any, what: str, key: str = "") -> DictConfig:
 
 
 def to_config(tree: DictConfig) -> Config:
-    try:
-        config = OmegaConf.to_object(tree)
-    except OmegaConfBaseException as error:  # an interpolation of what is not there
-        raise ConfigError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
+    config = OmegaConf.to_object(tree)
     assert isinstance(config, Config)
     return config
 
@@ -48,23 +49,6 @@ def _type_of(key: str) -> Any:
         if is_dataclass(kind):
             kind = get_type_hints(kind)[part]
     return kind
-
-
-def in_words(kind: Any) -> str:
-    """A key's type as an error or an explanation names it."""
-    words: dict[Any, str] = {
-        int: "a whole number",
-        float: "a number",
-        bool: "true or false",
-        str: "a text",
-        list[str]: "a list such as [a, b]",
-        list[int]: "a list of whole numbers such as [1, 2]",
-        list[list[str]]: "a list of lists such as [[a, b], [c, d]]",
-        dict[str, int]: "a mapping to whole numbers such as {a: 1}",
-        dict[str, float]: "a mapping to numbers such as {a: 0.5}",
-        dict[str, str]: "a mapping to texts such as {a: text}",
-    }
-    return words[kind]
 
 
 def _unknown_key(schema: type, given: Any, prefix: str) -> str:
@@ -90,13 +74,44 @@ def _unknown_key(schema: type, given: Any, prefix: str) -> str:
 
 
 def to_yaml(config: Config) -> str:
-    return OmegaConf.to_yaml(OmegaConf.structured(config), resolve=True)
+    tree = _with_run_dir(config)
+    return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=2**16)
+
+
+def from_yaml(text: str) -> dict[str, Any]:
+    """Inverse of `to_yaml`, of older files too; ConfigError."""
+    try:
+        tree = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"cannot be read as YAML: {str(error).splitlines()[0]}") from error
+    if not isinstance(tree, dict):
+        raise ConfigError("is no mapping of keys")
+    return tree
+
+
+class _Dumper(yaml.SafeDumper):
+    """A text that YAML, of any version, could take for something else stands in quotes."""
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
+    plain = re.fullmatch(r"[A-Za-z_/][\w./-]*", text) and text.lower() not in WORDS
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if plain else "'")
+
+
+_Dumper.add_representer(str, _text)
+WORDS = ("true", "false", "yes", "no", "on", "off", "y", "n", "null", "none")
 
 
 def to_dict(config: Config) -> dict[str, Any]:
-    tree = OmegaConf.to_container(OmegaConf.structured(config), resolve=True)
-    assert isinstance(tree, dict)
-    return {str(k): v for k, v in tree.items()}
+    return _with_run_dir(config)
+
+
+def _with_run_dir(config: Config) -> dict[str, Any]:
+    """The default's ${preset} is the only one that means something; a loaded one has none left."""
+    tree = asdict(config)
+    if tree["run_dir"] == Config.run_dir:
+        tree["run_dir"] = Config.run_dir.replace("${preset}", config.preset)
+    return tree
 
 
 MAPPINGS = {
@@ -122,6 +137,4 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def from_dict(tree: dict[str, Any]) -> Config:
     """Inverse of `to_dict`, strict."""
-    return to_config(
-        merge(OmegaConf.structured(Config), OmegaConf.create(tree), "saved configuration")
-    )
+    return to_config(merge(OmegaConf.structured(Config), tree, "saved configuration"))

@@ -43,7 +43,7 @@ def plan(config: Config, own: Mapping[str, str], words: Sequence[str]) -> int:
     target = own.get("json", "")
     if target and target != "-":
         try:
-            Path(target).write_text(text)
+            Path(target).expanduser().write_text(text)
         except OSError as error:
             raise ConfigError(f"json={target}: cannot be written ({error.strerror})") from error
     print(text if target == "-" else table(config, made), end="")

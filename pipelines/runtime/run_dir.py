@@ -23,6 +23,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
+from pipelines.config.paths import check_uri
+
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 """What a folder answers that is not ours to write, such as a checkout in a read-only image."""
 
@@ -39,9 +41,15 @@ def parquet_bytes(table: pa.Table) -> bytes:
 
 
 class RunDir:
-    """Files under one directory, named by relative POSIX paths. Cheap to pickle: only the URI."""
+    """Files under one directory, named by relative POSIX paths. Cheap to pickle: only the URI.
 
-    def __init__(self, uri: str) -> None:
+    word: the one that gave the URI, for errors: ConfigError if it is none, ArtifactError if
+    nothing can open its kind.
+    """
+
+    def __init__(self, uri: str, word: str = "run_dir") -> None:
+        check_uri(word, uri)
+        self.word = word
         remote = "://" in uri
         self.uri = uri.rstrip("/") if remote else os.path.abspath(os.path.expanduser(uri))
         self._connect()
@@ -51,11 +59,11 @@ class RunDir:
             # no cached listings: other processes write here
             self.fs, self.root = fsspec.core.url_to_fs(self.uri, use_listings_cache=False)
         except (ValueError, ImportError) as error:  # no such protocol, or its package is missing
-            raise ArtifactError(f"run_dir={self.uri}: {error}") from error
+            raise ArtifactError(f"{self.word}={self.uri}: {error}") from error
         self.local = isinstance(self.fs, LocalFileSystem)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"uri": self.uri}
+        return {"uri": self.uri, "word": self.word}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)

@@ -16,10 +16,9 @@ from collections.abc import Iterable
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pyarrow as pa
-from omegaconf import OmegaConf
 
 from modeling.reasons import one_line
 from pipelines.config import tree as config_tree
@@ -96,14 +95,20 @@ def made_with(run: RunDir) -> Config:
 
     config.yaml is that of the last command; a stage's own marker says what its files were made of.
     """
-    tree = OmegaConf.create(run.read("config.yaml").decode())
+    tree = config_tree.from_yaml(run.read("config.yaml").decode())
     for stage in STAGES:
         for key, value in (finished(run, stage.name) or {"config": {}})["config"].items():
-            OmegaConf.update(tree, key, value)
-    OmegaConf.update(tree, "run_dir", run.uri)
-    OmegaConf.update(tree, "redo", [])
-    # a mapping with text keys: config.yaml is one
-    return config_tree.from_dict(cast(dict[str, Any], OmegaConf.to_container(tree)))
+            _put(tree, key, value)
+    tree |= {"run_dir": run.uri, "redo": []}
+    return config_tree.from_dict(tree)
+
+
+def _put(tree: dict[str, Any], key: str, value: Any) -> None:
+    """A section of a record may lack keys that are new; those of the tree stay."""
+    *sections, last = key.split(".")
+    for section in sections:
+        tree = tree.setdefault(section, {})
+    tree[last] = tree.get(last, {}) | value if isinstance(value, dict) else value
 
 
 def identity(marker: dict[str, Any]) -> str:

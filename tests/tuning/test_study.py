@@ -84,7 +84,7 @@ def test_a_study_by_name_or_path_and_words_that_override_it() -> None:
 def test_an_overfit_study_starts_from_the_section_of_its_kind() -> None:
     small = load_config(["preset=small"])
     words = generator_words(small, "unet")
-    assert "generator.channels=[64, 128]" in words and 'generator.kind="unet"' in words
+    assert "generator.channels=[64, 128]" in words and "generator.kind=unet" in words
     assert "generator.depth=3" in generator_words(small, "transformer")
     with pytest.raises(ConfigError, match=r"describes no transformer: give rival.kind"):
         generator_words(load_config(["preset=paper", "images.source=folder"]), "transformer")

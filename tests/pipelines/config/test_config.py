@@ -80,14 +80,61 @@ def test_the_documented_keys() -> None:
         ("weights={block_size: 32}", "weights.block_size", 32),
         ("images.path=", "images.path", ""),
         ("run_dir=s3://bucket/a=b", "run_dir", "s3://bucket/a=b"),
-        ("run_dir=out/${preset}-${seed}", "run_dir", "out/tiny-0"),
+        # a text is what was typed
+        ("run_dir=out/${preset}-${seed}", "run_dir", "out/${preset}-${seed}"),
+        ("run_dir=a\\${b", "run_dir", "a\\${b"),
+        ("run_dir=$HOME", "run_dir", "$HOME"),
+        ("run_dir=20241125_1830", "run_dir", "20241125_1830"),
+        ("run_dir=2024-11-25", "run_dir", "2024-11-25"),
+        ("run_dir=12:30:45", "run_dir", "12:30:45"),
+        ("run_dir=007", "run_dir", "007"),
+        ("run_dir=1e3", "run_dir", "1e3"),
+        ("run_dir=0x1F", "run_dir", "0x1F"),
+        ("run_dir=on", "run_dir", "on"),
+        ("run_dir=null", "run_dir", "null"),
+        ("run_dir=.nan", "run_dir", ".nan"),
+        ("run_dir=/data/run #1", "run_dir", "/data/run #1"),
+        ("run_dir=[x]", "run_dir", "[x]"),
+        ("run_dir={a: b}", "run_dir", "{a: b}"),
+        ("run_dir=a: b", "run_dir", "a: b"),
+        ("run_dir='quoted'", "run_dir", "'quoted'"),
+        ("run_dir=*x", "run_dir", "*x"),
+        ("run_dir=!tag", "run_dir", "!tag"),
+        ("run_dir= spaces ", "run_dir", " spaces "),
+        ("run_dir=数字", "run_dir", "数字"),
+        ("run_dir=C:\\runs", "run_dir", "C:\\runs"),
         ("text_encoder=5", "text_encoder", "5"),
+        ("redo=[on, 007]", "redo", ["on", "007"]),
+        ("editing.models={null_text: 1e3}", "editing.models", {"null_text": "1e3"}),
+        ("editing.models.null_text=on", "editing.models", {"null_text": "on"}),
+        ("editing.prompts.art={text} #1", "editing.prompts", {"art": "{text} #1"}),
+        # ~ is one's home in every path
+        ("run_dir=~/runs", "run_dir", "/home/me/runs"),
+        ("text_encoder=~/clip", "text_encoder", "/home/me/clip"),
+        ("llm.encoder=~/clip", "llm.encoder", "/home/me/clip"),
+        ("editing.models.null_text=~/sd", "editing.models", {"null_text": "/home/me/sd"}),
+        ("evaluate.features_path=~", "evaluate.features_path", "/home/me"),
+        ("run_dir=a/~/b", "run_dir", "a/~/b"),
+        # a mapping's key may have dots
+        ("lora.ranks.down.0=2", "lora.ranks", {"down.0": 2}),
+        ("lora.ranks={down.0: 2}", "lora.ranks", {"down.0": 2}),
+        # numbers as people write them
+        ("seed=007", "seed", 7),
+        ("seed=1_000", "seed", 1000),
+        ("seed=0x10", "seed", 16),
+        ("base.lr=.5", "base.lr", 0.5),
+        ("base.lr=2", "base.lr", 2.0),
+        ("cluster.gpu_training=on", "cluster.gpu_training", True),
+        ("cluster.gpu_training=0", "cluster.gpu_training", False),
         ("base.lr=1e-3", "base.lr", 1e-3),
         ("cluster.gpu_training=true", "cluster.gpu_training", True),
         ("max_error_fraction=1", "max_error_fraction", 1.0),
     ],
 )
-def test_values_from_the_command_line(word: str, key: str, value: Any) -> None:
+def test_values_from_the_command_line(
+    word: str, key: str, value: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
     tree: Any = config_tree.to_dict(load_config(["preset=tiny", word]))
     for part in key.split("."):
         tree = tree[part]
@@ -126,9 +173,23 @@ def test_values_from_the_command_line(word: str, key: str, value: Any) -> None:
         (["adapt.keep=[1,x]"], "adapt.keep must be a list of whole numbers"),
         (["concepts.combine=[hair]"], "concepts.combine must be a list of lists"),
         (["lora.ranks=5"], "lora.ranks must be a mapping to whole numbers such as {a: 1}"),
-        (["run_dir=[a]"], "run_dir must be a text"),
+        (["redo=[[a]]"], "redo must be a list such as [a, b]"),
+        (["lora.ranks={a: [1]}"], "lora.ranks must be a mapping to whole numbers"),
+        (["lora.ranks.down.0=x"], "lora.ranks.down.0 must be a whole number"),
+        (["images={size: big}"], "images must be a mapping of its keys"),
+        (["seed=1e3"], "seed=1e3: seed must be a whole number"),
+        (["seed=12:30"], "seed must be a whole number"),
+        (["seed=१"], "seed must be a whole number"),
+        (["base.lr=1,5"], "base.lr must be a number"),
         (["redo=[base"], "redo=[base: cannot be read as YAML"),
-        (["seed=${nope}"], "seed: Interpolation key 'nope' not found"),
+        (["seed=${nope}"], "seed=${nope}: seed must be a whole number"),
+        (["run_dir=s3:/bucket/a"], "run_dir=s3:/bucket/a: did you mean run_dir=s3://bucket/a?"),
+        (["run_dir=gs:/a"], "did you mean run_dir=gs://a?"),
+        (["run_dir=file:/a"], "did you mean run_dir=file:///a?"),
+        (
+            ["images.source=folder", "images.path=s3:/a"],
+            "images.path=s3:/a: did you mean images.path=s3://a?",
+        ),
         # values that are not allowed
         (["preset=huge"], "preset=huge: no such preset; there are demo"),
         (["run_dir="], "run_dir: must not be empty"),
@@ -163,6 +224,18 @@ def test_values_from_the_command_line(word: str, key: str, value: Any) -> None:
         (["repeats=0"], "repeats=0: must be at least 1"),
         (["generator.heads=0"], "generator.heads=0: must be at least 1"),
         (["lora.ranks={head: 0}"], "lora.ranks.head=0: must be at least 1"),
+        (["lora.ranks.down.0=0"], "lora.ranks.down.0=0: must be at least 1"),
+        (["editing.steps.null_text=0"], "editing.steps.null_text=0: must be at least 1"),
+        (["editing.guidance.null_text=-1"], "editing.guidance.null_text=-1.0: must be at least 0"),
+        (["editing.guidance.null_text=nan"], "must be at least 0"),
+        (["editing.image_guidance.img2img=inf"], "must be at least 0"),
+        (["editing.strength.img2img=0"], "editing.strength.img2img=0.0: must be more than 0"),
+        (["editing.strength.img2img=2"], "editing.strength.img2img=2: must be at most 1"),
+        (["editing.exponents.identity=-1"], "must be at least 0"),
+        (["cluster.editor_actors.img2img=0"], "must be at least 1"),
+        (["cluster.editor_gpus.img2img=-0.5"], "must be at least 0"),
+        (["plan.evaluations.img2img=0"], "must be at least 1"),
+        (["plan.evaluations.paint=5"], "plan.evaluations.paint: no such editor"),
         (["gans.pilot_score=fid"], "gans.pilot_score=fid: must be one of l1, fd"),
         (
             ["gans.steps=11", "gans.checkpoints=3"],
@@ -204,6 +277,25 @@ def test_one_clear_line_for_what_is_wrong(words: list[str], expected: str) -> No
 
 
 WORDS = st.text(st.characters(codec="ascii", exclude_categories=["Cc"]), max_size=12)
+
+
+@settings(deadline=None, max_examples=20)
+@given(text=st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=12))
+@example("1e3")
+@example("0o7")
+@example("~x")
+@example("${a")
+@example("\\${seed}")
+@example("No")
+@example("2024-11-25")
+@example("'")
+@example("- a")
+@example(" #")
+def test_a_text_is_the_same_in_config_yaml_and_back(text: str) -> None:
+    config = load_config(["preset=tiny", f"llm.writer.key_env={text}"])
+    assert config.llm.writer.key_env == text
+    assert config_tree.from_dict(config_tree.to_dict(config)) == config
+    assert config_tree.from_dict(config_tree.from_yaml(config_tree.to_yaml(config))) == config
 
 
 @settings(deadline=None, max_examples=50)
