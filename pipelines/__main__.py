@@ -7,6 +7,7 @@ that ended it (130 Ctrl-C, 143 SIGTERM, 129 a closed terminal).
 
 from __future__ import annotations
 
+import io
 import re
 import sys
 from collections.abc import Sequence
@@ -28,6 +29,9 @@ HELP = ("-h", "--help", "-?", "help")
 
 def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what a terminal cannot show: \\u2026
+            stream.reconfigure(errors="backslashreplace")
     try:
         if not words or (len(words) == 1 and words[0] in HELP):
             print(help_texts.overview())

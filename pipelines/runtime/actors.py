@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipelines.config.schema import Config
+from pipelines.runtime.environment import cluster_address
 from pipelines.runtime.log import log
 from pipelines.runtime.pool import Machine, PoolSize, pool_size, this_machine
 
@@ -64,7 +64,7 @@ def pool_here(
 
     machine = None
     nodes = sum(node["Alive"] for node in ray.nodes())
-    if nodes == 1 and not (config.cluster.address or os.environ.get("RAY_ADDRESS")):
+    if nodes == 1 and not cluster_address(config):
         there, own = ray.cluster_resources(), this_machine(config)
         # a Ray that the caller has started may have been given less than the machine has
         logical = max(1, int(there.get("CPU", 0)))

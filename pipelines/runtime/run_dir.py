@@ -13,20 +13,52 @@ import os
 import tempfile
 import uuid
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential
 
+from modeling.reasons import one_line
 from pipelines.config.paths import check_uri
 
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 """What a folder answers that is not ours to write, such as a checkout in a read-only image."""
+
+
+FIRST_WAIT = 0.5
+"""Seconds until a store is asked again; doubled each time."""
+ATTEMPTS = 6
+LATER = (
+    *("slowdown", "slow down", "reduce your request rate", "throttl", "too many requests"),
+    *("timed out", "timeout", "temporarily", "unavailable", "connection reset"),
+    *(
+        "internal error",
+        "internalerror",
+        "internal server error",
+        "http 429",
+        "http 500",
+        "http 503",
+    ),
+)
+"""What stores say, whatever the type of the error, when the same may succeed later."""
+ANSWERS = (
+    *(FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError),
+    *(NotImplementedError, TypeError, pa.ArrowException),
+)
+"""Not failures of a store: what is there, and what it cannot do."""
+
+T = TypeVar("T")
+
+
+def _passes(error: BaseException) -> bool:
+    text = f"{type(error).__name__} {error}".lower()
+    return not isinstance(error, ANSWERS) and any(word in text for word in LATER)
 
 
 class ArtifactError(RuntimeError):
@@ -77,16 +109,42 @@ class RunDir:
         """Full URI, for Ray and people."""
         return f"{self.uri}/{name}"
 
+    def _asked(self, what: str, name: str, call: Callable[..., T], *args: Any, **keys: Any) -> T:
+        """A call of the file system; a store's errors, which have types of its own, in a sentence.
+
+        A store that throttles, or does not answer in time, is asked again. what: "read".
+        """
+        if self.local:
+            return call(*args, **keys)
+        asked = Retrying(
+            retry=retry_if_exception(_passes),
+            wait=wait_exponential(multiplier=FIRST_WAIT, max=30 * FIRST_WAIT),
+            stop=stop_after_attempt(ATTEMPTS),
+            reraise=True,
+        )
+        try:
+            return asked(call, *args, **keys)
+        except ANSWERS:
+            raise
+        except Exception as error:
+            reason = getattr(error, "strerror", None) or one_line(error)
+            raise ArtifactError(f"{self.url(name)} cannot be {what}: {reason}") from error
+
     def exists(self, name: str) -> bool:
-        return bool(self.fs.exists(self.path(name)))
+        # not fs.exists, which takes every error for a no
+        try:
+            self._asked("read", name, self.fs.info, self.path(name))
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return True
 
     def size(self, name: str) -> int:
-        return int(self.fs.size(self.path(name)))
+        return int(self._asked("read", name, self.fs.size, self.path(name)))
 
     def read(self, name: str) -> bytes:
-        """Bytes of a file; ArtifactError if it is not there."""
+        """Bytes of a file; ArtifactError if it is not there, or its store does not give it."""
         try:
-            return bytes(self.fs.cat_file(self.path(name)))
+            return bytes(self._asked("read", name, self.fs.cat_file, self.path(name)))
         except FileNotFoundError as error:
             raise ArtifactError(
                 f"{self.url(name)} is missing: run the stage that writes it"
@@ -98,10 +156,7 @@ class RunDir:
         ArtifactError names the file that a full disk, a lacking right or an object store refused.
         """
         if not self.local:
-            try:
-                self.fs.pipe_file(self.path(name), data)
-            except OSError as error:  # a store's own words seldom say which bucket it was
-                raise ArtifactError(f"{self.url(name)} cannot be written: {error}") from error
+            self._asked("written", name, self.fs.pipe_file, self.path(name), data)
             return
         with self.writing(name) as file:
             file.write(data)
@@ -116,10 +171,7 @@ class RunDir:
             with tempfile.NamedTemporaryFile() as spool:
                 yield spool
                 spool.flush()
-                try:
-                    self.fs.put_file(spool.name, self.path(name))
-                except OSError as error:
-                    raise ArtifactError(f"{self.url(name)} cannot be written: {error}") from error
+                self._asked("written", name, self.fs.put_file, spool.name, self.path(name))
             return
         target = Path(self.path(name))
         # hidden, so that a listing never sees it
@@ -152,15 +204,15 @@ class RunDir:
 
     def files(self, folder: str) -> list[str]:
         """Relative paths of all files under a folder, sorted; hidden ones left out."""
-        base = self.path(folder)
-        if not self.fs.exists(base):
+        if not self.exists(folder):
             return []
-        found = [f[len(self.root) + 1 :] for f in self.fs.find(base)]
+        there = self._asked("read", folder, self.fs.find, self.path(folder))
+        found = [f[len(self.root) + 1 :] for f in there]
         return sorted(f for f in found if not any(p.startswith(".") for p in f.split("/")))
 
     def delete(self, name: str) -> None:
         if self.exists(name):
-            self.fs.rm(self.path(name), recursive=True)
+            self._asked("deleted", name, self.fs.rm, self.path(name), recursive=True)
 
     def read_json(self, name: str) -> Any:
         try:
@@ -181,11 +233,21 @@ class RunDir:
 
     def read_row_groups(self, name: str) -> Iterator[pa.Table]:
         """A Parquet file piece by piece, never whole in memory; raises ArtifactError."""
+        with self._parquet(name) as file:
+            parquet = pq.ParquetFile(file)
+            for i in range(parquet.num_row_groups):
+                yield self._asked("read", name, parquet.read_row_group, i)
+
+    def read_schema(self, name: str) -> pa.Schema:
+        """Schema and metadata of a Parquet file, from its footer alone; raises ArtifactError."""
+        with self._parquet(name) as file:
+            return self._asked("read", name, pq.read_schema, file)
+
+    @contextmanager
+    def _parquet(self, name: str) -> Iterator[IO[bytes]]:
         try:
-            with self.fs.open(self.path(name), "rb") as file:
-                parquet = pq.ParquetFile(file)
-                for i in range(parquet.num_row_groups):
-                    yield parquet.read_row_group(i)
+            with self._asked("read", name, self.fs.open, self.path(name), "rb") as file:
+                yield file
         except FileNotFoundError as error:
             raise ArtifactError(
                 f"{self.url(name)} is missing: run the stage that writes it"
@@ -193,15 +255,27 @@ class RunDir:
         except (pa.ArrowException, OSError) as error:
             raise ArtifactError(f"{self.url(name)} is damaged: {error}") from error
 
-    def read_schema(self, name: str) -> pa.Schema:
-        """Schema and metadata of a Parquet file, from its footer alone; raises ArtifactError."""
+    def create(self, name: str, data: bytes) -> bool:
+        """Write a file that must not be there yet; False if it is.
+
+        Conditional in an object store, where that is possible (If-None-Match); NotImplementedError
+        or TypeError where it is not known to be. Raises ArtifactError as `write`.
+        """
+        path = self.path(name)
         try:
-            with self.fs.open(self.path(name), "rb") as file:
-                return pq.read_schema(file)
-        except FileNotFoundError as error:
-            raise ArtifactError(f"{self.url(name)} is missing") from error
-        except (pa.ArrowException, OSError) as error:
-            raise ArtifactError(f"{self.url(name)} is damaged: {error}") from error
+            if not self.local:
+                self._asked("written", name, self.fs.pipe_file, path, data, mode="create")
+                return True
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            with Path(path).open("xb") as file:
+                file.write(data)
+            return True
+        except OSError as error:
+            no_folder = self.local and Path(path).parent.is_file()
+            if isinstance(error, FileExistsError) and not no_folder:
+                return False
+            reason = error.strerror or error
+            raise ArtifactError(f"{self.url(name)} cannot be written: {reason}") from error
 
     def write_table(self, name: str, table: pa.Table) -> None:
         self.write(name, parquet_bytes(table))

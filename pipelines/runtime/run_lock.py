@@ -139,16 +139,16 @@ class _Lock:
         """Whether the store refuses to create what is there; tried on a file of its own."""
         probe = f"{self.name}.{self.me.token}.probe"
         try:
-            self._create(probe, b"")
-            return not self._create(probe, b"")
-        except (NotImplementedError, TypeError, ValueError):  # a file system without the mode
+            self.run.create(probe, b"")
+            refuses = not self.run.create(probe, b"")
+        except (NotImplementedError, TypeError):  # a file system without the mode
             return False
-        finally:
-            self.run.delete(probe)
+        self.run.delete(probe)
+        return refuses
 
     def acquire(self) -> None:
         watched: _Watched | None = None
-        while not self._create(self.name, self._bytes()):
+        while not self.run.create(self.name, self._bytes()):
             holder = self._read()
             if holder is None:
                 if self.run.exists(self.name):  # being written, or damaged: as one that is silent
@@ -187,7 +187,7 @@ class _Lock:
                     if holder is not None:
                         self.run.write(self.name, self._bytes())
                     else:  # deleted by hand; False: it could not be read just now
-                        self._create(self.name, self._bytes())
+                        self.run.create(self.name, self._bytes())
             except (ArtifactError, OSError):
                 continue  # a full disk, a store that throttles: the next time
 
@@ -201,7 +201,7 @@ class _Lock:
     def _take_over(self, gone: Holder) -> bool:
         """Put this process in the place of one that is gone; False if another is doing so."""
         claim = f"{self.name}.{gone.token or 'damaged'}.claim"
-        if not self._create(claim, self._bytes()):
+        if not self.run.create(claim, self._bytes()):
             return self._abandoned(claim)
         try:
             now = self._read()
@@ -220,25 +220,6 @@ class _Lock:
                 self.run.delete(claim)
             time.sleep(POLL_SECONDS)
         return False
-
-    def _create(self, name: str, data: bytes) -> bool:
-        """Create a file with these bytes; False if it is there."""
-        path = self.run.path(name)
-        try:
-            if not self.run.local:
-                self.run.fs.pipe_file(path, data, mode="create")
-                return True
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
-            with Path(path).open("xb") as file:
-                file.write(data)
-            return True
-        except OSError as error:
-            if isinstance(error, FileExistsError) and not (
-                self.run.local and Path(path).parent.is_file()
-            ):
-                return False
-            reason = error.strerror or error
-            raise ArtifactError(f"{self.run.url(name)} cannot be written: {reason}") from error
 
     def _read(self) -> Holder | None:
         """None: not there, not written to its end, or of another version."""

@@ -5,20 +5,32 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from modeling.reasons import one_line
 from pipelines.config.error import ConfigError
 from pipelines.config.schema import Config
 from pipelines.runtime import stopping
-from pipelines.runtime.environment import set_environment
+from pipelines.runtime.environment import cluster_address, set_environment
+from pipelines.runtime.log import log
 from pipelines.runtime.pool import local_actors
 from pipelines.runtime.run_dir import RunDir
+from pipelines.runtime.stage_table import StageError
 
 NO_DASHBOARD = "http://127.0.0.1:9"
 """An address that refuses. A local Ray has no dashboard; Train's cleaner, which asks one whether
 its controller lives, would find another Ray's, or wait 13 s for that of a Ray that was killed."""
+
+CONNECT_SECONDS = 20.0
+"""A cluster answers within so long, or is said not to."""
+
+SOCKET_PATH = 107
+"""Bytes of a Unix socket's path, of Linux."""
+SOCKET_NAME = len("/ray/session_2026-11-27_07-35-45_241740_4194304/sockets/plasma_store")
 
 
 def threads_per_actor(config: Config) -> int:
@@ -47,7 +59,8 @@ def ray_session(config: Config, run: RunDir | None = None) -> Iterator[None]:
 
     A Ray that the caller (a test, a job) has already connected to is used and left running.
     """
-    address = config.cluster.address or os.environ.get("RAY_ADDRESS", "")
+    address = cluster_address(config)
+    word = f"{'cluster.address' if config.cluster.address else 'RAY_ADDRESS'}={address}"
     set_environment(local=not address)
     import ray
     import ray.data
@@ -56,6 +69,8 @@ def ray_session(config: Config, run: RunDir | None = None) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    if address:
+        check_address(address, word)
     # Logical CPUs: actors + Train workers + one a streaming stage, or Ray Data waits for ever
     busy = max(
         os.cpu_count() or 1,
@@ -65,15 +80,21 @@ def ray_session(config: Config, run: RunDir | None = None) -> Iterator[None]:
         ),
     )
     local: dict[str, Any] = {} if address else {"num_cpus": busy + 4, "include_dashboard": False}
+    if not address and (folder := _short_folder()):
+        local["_temp_dir"] = folder
     with _in_environment({} if address else {"RAY_API_SERVER_ADDRESS": NO_DASHBOARD}):
-        ray.init(
-            address=address or "local",  # None would join whatever runs on this machine
-            log_to_driver=True,
-            logging_level=logging.WARNING,
-            # Train's cleaner warns every second that a Ray without dashboard has no state API
-            logging_config=ray.LoggingConfig(log_level="ERROR"),
-            **local,
-        )
+        try:
+            ray.init(
+                address=address or "local",  # None would join whatever runs on this machine
+                log_to_driver=True,
+                logging_level=logging.WARNING,
+                # Train's cleaner warns every second that a Ray without dashboard has no state API
+                logging_config=ray.LoggingConfig(log_level="ERROR"),
+                **local,
+            )
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            what = word if address else "a local Ray does not start"
+            raise StageError(f"{what}: {one_line(error)}") from error
     stopping.claim()
     try:
         if run is not None:
@@ -81,6 +102,54 @@ def ray_session(config: Config, run: RunDir | None = None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _short_folder() -> str:
+    """Where a local Ray's files go if the temporary folder's path is too long; "" = there.
+
+    ConfigError if /tmp cannot be used either.
+    """
+    given = "RAY_TMPDIR" if "RAY_TMPDIR" in os.environ else "TMPDIR"
+    folder = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+    if len(os.fsencode(folder)) + SOCKET_NAME <= SOCKET_PATH:
+        return ""
+    if given == "RAY_TMPDIR" or not os.access("/tmp", os.W_OK | os.X_OK):
+        raise ConfigError(
+            f"{given}={folder} is too long for Ray's sockets, whose paths have {SOCKET_PATH} bytes"
+            f" at most: set RAY_TMPDIR to a folder of at most {SOCKET_PATH - SOCKET_NAME}"
+        )
+    log(f"{given}={folder} is too long for Ray's sockets: its files go to /tmp/ray")
+    return "/tmp/ray"
+
+
+def check_address(address: str, word: str) -> None:
+    """Raise ConfigError for what is no Ray's address, StageError where no Ray answers.
+
+    `ray.init` goes on trying for more than ten minutes. word: what the user gave it as.
+    """
+    if address.startswith(("http://", "https://")):
+        raise ConfigError(
+            f"{word} is a dashboard's address, which `denoised-weights submit` takes; on a machine"
+            " of the cluster give cluster.address=auto, for a Ray of this machine alone"
+            " cluster.address=local"
+        )
+    if address == "auto":
+        return
+    host = address.removeprefix("ray://")
+    if not re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^\s/:]+):[0-9]{1,5}", host):
+        raise ConfigError(f"{word}: give HOST:PORT, ray://HOST:PORT, auto or local")
+    if os.environ.get("RAY_USE_TLS") == "1":  # with Ray's own certificates, which it checks
+        return
+    import grpc
+
+    with grpc.insecure_channel(host) as channel:
+        try:
+            grpc.channel_ready_future(channel).result(timeout=CONNECT_SECONDS)
+        except grpc.FutureTimeoutError as error:
+            raise StageError(
+                f"{word}: no Ray answers there ({CONNECT_SECONDS:.0f} s); is the cluster up, and"
+                " the address that of its head (port 6379)? Unset it for a Ray of this machine"
+            ) from error
 
 
 @contextmanager

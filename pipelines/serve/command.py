@@ -11,11 +11,11 @@ serve.require_key asks for a key. It listens on 127.0.0.1 unless told otherwise.
 from __future__ import annotations
 
 import logging
-import os
 import socket
 import time
 
 from pipelines.config.schema import Config
+from pipelines.runtime.environment import LOOPBACK, cluster_address
 from pipelines.runtime.foreign_output import foreign_output_to_file
 from pipelines.runtime.log import log
 from pipelines.runtime.run_dir import RunDir
@@ -28,7 +28,6 @@ from pipelines.serve.models import TextPart, WeightPart
 from pipelines.serve.served_run import saved_config
 
 APP = "denoised-weights"
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def start(config: Config, run: RunDir) -> str:
@@ -81,7 +80,7 @@ def serve_forever(config: Config, run: RunDir) -> None:
     """
     log(f"serve: loading {run.uri}")
     saved = saved_config(run, config)
-    clustered = bool(config.cluster.address or os.environ.get("RAY_ADDRESS"))
+    clustered = bool(cluster_address(config))
     if not clustered:
         _check_port(saved.serve.host, saved.serve.port)
     check_run(saved, run)

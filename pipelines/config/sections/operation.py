@@ -82,7 +82,8 @@ class Cluster:
     """Where Ray runs and how a stage spreads; never part of a result."""
 
     address: str = ""
-    """Ray address; empty = $RAY_ADDRESS, or else a local Ray."""
+    """HOST:PORT of a Ray cluster's head, or auto on one of its machines; local = a Ray of this
+    machine; empty = $RAY_ADDRESS, or else local."""
     actors: int = 0
     """Processes that a stage works with. 0 = as many as there is room for: those of
     nodes × gpus_per_node where both are stated; on another cluster as many as get a place, nodes
