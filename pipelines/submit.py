@@ -1,8 +1,9 @@
 """`denoised-weights submit`: a command as a Ray job on a running cluster, followed to its end.
 
-A thin layer over Ray's job SDK. The checkout is uploaded and `python -m pipelines` runs in it, so
-that the job runs this code and not a copy installed on the nodes. The job belongs to the cluster:
-stopping the command, or losing the connection, leaves it running, and `job=ID` finds it again.
+A thin layer over Ray's job SDK. The checkout's code is uploaded and `python -m pipelines` runs in
+it, so that the job runs this code and not a copy installed on the nodes. The job belongs to the
+cluster: stopping the command, or losing the connection, leaves it running, and `job=ID` finds it
+again.
 """
 
 from __future__ import annotations
@@ -10,9 +11,12 @@ from __future__ import annotations
 import asyncio
 import os
 import shlex
+import shutil
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -20,13 +24,15 @@ from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_fixed
 
 from pipelines.config.error import ConfigError
 from pipelines.config.load import load_config
+from pipelines.config.paths import paths_of
 from pipelines.runtime.log import log
 from pipelines.runtime.stage_table import BY_NAME, StageError
 
 OWN = ("address", "job", "command")
 """Words of this command; all others are the job's."""
-LEFT_BEHIND = ["runs", "docs", "tests", ".git", ".venv", "*.parquet", "*.safetensors"]
-"""Never uploaded, beside what .gitignore names: data stays where it is."""
+PACKAGES = ("modeling", "pipelines", "tuning")
+SUFFIXES = (".py", ".yaml", ".html", ".css", ".md")
+"""What is uploaded, and nothing else: photographs, runs and `.env` may lie in a checkout, too."""
 CODES = {"SUCCEEDED": 0, "FAILED": 1, "STOPPED": 130}
 PATIENCE = 300.0
 """Seconds without a connection after which the job is given up on (it may still run)."""
@@ -61,7 +67,9 @@ def submit(words: Sequence[str], connect: Callable[[str], Any] | None = None) ->
         job = own["job"]
         log(f"submit: following {job}")
     else:
-        job = _taken(client, plan, address)
+        with _code(Path.cwd()) as folder:
+            plan["runtime_env"] = {"working_dir": str(folder)}
+            job = _taken(client, plan, address)
         log(f"submit: {job} runs `{plan['entrypoint']}`")
     again = f"denoised-weights submit address={address} job={job}"
     try:
@@ -88,10 +96,10 @@ def _taken(client: Any, plan: dict[str, Any], address: str, wait: float = 1.0) -
 
 
 def job_of(command: str, words: Sequence[str], folder: Path | None = None) -> dict[str, Any]:
-    """What to submit: entry point and runtime environment, after checking the words here.
+    """What to submit: entry point and metadata, after checking the words here.
 
     folder: the checkout, by default the working directory. ConfigError if it is none, if the
-    configuration is wrong, or if run_dir is not a place that all nodes see.
+    configuration is wrong, or if run_dir, pictures or models are not where all nodes see them.
     """
     if command not in (*BY_NAME, "run"):
         raise ConfigError(f"command={command}: one of run, {', '.join(BY_NAME)}")
@@ -104,14 +112,41 @@ def job_of(command: str, words: Sequence[str], folder: Path | None = None) -> di
             f"run_dir={config.run_dir} is a folder of one machine: give a URI that all nodes see"
             " (s3://…, gs://…), or cluster.shared_storage=true if it is mounted on all of them"
         )
+    for key, path in paths_of(config):
+        if not Path(path).is_absolute() and Path(path).exists():
+            raise ConfigError(
+                f"{key}={path} is of this machine, and the nodes do not see it: give a URI, or"
+                " an absolute path that they have"
+            )
     here = folder or Path.cwd()
     if not (here / "pipelines" / "__main__.py").exists():
         raise ConfigError(f"{here} is no checkout of denoised-weights: run submit in one")
     return {
         "entrypoint": shlex.join(["python", "-m", "pipelines", command, *words]),
-        "runtime_env": {"working_dir": str(here), "excludes": LEFT_BEHIND},
         "metadata": {"run_dir": run.uri, "preset": config.preset},
     }
+
+
+@contextmanager
+def _code(checkout: Path) -> Iterator[Path]:
+    """A folder with what the job needs of a checkout, for as long as it is uploaded."""
+    with tempfile.TemporaryDirectory(prefix="denoised-weights-submit-") as scratch:
+        count = size = 0
+        for package in PACKAGES:
+            for source in sorted((checkout / package).rglob("*")):
+                place = source.relative_to(checkout)
+                hidden = any(part.startswith((".", "__pycache__")) for part in place.parts)
+                if hidden or source.suffix not in SUFFIXES or not source.is_file():
+                    continue
+                target = Path(scratch) / place
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source, target)
+                count, size = count + 1, size + target.stat().st_size
+        log(
+            f"submit: uploading {count} files of {', '.join(PACKAGES)}, {size / 2**20:.1f} MiB;"
+            " nothing else of this folder"
+        )
+        yield Path(scratch)
 
 
 def follow(client: Any, job: str, out: TextIO, wait: float = 2.0) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from typing import Any
 
 from pipelines.config.error import ConfigError
@@ -38,12 +39,30 @@ def check_uri(key: str, text: str) -> None:
 def expand(config: Any) -> None:
     """Put homes in the place of ~ and ~user, in all of PATHS."""
     for key in PATHS:
-        *sections, name = key.split(".")
-        section = config
-        for part in sections:
-            section = getattr(section, part)
+        section, name = _place(config, key)
         value = getattr(section, name)
         if isinstance(value, dict):
             setattr(section, name, {k: os.path.expanduser(v) for k, v in value.items()})
         else:
             setattr(section, name, os.path.expanduser(value))
+
+
+def paths_of(config: Any) -> Iterator[tuple[str, str]]:
+    """Key and value of all that may be a path of something to read."""
+    for key in PATHS:
+        if key == "run_dir":
+            continue
+        section, name = _place(config, key)
+        value = getattr(section, name)
+        if isinstance(value, dict):
+            yield from ((f"{key}.{k}", v) for k, v in value.items())
+        elif value:
+            yield key, value
+
+
+def _place(config: Any, key: str) -> tuple[Any, str]:
+    """The section that has the key, and the key's name there."""
+    *sections, name = key.split(".")
+    for part in sections:
+        config = getattr(config, part)
+    return config, name

@@ -116,7 +116,7 @@ def _short_folder() -> str:
     if given == "RAY_TMPDIR" or not os.access("/tmp", os.W_OK | os.X_OK):
         raise ConfigError(
             f"{given}={folder} is too long for Ray's sockets, whose paths have {SOCKET_PATH} bytes"
-            f" at most: set RAY_TMPDIR to a folder of at most {SOCKET_PATH - SOCKET_NAME}"
+            f" at most: set RAY_TMPDIR to a folder of at most {SOCKET_PATH - SOCKET_NAME} bytes"
         )
     log(f"{given}={folder} is too long for Ray's sockets: its files go to /tmp/ray")
     return "/tmp/ray"

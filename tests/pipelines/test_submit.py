@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import subprocess
 from collections.abc import AsyncIterator, Iterator
 from enum import Enum
 from pathlib import Path
@@ -16,7 +17,7 @@ from pipelines.config.error import ConfigError
 from pipelines.config.load import load_config
 from pipelines.runtime import session
 from pipelines.runtime.run_dir import RunDir
-from pipelines.submit import SubmitError, follow, job_of, submit
+from pipelines.submit import PACKAGES, SubmitError, follow, job_of, submit
 from tests.driver import ROOT
 
 HEAD = "address=http://127.0.0.1:8265"
@@ -43,6 +44,8 @@ class Jobs:
         if self.refusals:
             raise self.refusals.pop()
         self.plans.append(plan)
+        folder = Path(plan["runtime_env"]["working_dir"])
+        self.uploaded = sorted(str(f.relative_to(folder)) for f in folder.rglob("*") if f.is_file())
         return "raysubmit_1"
 
     async def tail_job_logs(self, job: str) -> AsyncIterator[str]:
@@ -72,10 +75,52 @@ def test_the_job_runs_the_uploaded_code_with_the_words_it_was_given(
     (plan,) = jobs.plans
     expected = "python -m pipelines gans preset=tiny 'run_dir=/mnt/a b' cluster.shared_storage=true"
     assert plan["entrypoint"] == expected
-    assert plan["runtime_env"]["working_dir"] == str(ROOT)
-    assert {"runs", ".git"} <= set(plan["runtime_env"]["excludes"])
+    assert set(plan["runtime_env"]) == {"working_dir"}
     assert plan["metadata"] == {"run_dir": "/mnt/a b", "preset": "tiny"}
     assert capsys.readouterr().out == "hello\n"
+    # all that git knows of the packages, but for what was measured; and gone from here
+    listed = subprocess.run(["git", "ls-files", *PACKAGES], capture_output=True, text=True)
+    known = {f for f in listed.stdout.split() if not f.startswith("tuning/results/")}
+    assert known <= set(jobs.uploaded)
+    assert not Path(plan["runtime_env"]["working_dir"]).exists()
+
+
+def test_what_else_lies_in_the_checkout_stays_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = ["pipelines/__main__.py", "pipelines/config/presets/tiny.yaml", "modeling/text.py"]
+    private = [
+        *(".env", "pipelines/.env", "photos/me.jpg", "data/x.csv", "venv/lib/a.py", "notes.md"),
+        *("runs/demo/config.yaml", ".git/config", "pipelines/me.jpg", "modeling/w.safetensors"),
+        *("pipelines/__pycache__/a.py", ".venv/a.py", "key.pem", "tuning/results/rows.parquet"),
+    ]
+    for name in (*code, *private):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x" * 1000)
+    monkeypatch.chdir(tmp_path)
+    jobs = Jobs([["hello\n"]])
+    assert submit([HEAD, "preset=tiny", SHARED, "run_dir=/mnt/a"], lambda address: jobs) == 0
+    assert jobs.uploaded == sorted(code)
+    said = capsys.readouterr().err
+    assert "uploading 3 files of modeling, pipelines, tuning, 0.0 MiB; nothing else" in said
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["images.source=folder", "images.path=photos"],
+        ["text_encoder=photos"],
+        ["editing.models.null_text=photos"],
+    ],
+)
+def test_a_folder_of_this_machine_is_refused(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "photos").mkdir()
+    monkeypatch.chdir(tmp_path)
+    key = words[-1].partition("=")[0]
+    with pytest.raises(ConfigError, match=f"^{key}=photos is of this machine"):
+        job_of("run", ["preset=tiny", "run_dir=memory://x", *words], ROOT)
 
 
 @pytest.mark.parametrize(
