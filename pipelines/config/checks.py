@@ -5,6 +5,7 @@ Everything here raises ConfigError with one line that names the key and what it 
 
 from __future__ import annotations
 
+import re
 from operator import attrgetter
 
 from modeling.editors.registry import DIFFUSION, EXACT
@@ -36,6 +37,16 @@ def check(config: Config) -> None:
     for name in ("generator", "rival"):
         _check_generator(config, name)
     _check_scoring(config)
+    _check_service(config)
+
+
+def _check_service(c: Config) -> None:
+    for origin in c.serve.allowed_origins:
+        if origin != "*" and not re.fullmatch(r"https?://[^/\s,*]+", origin):
+            raise ConfigError(
+                f"serve.allowed_origins={origin}: give scheme, host and port alone, such as"
+                " https://my.org or http://localhost:3000, or *"
+            )
 
 
 def _check_images(c: Config) -> None:

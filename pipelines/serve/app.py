@@ -9,21 +9,41 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
 
 from pipelines.serve.errors import add_handlers, described
 from pipelines.serve.interface import Backend, Limits
-from pipelines.serve.middleware import Admission, BodyLimit, Counting, Counts, KeyCheck
+from pipelines.serve.middleware import (
+    Admission,
+    BodyKind,
+    BodyLimit,
+    Counting,
+    Counts,
+    Head,
+    KeyCheck,
+)
 from pipelines.serve.routes import adapters, examples, finetunes, operations, translate
 
 # Room for the other form fields and the multipart boundaries
 FORM_BYTES = 64_000
+EXPOSED = (
+    *("X-Adapter-Id", "X-Layout-Digest", "X-Base-Digest", "X-Seconds", "X-Concept"),
+    *("Location", "Retry-After"),
+)
+"""Headers of ours that a page of another origin may read."""
 
 
-def make_app(limits: Limits, backend: Backend, keys: Sequence[str] = (), copy: str = "") -> FastAPI:
+def make_app(
+    limits: Limits,
+    backend: Backend,
+    keys: Sequence[str] = (),
+    copy: str = "",
+    origins: Sequence[str] = (),
+) -> FastAPI:
     """The FastAPI application.
 
     keys: SHA-256 of those that are let in, all are if there are none. copy: names this process in
-    the metrics.
+    the metrics. origins: of other people's pages that may use the service from a browser.
     """
     app = FastAPI(
         title="denoised-weights",
@@ -45,10 +65,20 @@ def make_app(limits: Limits, backend: Backend, keys: Sequence[str] = (), copy: s
         app.include_router(router)
     add_handlers(app)
     # the last added sees a request first
+    app.add_middleware(Head)
+    app.add_middleware(BodyKind)  # behind BodyLimit, which has read what the client is sending
     app.add_middleware(BodyLimit, limit=lambda path: _body_limit(path, limits))
     app.add_middleware(Admission, ongoing=limits.max_ongoing, queued=limits.max_queued)
     app.add_middleware(KeyCheck, keys=keys)
     app.add_middleware(Counting, counts=counts, routes=routes)
+    if origins:  # first of all: a browser reads no answer without its headers, not even a 401
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=origins,
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["Content-Type", "X-API-Key", "Authorization"],
+            expose_headers=list(EXPOSED),
+        )
     return app
 
 

@@ -12,6 +12,7 @@ from pipelines.config.error import ConfigError
 from pipelines.config.load import load_config
 from pipelines.config.schema import Config
 from pipelines.config.sections.operation import Replicas
+from pipelines.config.values import as_typed
 from pipelines.runtime.run_dir import RunDir
 from pipelines.serve.api_keys import from_environment
 from pipelines.serve.app import make_app
@@ -87,7 +88,7 @@ def application(config: Config, run: RunDir) -> Any:
 
     def make() -> Any:
         copy = serve.get_replica_context().replica_id.unique_id
-        return make_app(allowed, RayBackend(), keys, copy)
+        return make_app(allowed, RayBackend(), keys, copy, s.allowed_origins)
 
     def deployed(kind: Any, name: str, replicas: Replicas, *arguments: Any) -> Any:
         # the HTTP part alone bounds what is let in (pipelines.serve.middleware.Admission): behind
@@ -129,6 +130,6 @@ def build(args: dict[str, Any]) -> Any:
             raise ConfigError(
                 f"args: {key} has no effect here, set http_options in the Serve config"
             )
-    given = load_config([f"{k}={v}" for k, v in args.items()])
+    given = load_config([f"{k}={as_typed(v)}" for k, v in args.items()])
     run = RunDir(given.run_dir)
     return application(saved_config(run, given), run)

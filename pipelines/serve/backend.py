@@ -6,8 +6,9 @@ not finite: AdapterError is at home beside the adapters.)
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Awaitable, Callable
-from typing import Any, NoReturn, TypeVar
+from typing import Any, Concatenate, NamedTuple, NoReturn, ParamSpec, TypeVar
 
 import numpy as np
 from ray import serve
@@ -20,10 +21,13 @@ from tenacity import (
     wait_exponential,
 )
 
-from pipelines.serve.finetune_request import BusyError, Request
+from pipelines.serve.adapter_ids import OtherModelError, UnknownAdapterError
+from pipelines.serve.finetune_request import BusyError, FinetuneError, Request
 from pipelines.serve.interface import AdapterFiles, Near
 
 Result = TypeVar("Result")
+Part = TypeVar("Part")
+P = ParamSpec("P")
 ATTEMPTS = 6
 """Of a call whose copy dies; the last comes 3 s after the first."""
 TEXT, WEIGHTS, TRANSLATOR, FINETUNES = "Text", "Weights", "Translator", "Finetunes"
@@ -31,6 +35,33 @@ TEXT, WEIGHTS, TRANSLATOR, FINETUNES = "Text", "Weights", "Translator", "Finetun
 
 def _busy(state: RetryCallState) -> NoReturn:
     raise BusyError("a part of the service is being started again")
+
+
+REFUSALS = (UnknownAdapterError, OtherModelError, FinetuneError, BusyError)
+
+
+class Refused(NamedTuple):
+    """What a part answers where it may not do what was asked.
+
+    An error that is raised there would be thirty lines of traceback in the log, each time.
+    """
+
+    error: Exception
+
+
+def refusing(
+    method: Callable[Concatenate[Part, P], Awaitable[Result]],
+) -> Callable[Concatenate[Part, P], Awaitable[Result | Refused]]:
+    """A deployment's method that answers REFUSALS as `Refused`; `answered` raises them again."""
+
+    @functools.wraps(method)
+    async def wrapped(self: Part, *args: P.args, **keys: P.kwargs) -> Result | Refused:
+        try:
+            return await method(self, *args, **keys)
+        except REFUSALS as error:
+            return Refused(error)
+
+    return wrapped
 
 
 @retry(
@@ -42,9 +73,12 @@ def _busy(state: RetryCallState) -> NoReturn:
 async def answered(call: Callable[[], Awaitable[Result]]) -> Result:
     """Await a call of another part, again if the copy that had it died: none changes anything.
 
-    BusyError if it died each time.
+    BusyError if it died each time; what `refusing` has caught.
     """
-    return await call()
+    result = await call()
+    if isinstance(result, Refused):
+        raise result.error
+    return result
 
 
 class RayBackend:

@@ -29,7 +29,7 @@ from pipelines.runtime.log import log
 from pipelines.runtime.run_dir import ArtifactError, RunDir
 from pipelines.serve import finetune_jobs as jobs
 from pipelines.serve.adapter_ids import FINETUNED, Ask, UnknownAdapterError, ask_of, job_of, name_of
-from pipelines.serve.backend import answered
+from pipelines.serve.backend import answered, refusing
 from pipelines.serve.finetune_editors import check
 from pipelines.serve.finetune_request import ENDED, FAILED, BusyError, Request
 from pipelines.serve.finetune_task import finetune
@@ -109,8 +109,12 @@ class Weights:
             self.text_checked = True
         return self.part.about()
 
+    @refusing
     async def load(self, name: str) -> Loaded:
         """UnknownAdapterError, OtherModelError; AdapterError if a prediction is not finite."""
+        return await self._load(name)
+
+    async def _load(self, name: str) -> Loaded:
         if name in self.kept:
             return self.kept[name]
         # requests for one adapter wait for one prediction
@@ -134,9 +138,10 @@ class Weights:
     async def _predict(self, asks: list[tuple[Ask, TextEmbedding]]) -> list[Loaded | AdapterError]:
         return await asyncio.to_thread(self.part.predict, asks)
 
+    @refusing
     async def files(self, name: str) -> AdapterFiles:
         """In PEFT's format, under the name that holds on to this model; raises as `load`."""
-        loaded = await self.load(name)
+        loaded = await self._load(name)
         about: dict[str, str] = {}
         if not name.startswith(FINETUNED):
             ask = ask_of(name, loaded.model)
@@ -164,6 +169,7 @@ class Translator:
         """Not kept; see `translator_class`."""
         return await self.merge(name)
 
+    @refusing
     async def translate(self, picture: np.ndarray, name: str) -> tuple[np.ndarray, str]:
         """Edit uint8 [S, S, 3]; also the adapter's full name. Raises as Weights.load."""
         ask: Any = (picture, await self.merged(name))
@@ -233,6 +239,7 @@ class Finetunes:
                 jobs.end(self.run, job, FAILED, error="its worker died")
         await asyncio.to_thread(jobs.forget, self.run, self.config.serve.finetunes_kept)
 
+    @refusing
     async def submit(
         self, job: str, request: Request, pairs: list[tuple[np.ndarray, np.ndarray]]
     ) -> None:
@@ -255,16 +262,21 @@ class Finetunes:
         )
         self._start(job)
 
+    @refusing
     async def status(self, job: str) -> dict[str, Any]:
         """UnknownAdapterError for no such job."""
+        return await self._status(job)
+
+    async def _status(self, job: str) -> dict[str, Any]:
         told = await asyncio.to_thread(jobs.status, self.run, job)
         if told is None:
             raise UnknownAdapterError("there is no such fine-tune")
         return told
 
+    @refusing
     async def cancel(self, job: str) -> dict[str, Any]:
         """Its status; one that has ended stays as it is."""
-        told = await self.status(job)
+        told = await self._status(job)
         if told["status"] in ENDED:
             return told
         await asyncio.to_thread(self.run.write, f"{jobs.folder(job)}/{jobs.CANCEL}", b"")

@@ -79,6 +79,65 @@ def proxy_middlewares() -> list[Middleware]:
     return [Middleware(Interrupted)]
 
 
+class Head:
+    """HEAD is answered as GET, without the body (RFC 9110, 9.3.2): probes and proxies ask so."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self.app(scope, receive, send)
+            return
+
+        async def headers_alone(message: Message) -> None:
+            if message["type"] == "http.response.body":
+                message = {**message, "body": b""}
+            await send(message)
+
+        await self.app({**scope, "method": "GET"}, receive, headers_alone)
+
+
+JSON, FORM = "application/json", "multipart/form-data"
+URLENCODED = "application/x-www-form-urlencoded"
+"""A form without files may be."""
+KINDS = {"/v1/adapters": JSON, "/v1/translate": FORM, "/v1/finetunes": FORM}
+HOW = {
+    JSON: "send JSON, with the header Content-Type: application/json",
+    FORM: "send a form, Content-Type: multipart/form-data (curl -F)",
+}
+
+
+class BodyKind:
+    """415 for a body that is compressed, or not of the kind that the route reads, and says which.
+
+    The framework would call it 422, each of its fields missing.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        kind = KINDS.get(scope["path"]) if scope["type"] == "http" else None
+        if kind is None or scope["method"] != "POST":
+            await self.app(scope, receive, send)
+            return
+        headers = {k.lower(): v.decode("latin-1").lower() for k, v in scope["headers"]}
+        coding = headers.get(b"content-encoding", "identity").strip()
+        given = headers.get(b"content-type", "").partition(";")[0].strip()
+        fits = given == kind or (kind == FORM and given == URLENCODED)
+        fits = fits or (kind == JSON and given.endswith("+json"))
+        if coding not in ("", "identity"):
+            text = "the body is compressed (Content-Encoding): send it as it is"
+            # so RFC 9110 (15.5.16) has it
+            reply = JSONResponse({"detail": text}, 415, {"Accept-Encoding": "identity"})
+            await reply(scope, receive, send)
+        elif not fits:
+            await JSONResponse({"detail": HOW[kind]}, 415)(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
+
+
 class BodyLimit:
     """Takes in the whole body first, and answers 413 if it is over the path's limit."""
 

@@ -85,7 +85,7 @@ def _check_serve(config: Config) -> None:
     flat = config_tree.flat(config_tree.to_dict(config)["serve"])
     zero = ("cpus", "gpus", "wait_ms", "finetunes_waiting")
     for key, value in flat.items():
-        if isinstance(value, bool | str):
+        if isinstance(value, bool | str | list):
             continue
         if value < 0 or (value == 0 and key.split(".")[-1] not in zero):
             raise ConfigError(f"serve.{key}={value}: must be more than 0")

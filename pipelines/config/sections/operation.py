@@ -43,6 +43,9 @@ class Serve:
     """Of HTTP."""
     require_key: bool = False
     """Whether clients must send one of the keys in $DENOISED_WEIGHTS_API_KEYS."""
+    allowed_origins: list[str] = field(default_factory=list)
+    """Origins of other people's pages that may call the service from a browser (CORS), such as
+    https://my.org; [*] = all."""
     max_text: int = 200
     """Characters of a concept's text."""
     max_image_bytes: int = 4_000_000

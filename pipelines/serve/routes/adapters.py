@@ -60,7 +60,11 @@ def make_router(limits: Limits) -> APIRouter:
         "/v1/adapters",
         summary="Text → LoRA adapter",
         response_class=Response,
-        responses={**ANSWERS, 413: described("The request is too large")},
+        responses={
+            **ANSWERS,
+            413: described("The request is too large"),
+            415: described("Not JSON, or compressed"),
+        },
     )
     async def adapters(
         ask: Concept, request: Request, backend: StateBackend, format: Format = None

@@ -6,6 +6,7 @@ that takes such fields is made with the limits, and declares its forms itself, f
 
 from __future__ import annotations
 
+import unicodedata
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -17,13 +18,21 @@ BINARY = {"type": "string", "format": "binary"}
 """OpenAPI's schema of a file."""
 
 
+BLANK = "\u115f\u1160\u2800\u3164\uffa0"
+"""Letters and symbols by their category that show nothing: fillers of Hangul, empty Braille."""
+
+
+def says_something(text: str) -> bool:
+    """Whether there is a letter, digit, sign or symbol: what is of spaces, control characters and
+    zero-width ones alone would leave a text encoder with nothing."""
+    return any(unicodedata.category(c)[0] in "LNPS" and c not in BLANK for c in text)
+
+
 def _words(text: str) -> str:
-    """Without the space around it; pydantic leaves what only Python sees as space, such as U+001C,
-    and a text encoder would be left with nothing."""
-    text = text.strip()
-    if not text:
+    """Without the space around it, also what only Python sees as space, such as U+001C."""
+    if not says_something(text):
         raise ValueError("it says nothing")
-    return text
+    return text.strip()
 
 
 Words = Annotated[str, AfterValidator(_words)]
@@ -76,7 +85,8 @@ def known(name: str, limits: Limits) -> str:
     if name.startswith(PREDICTED):
         ask, _ = parse(name)
         if (
-            not 1 <= len(ask.concept.strip()) <= limits.max_text
+            not says_something(ask.concept)
+            or len(ask.concept.strip()) > limits.max_text
             or not 0 <= ask.seed < 2**63
             or not limits.t_min <= ask.t <= limits.t_max
             or not 1 <= ask.steps <= min(limits.max_steps, ask.t + 1)

@@ -247,6 +247,10 @@ def test_values_from_the_command_line(
         (["generator.ema=1"], "generator.ema=1.0: must lie in [0, 1)"),
         (["translator.edge_kernel=4"], "translator.edge_kernel must be odd, not 4"),
         (["generator.t_min=1000"], "generator.t_min=1000: must lie in 0 … 999"),
+        *(
+            ([f"serve.allowed_origins=[{o}]"], f"serve.allowed_origins={o}: give scheme, host")
+            for o in ("my.org", "https://my.org/", "null", "ftp://my.org", "https://*.my.org")
+        ),
         # combinations that cannot be
         (["images.source=folder"], "images.source=folder needs images.path=DIR"),
         (["images.path=photos"], "use images.source=folder"),

@@ -15,6 +15,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import fsspec
 import pytest
 
 from pipelines.__main__ import main
@@ -47,6 +48,8 @@ def run(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("AWS_ENDPOINT_URL", request.getfixturevalue("s3"))
     for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(key, "testing")
+    # another test's server may have been there: file systems are kept by what they were made with
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
     run = RunDir(f"s3://bucket-{uuid.uuid4().hex}/run")
     run.fs.mkdir(run.root.partition("/")[0])
     return run

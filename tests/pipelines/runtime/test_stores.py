@@ -116,10 +116,11 @@ REFUSALS = {
     "broken": ((500, "Strange", "We are sorry"), ("We are sorry", "500", "Internal Server Error")),
     "throttles for ever": (SLOW, ("reduce your request rate", "SlowDown", "Service Unavailable")),
 }
+EACH = [(call, "no rights") for call in CALLS]
+EACH += [(call, refusal) for call in ("exists", "read", "write") for refusal in REFUSALS]
 
 
-@pytest.mark.parametrize("call", CALLS)
-@pytest.mark.parametrize("refusal", REFUSALS)
+@pytest.mark.parametrize(("call", "refusal"), sorted(set(EACH)))
 def test_what_a_store_refuses_is_a_sentence_with_the_file(
     call: str, refusal: str, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -150,18 +151,25 @@ def test_what_is_not_there_is_no_failure(store: Store) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("command", "words", "message"),
     [
-        ({"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}, "Unable to locate credentials"),
-        ({"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}, "Could not connect to the endpoint URL"),
-        ({"AWS_ENDPOINT_URL": "nowhere"}, "Invalid endpoint"),
+        (
+            "run",
+            {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""},
+            "Unable to locate credentials",
+        ),
+        (
+            "serve",
+            {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"},
+            "Could not connect to the endpoint URL",
+        ),
+        ("run", {"AWS_ENDPOINT_URL": "nowhere"}, "Invalid endpoint"),
     ],
 )
-@pytest.mark.parametrize("command", ["run", "report", "serve"])
 def test_a_command_on_a_store_that_cannot_be_reached(
+    command: str,
     words: dict[str, str],
     message: str,
-    command: str,
     store: Store,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 from ray.exceptions import RayActorError
 
-from pipelines.serve.backend import ATTEMPTS, answered
+from pipelines.serve.backend import ATTEMPTS, REFUSALS, answered, refusing
 from pipelines.serve.finetune_request import BusyError
 
 
@@ -55,6 +56,24 @@ def test_what_a_part_says_is_passed_on_at_once(error: BaseException, waited: lis
     with pytest.raises(type(error)):
         asyncio.run(answered(Part(error, 7).remote))
     assert waited == []
+
+
+@pytest.mark.parametrize("error", [kind("why") for kind in REFUSALS])
+def test_a_refusal_is_an_answer_and_raised_by_who_asked(error: Exception) -> None:
+    """What a part raises, Ray Serve writes to the log with its traceback."""
+
+    class Refusing:
+        @refusing
+        async def part(self, fails: bool) -> int:
+            if fails:
+                raise error
+            return 7
+
+    told = asyncio.run(Refusing().part(True))
+    assert pickle.loads(pickle.dumps(told)).error.args == ("why",)
+    with pytest.raises(type(error), match="why"):
+        asyncio.run(answered(lambda: Refusing().part(True)))
+    assert asyncio.run(answered(lambda: Refusing().part(False))) == 7
 
 
 def test_the_http_part_needs_no_torch() -> None:

@@ -97,3 +97,84 @@ def test_a_request_that_ends_without_an_answer_gets_503(answer: Any, status: int
         status,
         None if answer else "1",
     )
+
+
+@pytest.mark.parametrize("path", ["/", "/healthz", "/readyz", "/v1", "/metrics", "/openapi.json"])
+def test_head_is_get_without_the_body(client: TestClient, path: str) -> None:
+    asked, told = client.get(path), client.head(path)
+    assert (told.status_code, told.content) == (asked.status_code, b"")
+    assert told.headers["content-type"] == asked.headers["content-type"]
+    if path != "/metrics":  # which has counted the one before
+        assert told.headers["content-length"] == asked.headers["content-length"]
+
+
+def test_head_of_what_is_only_posted_to(client: TestClient) -> None:
+    assert client.head("/v1/translate").status_code == 405
+    assert client.head("/v1/nothing").status_code == 404
+
+
+JSON = b'{"concept": "green hair"}'
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "status", "message"),
+    [
+        ("/v1/adapters", {"content-type": "application/json"}, 200, ""),
+        ("/v1/adapters", {"content-type": "application/json; charset=utf-8"}, 200, ""),
+        ("/v1/adapters", {"content-type": "Application/JSON"}, 200, ""),
+        ("/v1/adapters", {}, 415, "send JSON, with the header Content-Type: application/json"),
+        # what `curl -d` says
+        ("/v1/adapters", {"content-type": "application/x-www-form-urlencoded"}, 415, "send JSON"),
+        ("/v1/adapters", {"content-type": "text/plain"}, 415, "send JSON"),
+        (
+            "/v1/adapters",
+            {"content-type": "application/json", "content-encoding": "gzip"},
+            415,
+            "the body is compressed",
+        ),
+        ("/v1/translate", {"content-type": "application/json"}, 415, "send a form"),
+        ("/v1/translate", {}, 415, "send a form"),
+        ("/v1/finetunes", {"content-type": "image/png"}, 415, "send a form"),
+        (
+            "/v1/translate",
+            {"content-type": "multipart/form-data; boundary=x", "content-encoding": "br"},
+            415,
+            "the body is compressed",
+        ),
+    ],
+)
+def test_a_body_of_another_kind_is_told_which_is_read(
+    client: TestClient, path: str, headers: dict[str, str], status: int, message: str
+) -> None:
+    reply = client.post(path, content=JSON, headers=headers)
+    assert reply.status_code == status, reply.text
+    assert status == 200 or message in reply.json()["detail"]
+
+
+def test_pages_of_the_origins_that_are_allowed_and_no_others() -> None:
+    key, mine = "a key of sixteen or more", "https://my.org"
+    app = make_app(LIMITS, Fake(), [hashed(key)], origins=[mine])
+    for origin, allowed in ((mine, mine), ("https://other.org", None)):
+        asked = TestClient(app).get("/v1", headers={"Origin": origin})
+        assert asked.status_code == 401  # and a browser may read it
+        assert asked.headers.get("access-control-allow-origin") == allowed
+        before = TestClient(app).options(
+            "/v1/adapters",
+            headers={
+                "Origin": origin,
+                "Access-Control-Request-Method": "POST",
+                "Access-Control-Request-Headers": "content-type,x-api-key",
+            },
+        )
+        assert before.status_code == (200 if allowed else 400)  # without a key: browsers send none
+        assert before.headers.get("access-control-allow-origin") == allowed
+    made = TestClient(app).post(
+        "/v1/adapters",
+        json={"concept": "green hair"},
+        headers={"Origin": mine, "X-API-Key": key},
+    )
+    assert "X-Adapter-Id" in made.headers["access-control-expose-headers"]
+
+
+def test_no_origin_is_allowed_unless_told(client: TestClient) -> None:
+    assert "access-control-allow-origin" not in client.get("/", headers={"Origin": "x"}).headers

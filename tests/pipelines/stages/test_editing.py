@@ -316,8 +316,11 @@ def test_two_diffusion_models_compete_through_ray(
         (["editor=img2img", "editing.prompts.art=red"], "must contain {text}"),
         (["editor=img2img", "editing.prompts.arts=x"], "must be one of facial"),
         (["editing.clip=x"], "the editor is an exact one"),
-        (["editor=img2img", "editing.strength.img2img=1.5"], "strength.img2img=1.5: is in"),
-        (["editor=img2img", "editing.steps.img2img=many"], "a mapping to whole numbers"),
+        (
+            ["editor=img2img", "editing.strength.img2img=1.5"],
+            "strength.img2img=1.5: must be at most 1",
+        ),
+        (["editor=img2img", "editing.steps.img2img=many"], "must be a whole number"),
         (["editor=img2img", "editing.candidates=[avatar]"], "must be one of img2img"),
         (["editor=img2img", "editing.exponents.change=1"], "must be one of direction"),
         (["editor=img2img", "cluster.editor_gpus.nobody=1"], "no such editor"),

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import struct
+import warnings
+import zlib
+
 import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
 from modeling.images import decode_image
-from tests.pipelines.serve.fake import SMALL, encoded
+from tests.pipelines.serve.fake import LIMITS, SMALL, encoded
 
 
 @pytest.mark.parametrize(
@@ -32,6 +36,24 @@ def test_images_by_format_size_and_damage(client: TestClient, image: bytes, stat
         assert decode_image(reply.content).shape == (32, 32, 3)
     else:
         assert reply.json()["detail"]
+
+
+@pytest.mark.parametrize(("width", "height"), [(20_000, 20_000), (12_000, 10_000), (60_000, 1_000)])
+def test_a_picture_of_too_many_pixels_is_told_so(
+    client: TestClient, width: int, height: int
+) -> None:
+    """By its header, which says so; the rest is that of a small one."""
+    image = bytearray(encoded(SMALL, "PNG"))
+    image[16:24] = struct.pack(">II", width, height)
+    image[29:33] = struct.pack(">I", zlib.crc32(image[12:29]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # none of Pillow's own
+        reply = client.post(
+            "/v1/translate", files={"image": ("x", bytes(image))}, data={"concept": "a"}
+        )
+    assert reply.status_code == 422
+    (detail,) = reply.json()["detail"]
+    assert f"over {LIMITS.max_pixels}" in detail["msg"]
 
 
 def test_forms_take_no_paths_and_no_unknown_fields(client: TestClient) -> None:
