@@ -46,6 +46,7 @@ bench: install
 
 # kills workers, nodes and drivers at random moments; two hours or more
 chaos: install
+	$(BIN)/python -m tests.chaos.signals
 	$(BIN)/python -m tests.chaos
 
 clean:

@@ -133,7 +133,7 @@ def killed_and_continued(logs: Path) -> Finished:
     for happened, number in ((trained, signal.SIGTERM), (collected, signal.SIGINT)):
         with Driver(command, logs) as driver:
             driver.wait_until(lambda: bool(happened()))  # noqa: B023 (called in the loop)
-            status = driver.stop(number, all_of_them=number == signal.SIGTERM)
+            status = driver.stop(number, "all" if number == signal.SIGTERM else "group")
             outputs.append(driver.output())
             assert status == 128 + number, outputs[-1][-6000:]
     adapters = collected()

@@ -61,16 +61,18 @@ class Driver:
             assert time.monotonic() < limit, f"not within {seconds} s\n{self.output()[-6000:]}"
             time.sleep(0.02)
 
-    def stop(self, number: int, all_of_them: bool = False) -> int:
-        """A real signal, and the exit status; AssertionError unless no process is left by then.
+    def stop(self, number: int, whom: str = "group") -> int:
+        """A real signal, and the exit status; AssertionError unless no process is left soon.
 
-        To the driver's process group, as Ctrl-C in a terminal; or to every process of the session,
-        as a batch system does.
+        To the driver's process group, as Ctrl-C in a terminal; to the "driver" alone; or to "all"
+        processes of the session, as a batch system does.
         """
-        if all_of_them:
+        if whom == "all":
             for pid in _session_members(self.process.pid):
                 with suppress(ProcessLookupError):
                     os.kill(pid, number)
+        elif whom == "driver":
+            self.process.send_signal(number)
         else:
             os.killpg(self.process.pid, number)
         status = self.process.wait(20)

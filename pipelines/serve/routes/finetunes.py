@@ -3,10 +3,11 @@
 # No `from __future__ import annotations`: FastAPI could not resolve a form that is local to
 # `make_router` (see pipelines/serve/routes/fields.py).
 
+import hashlib
 import uuid
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Form, Path, UploadFile
+from fastapi import APIRouter, Form, Header, Path, UploadFile
 from fastapi.responses import JSONResponse
 from pydantic import Field
 
@@ -55,6 +56,15 @@ def make_router(limits: Limits) -> APIRouter:
         form: Annotated[Finetune, Form(media_type="multipart/form-data")],
         allowed: StateLimits,
         backend: StateBackend,
+        idempotency_key: Annotated[
+            str | None,
+            Header(
+                min_length=1,
+                max_length=200,
+                description="A name of the client's own for this request: one that is sent again,"
+                " by a proxy or a browser, starts no second fine-tune.",
+            ),
+        ] = None,
     ) -> JSONResponse:
         if len(form.sources) != len(form.edits):
             raise wrong("edits", "sources and edits must be equally many")
@@ -68,7 +78,7 @@ def make_router(limits: Limits) -> APIRouter:
         for files in zip(form.sources, form.edits, strict=True):
             source, edit = [await read_picture(file, allowed) for file in files]
             pairs.append((source, edit))
-        job = uuid.uuid4().hex[:16]
+        job = job_name(idempotency_key)
         await current(backend.submit(job, wanted, pairs))
         told = await backend.status(job)
         return JSONResponse(told, 202, {"Location": f"/v1/finetunes/{job}"})
@@ -85,6 +95,11 @@ def make_router(limits: Limits) -> APIRouter:
         responses=NO_JOB,
     )(stop_finetune)
     return router
+
+
+def job_name(key: str | None) -> str:
+    """16 hexadecimal digits; the same for the same key."""
+    return hashlib.sha256(key.encode()).hexdigest()[:16] if key else uuid.uuid4().hex[:16]
 
 
 async def finetune(job: Job, backend: StateBackend) -> dict[str, Any]:

@@ -82,6 +82,7 @@ def test_relative_paths_and_home_become_absolute(
     ("number", "advice"),
     [
         (errno.ENOSPC, "once it can"),
+        (errno.EDQUOT, "once it can"),
         (errno.EROFS, "or give another run_dir"),
         (errno.EACCES, "or give another run_dir"),
     ],

@@ -23,6 +23,19 @@ def test_one_that_is_taken_in_says_where_it_is(client: TestClient) -> None:
     assert client.delete(reply.headers["location"]).status_code == 200
 
 
+@pytest.mark.parametrize(("first", "second"), [("a", "a"), ("a", "b"), (None, None)])
+def test_one_that_is_sent_again_under_its_name_is_the_same(
+    client: TestClient, first: str | None, second: str | None
+) -> None:
+    ids = []
+    for key in (first, second):
+        headers = {"Idempotency-Key": key} if key else {}
+        fields = {"concept": "a", "editor": "avatar"}
+        reply = client.post("/v1/finetunes", data=fields, headers=headers)
+        ids.append(reply.json()["id"])
+    assert (ids[0] == ids[1]) == (first is not None and first == second)
+
+
 @pytest.mark.parametrize(
     ("more", "files"),
     [
