@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import re
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from modeling.reasons import one_line
 from pipelines.config.error import ConfigError
 from pipelines.config.schema import Config
 from pipelines.runtime import stopping
-from pipelines.runtime.environment import cluster_address, set_environment
+from pipelines.runtime.environment import LOOPBACK, cluster_address, set_environment
 from pipelines.runtime.log import log
 from pipelines.runtime.pool import local_actors
 from pipelines.runtime.run_dir import RunDir
@@ -71,6 +72,8 @@ def ray_session(config: Config, run: RunDir | None = None) -> Iterator[None]:
         return
     if address:
         check_address(address, word)
+    else:
+        check_loopback()
     # Logical CPUs: actors + Train workers + one a streaming stage, or Ray Data waits for ever
     busy = max(
         os.cpu_count() or 1,
@@ -102,6 +105,18 @@ def ray_session(config: Config, run: RunDir | None = None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def check_loopback() -> None:
+    """Raise StageError without 127.0.0.1: Ray's processes look for one another there, for 30 s."""
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+            probe.bind((LOOPBACK[0], 0))
+    except OSError as error:
+        raise StageError(
+            f"a local Ray does not start without {LOOPBACK[0]} ({error.strerror}), on a host with"
+            " IPv6 alone, too: `ip addr add 127.0.0.1/8 dev lo`, or give cluster.address"
+        ) from error
 
 
 def _short_folder() -> str:

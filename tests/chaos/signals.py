@@ -58,7 +58,10 @@ def trials(kind: str, reference: RunDir, home: Path, seed: int) -> list[dict[str
         moment = draw.uniform(0, took[stage.name])
         one: dict[str, Any] = {"kind": kind, "seed": seed, "stage": stage.name}
         one["moment"] = round(moment, 2)
-        with Driver([*WORDS, f"run_dir={folder}"], home) as driver:
+        words = [*WORDS, f"run_dir={folder}"]
+        if (folder / f"stages/{stage.name}.json").exists():  # the last signal came after it
+            words.append(f"redo=[{stage.name}]")
+        with Driver(words, home) as driver:
             begun = f"] {stage.name}: {stage.summary}"
             driver.wait_until(lambda: begun in driver.output())  # noqa: B023 (called in the loop)
             with suppress(subprocess.TimeoutExpired):

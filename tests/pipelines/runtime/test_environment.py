@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import subprocess
@@ -84,6 +85,18 @@ def test_what_is_no_rays_address_is_said_at_once(address: str, message: str) -> 
     ):
         pass
     assert str(error.value).startswith(f"cluster.address={address}") and message in str(error.value)
+
+
+def test_a_host_without_ipv4_loopback_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
+
+    monkeypatch.setattr(socket.socket, "bind", refuse)
+    with (
+        pytest.raises(StageError, match=r"without 127\.0\.0\.1 \(Cannot assign"),
+        ray_session(load_config(["preset=tiny", "cluster.address=local"])),
+    ):
+        pass
 
 
 @pytest.mark.parametrize(
