@@ -31,6 +31,7 @@ class Driver:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                preexec_fn=answer_signals,
             )
 
     def __enter__(self) -> Driver:
@@ -94,6 +95,12 @@ class Driver:
                 except ProcessLookupError:
                     continue
             time.sleep(0.05)
+
+
+def answer_signals() -> None:
+    """For a new process: what nohup or a shell's background ignores, and tests inherit, it gets."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def children(parent: int) -> set[str]:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 import pytest
 
 from pipelines.runtime.stopping import cleaned_up, stoppable
-from tests.driver import ROOT
+from tests.driver import ROOT, answer_signals
 
 SENTENCE = "denoised-weights: stopped; the same command continues\n"
 HEAD = """
@@ -27,7 +27,9 @@ with stoppable():
 
 
 @contextmanager
-def program(body: str, before: Callable[[], None] | None = None) -> Iterator[subprocess.Popen[str]]:
+def program(
+    body: str, before: Callable[[], None] = answer_signals
+) -> Iterator[subprocess.Popen[str]]:
     text = HEAD + "".join(f"    {line}\n" for line in body.strip().splitlines())
     process = subprocess.Popen(
         [sys.executable, "-c", text],
