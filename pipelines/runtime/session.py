@@ -85,7 +85,8 @@ def ray_session(config: Config, run: RunDir | None = None) -> Iterator[None]:
     local: dict[str, Any] = {} if address else {"num_cpus": busy + 4, "include_dashboard": False}
     if not address and (folder := _short_folder()):
         local["_temp_dir"] = folder
-    with _in_environment({} if address else {"RAY_API_SERVER_ADDRESS": NO_DASHBOARD}):
+    settings = {} if address else {"RAY_API_SERVER_ADDRESS": NO_DASHBOARD}
+    with _in_environment(settings), stopping.hangups_ignored():
         try:
             ray.init(
                 address=address or "local",  # None would join whatever runs on this machine

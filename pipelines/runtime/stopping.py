@@ -14,8 +14,9 @@ import select
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
 from pipelines.runtime import terminal
 
@@ -58,8 +59,25 @@ def claim() -> None:
         return
     if _active is not None:
         _active.claim()
+        _active.last = [child.pid for child in _children() if _name(child) in LAST]
     else:
         signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+
+
+@contextmanager
+def hangups_ignored() -> Iterator[None]:
+    """For processes started in it: a closed terminal ends the driver, which ends them.
+
+    Ray itself keeps SIGINT from them. Of those that end by themselves the driver's C++ hears first.
+    """
+    if _active is None:
+        yield
+        return
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 @contextmanager
@@ -89,29 +107,41 @@ def leave(status: int, sentence: str) -> None:
 
 def kill_children() -> None:
     """SIGKILL for all descendants but LAST, which are frozen so that they start nothing more."""
+    _freeze(child.pid for child in _children() if _name(child) in LAST)
+    for child in _children():  # once more: what was started until then
+        if _name(child) not in LAST:
+            with suppress(OSError):
+                os.kill(child.pid, signal.SIGKILL)
+
+
+def _freeze(pids: Iterable[int]) -> None:
+    for pid in pids:
+        with suppress(OSError):
+            os.kill(pid, signal.SIGSTOP)
+
+
+def _children() -> list[Any]:
+    """Descendants of this process, of psutil."""
     import psutil
 
-    def name(process: psutil.Process) -> str:
-        with suppress(psutil.Error):
-            return str(process.name())
-        return ""
+    return list(psutil.Process().children(recursive=True))
 
-    children = psutil.Process().children(recursive=True)
-    last = [c for c in children if name(c) in LAST]
-    for process in last:
-        with suppress(psutil.Error):
-            process.suspend()
-    # once more: what was started until then
-    for process in psutil.Process().children(recursive=True):
-        if process not in last:
-            with suppress(psutil.Error):
-                process.kill()
+
+def _name(process: Any) -> str:
+    """The empty text if it has gone."""
+    import psutil
+
+    with suppress(psutil.Error):
+        return str(process.name())
+    return ""
 
 
 class _Stopping:
     def __init__(self, sentence: str) -> None:
         self.sentence = sentence
         self.acts: list[Callable[[], object]] = []
+        self.last: list[int] = []
+        """Processes of LAST."""
         self.screen = os.dup(2)  # descriptor 2 may lead elsewhere later
         self.woken, self.wake = os.pipe()
         os.set_blocking(self.wake, False)
@@ -144,6 +174,7 @@ class _Stopping:
 
     def _stop(self, number: int) -> None:
         """Clean up until done, too late or told again, and leave."""
+        _freeze(self.last)  # before all else: the signal may have gone to them, too
         done = threading.Thread(target=self._clean_up, name="cleaning up", daemon=True)
         done.start()
         for _ in range(int(CLEANUP_SECONDS / 0.05)):

@@ -1,4 +1,5 @@
-"""Stop every stage by real signals, many times: `python -m tests.chaos.signals [n=1] [seed=0]`.
+"""Stop every stage by real signals, many times: `python -m tests.chaos.signals [n=1] [seed=0]
+[kinds=SIGHUP,…]`.
 
 One `tiny` run a kind of signal: Ctrl-C to the process group, SIGTERM to the driver, SIGTERM to all
 processes as batch systems send it, SIGHUP. It is started again and again, and stopped in each stage
@@ -102,7 +103,7 @@ def main(words: list[str]) -> int:
             driver.wait()
         reference = RunDir(str(home / "reference"))
         for seed in range(base, base + n):
-            for kind in KINDS:
+            for kind in numbers.get("kinds", ",".join(KINDS)).split(","):
                 if (kind, seed) in known:
                     continue
                 made = trials(kind, reference, home, seed)
