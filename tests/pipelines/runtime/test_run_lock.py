@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any, cast
 
 import fsspec
 import pytest
@@ -64,7 +65,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def here(**other: object) -> Holder:
     """A lock that this very process holds, but for what is `other`."""
-    return replace(_this(["gans", "preset=tiny"]), token=uuid.uuid4().hex, **other)  # type: ignore[arg-type]
+    return replace(_this(["gans", "preset=tiny"]), token=uuid.uuid4().hex, **cast(Any, other))
 
 
 def elsewhere(**other: object) -> Holder:
@@ -214,7 +215,7 @@ def test_a_store_without_conditional_writes_is_said(
     plain = type(run.fs).pipe_file
 
     def ignorant(self: object, path: str, value: bytes, mode: str = "overwrite") -> None:
-        plain(self, path, value)  # type: ignore[arg-type]
+        plain(cast(Any, self), path, value)
 
     monkeypatch.setattr(type(run.fs), "pipe_file", ignorant)
     with locked(run, ["run"]):
