@@ -11,6 +11,7 @@ Nothing here clips: z-scored weights have no range to clip to.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Literal, NamedTuple, get_args
@@ -35,8 +36,22 @@ class Prediction(NamedTuple):
     eps: Tensor
 
 
+def betas(steps: int, schedule: BetaSchedule) -> Tensor:
+    """β_t, float32 [steps], as diffusers names and rounds them, whose import takes seconds."""
+    if schedule == "linear":
+        return torch.linspace(1e-4, 0.02, steps)
+    if schedule == "scaled_linear":
+        return torch.linspace(1e-4**0.5, 0.02**0.5, steps).square()
+
+    def remaining(t: float) -> float:  # Nichol and Dhariwal 2021, Eq. 17
+        return math.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2
+
+    parts = [1 - remaining((i + 1) / steps) / remaining(i / steps) for i in range(steps)]
+    return torch.tensor([min(part, 0.999) for part in parts], dtype=torch.float32)
+
+
 class NoiseSchedule:
-    """α_t and σ_t for t = 0 … steps - 1, in float64, from diffusers' DDPMScheduler.
+    """α_t and σ_t for t = 0 … steps - 1, in float64: those of diffusers' DDPMScheduler.
 
     "linear" and "scaled_linear" have fixed end betas, so with few `steps` they stop far from pure
     noise (linear, 100 steps: α = 0.6 at the end) and sampling from pure noise is then off the
@@ -50,10 +65,7 @@ class NoiseSchedule:
             )
         if steps < 1:
             raise DiffusionError(f"a noise schedule needs at least one step, not {steps}")
-        from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
-
-        scheduler = DDPMScheduler(num_train_timesteps=steps, beta_schedule=beta_schedule)
-        abar = scheduler.alphas_cumprod.double()
+        abar = (1 - betas(steps, beta_schedule)).cumprod(0).double()
         if not bool(((abar > 0) & (abar < 1)).all()):
             raise DiffusionError(
                 f"{beta_schedule!r} with {steps} steps leaves no signal at its end: use fewer steps"

@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 
-from tests.bench.gpu_rows import SMALL, Bench, Sizes, diffusers_or_stand_in
+from tests.bench.gpu_rows import SMALL, Bench, Sizes
 
 LIMIT_S = 300
 """No row begins after so many seconds."""
@@ -116,7 +116,6 @@ def about(device: str, small: bool) -> dict[str, Any]:
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": commit(),
         "torch": torch.__version__,
-        "noise_schedule": diffusers_or_stand_in(),
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version(),
         "device": name,

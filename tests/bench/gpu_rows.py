@@ -5,11 +5,9 @@ A row's function returns seconds, rate and unit, the batch, and what it is an ex
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import torch
@@ -94,25 +92,6 @@ SMALL = Sizes(
     steps=2,
     warm=1,
 )
-
-
-def diffusers_or_stand_in() -> str:
-    """Which of the two makes the noise schedule, of which only ᾱ is read: speed is the same."""
-    name = "diffusers.schedulers.scheduling_ddpm"
-    try:
-        __import__(name)
-    except ImportError:
-        module = ModuleType(name)
-        vars(module)["DDPMScheduler"] = _linear_schedule
-        sys.modules[name] = module
-        return "stand-in"
-    return "diffusers"
-
-
-def _linear_schedule(num_train_timesteps: int, beta_schedule: str) -> SimpleNamespace:
-    assert beta_schedule == "linear", beta_schedule
-    betas = torch.linspace(1e-4, 0.02, num_train_timesteps)
-    return SimpleNamespace(alphas_cumprod=(1 - betas).cumprod(0))
 
 
 def now(device: str) -> float:

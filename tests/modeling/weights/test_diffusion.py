@@ -18,6 +18,7 @@ from modeling.weights.diffusion import (
     DiffusionError,
     NoiseSchedule,
     PredictionKind,
+    betas,
     ddim,
     ddim_timesteps,
     one_step,
@@ -94,6 +95,13 @@ def test_epsilon_recovery_amplifies_errors_near_pure_noise_and_the_others_do_not
         a = s.recover(kind, torch.zeros_like(xt), xt, t).x0
         b = s.recover(kind, torch.full_like(xt, 1e-3), xt, t).x0
         assert low < ((a - b).abs() / 1e-3).mean() < high
+
+
+@pytest.mark.parametrize("steps", [1, 7, 100, 1000])
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_betas_are_those_of_diffusers(name: str, steps: int) -> None:
+    theirs = DDPMScheduler(num_train_timesteps=steps, beta_schedule=name)
+    torch.testing.assert_close(betas(steps, name), theirs.betas, rtol=1e-6, atol=0)
 
 
 def with_exact_products(theirs: Any) -> Any:
