@@ -24,6 +24,7 @@ from pipelines.runtime.log import log
 from pipelines.runtime.run_dir import RunDir
 from pipelines.runtime.stage_graph import changes, depends_on, finished, identity, run_stage
 from pipelines.runtime.stage_table import BY_NAME, STAGES
+from pipelines.stages.evaluation_tables import load_rows
 
 VALIDATION = ("adapt.split=val", "evaluate.scratch_steps=0", "evaluate.continued=false")
 MADE = STAGES[:-1]
@@ -94,7 +95,7 @@ def run_variant(
     run_dir = RunDir(str(folder))
     for stage in MADE:
         run_stage(config, run_dir, stage.name)
-    rows = run_dir.read_table("evaluation/rows.parquet").to_pylist()
+    rows = load_rows(run_dir)
     return rows, measured(run_dir, rows)
 
 

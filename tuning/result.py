@@ -33,6 +33,7 @@ from pipelines.stages.contenders import (
     WEIGHTS_ONLY,
     is_generator,
 )
+from pipelines.stages.evaluation_tables import load_rows
 from tuning.panels import panels, save
 
 ROOT = Path(__file__).parents[1]
@@ -163,7 +164,7 @@ def main(words: Sequence[str]) -> int:
     summary = run_dir.read_json("report/summary.json")
     if words[2:]:
         times = json.loads(Path(words[2]).read_text())
-        rows = run_dir.read_table("evaluation/rows.parquet").to_pylist()
+        rows = load_rows(run_dir)
         summary["sets"] = summarise(serial(rows, times["seconds"]), summary["methods"])
         summary["times"]["serial"] = times
     out = RunDir(str(ROOT / "tuning" / "results" / name))

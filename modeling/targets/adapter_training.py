@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from modeling.targets.coordinates import FACTORS, Coordinates
 from modeling.targets.discriminator import PatchDiscriminator, adversarial_loss, discriminator_loss
 from modeling.targets.lora import AdaptedTranslator, Adapter, stack, unstack
 from modeling.targets.recipe import Recipe
@@ -42,6 +43,8 @@ class Trained:
     error: str = ""
     seconds: float = 0.0
     """Wall-clock of the optimisation steps alone, shared by the concepts of the call."""
+    learned_seconds: float = 0.0
+    """Of these, those of learned steps (modeling/weights/learned_steps.py)."""
     checkpoints: dict[int, Adapter] = field(default_factory=dict)
     losses: list[float] = field(default_factory=list)
     """L1 of each step's batch, images in [-1, 1]."""
@@ -86,6 +89,7 @@ def train_adapters(
     seed: int,
     keep: Sequence[int] = (),
     on_step: Callable[[int, Adapter], None] | None = None,
+    coordinates: Coordinates = FACTORS,
 ) -> list[Trained]:
     """Train one adapter per concept, all in one fused batch.
 
@@ -94,11 +98,12 @@ def train_adapters(
     returned as checkpoints. `on_step(step, adapters)` sees the kept average with a leading concept
     axis at step 0 and after each step; its time is not counted. A concept whose loss or weights
     become non-finite comes back with an `error` and no adapter; the others are not affected.
+    `coordinates`: in which Adam works, and the average is taken.
     """
     pairs = _check(concepts, starts, recipe, discriminator)
     device = concepts[0].source.device
     tokens, mask = (t.to(device) for t in pad_tokens([c.tokens for c in concepts]))
-    weights = {k: v.clone().requires_grad_() for k, v in stack(starts).items()}
+    weights = {k: v.clone().requires_grad_() for k, v in coordinates.of(stack(starts)).items()}
     average = {k: v.detach().clone() for k, v in weights.items()}
     optimiser = torch.optim.Adam(weights.values(), lr=recipe.lr, betas=(0.5, 0.999))
     critics = None
@@ -107,8 +112,12 @@ def train_adapters(
     out = [Trained(c.concept_id, None) for c in concepts]
     order = batch_order(pairs, recipe.steps, recipe.batch, seed)
     seconds = 0.0
+
+    def kept() -> list[Adapter]:
+        return unstack(coordinates.adapters(average))
+
     if on_step:
-        on_step(0, average)
+        on_step(0, coordinates.adapters(average))
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         for step, index in enumerate(order):
             begun = time.perf_counter()
@@ -117,7 +126,7 @@ def train_adapters(
             source = to_unit(torch.stack([c.source[index] for c in concepts]))
             edited = to_unit(torch.stack([c.edited[index] for c in concepts]))
             with _dropout_on(translator.network):
-                fake = translator.translate(weights, source, tokens, mask)
+                fake = translator.translate(coordinates.adapters(weights), source, tokens, mask)
             l1 = (fake - edited).abs().mean(dim=(1, 2, 3, 4))
             loss = recipe.l1_weight * l1.sum()
             if critics:
@@ -136,11 +145,11 @@ def train_adapters(
             for trained, value in zip(out, losses, strict=True):
                 trained.losses.append(value)
             if step + 1 in keep:
-                for trained, adapter in zip(out, unstack(average), strict=True):
+                for trained, adapter in zip(out, kept(), strict=True):
                     trained.checkpoints[step + 1] = {k: v.clone() for k, v in adapter.items()}
             if on_step:
-                on_step(step + 1, average)
-    for trained, adapter in zip(out, unstack(average), strict=True):
+                on_step(step + 1, coordinates.adapters(average))
+    for trained, adapter in zip(out, kept(), strict=True):
         trained.seconds = seconds
         _conclude(trained, adapter)
     return out

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from modeling.settings import taken
 
@@ -35,11 +36,29 @@ class AdapterTraining(Training):
 
 
 @dataclass
+class FineTuning(AdapterTraining):
+    """The same of the short fine-tune, and what it may know of the collection (none of which is in
+    the paper)."""
+
+    learned_steps: int = 0
+    """Of `steps`, the first that the refiner takes (refine.steps > 0); 0 is the paper's."""
+    learned_pairs: int = 8
+    """Pairs that a learned step sees."""
+    basis: bool = False
+    """Adam in the basis of the collection's gradients (refine.basis_concepts > 0)."""
+    basis_lr: float = 0.4
+    """Learning rate there, in deviations of a weight over the collection."""
+
+
+@dataclass
 class Collecting(AdapterTraining):
     """The same of every adapter that the weight generator learns from."""
 
     lr_floor: float = 0.0
     """Part of lr at which its cosine decay ends; 1 = a constant rate."""
+
+
+FineTuningT = TypeVar("FineTuningT", bound=FineTuning)
 
 
 @dataclass
@@ -73,6 +92,12 @@ def collection_recipe(settings: Collecting, steps: int) -> Recipe:
     )
 
 
-def finetune_recipe(settings: AdapterTraining) -> Recipe:
+def finetune_recipe(settings: FineTuning) -> Recipe:
     """Of the short fine-tune (the paper's: 20 epochs, lr 1.5e-3, 400 images)."""
-    return taken(Recipe, settings, clip=1e3)
+    lr = settings.basis_lr if settings.basis else settings.lr
+    return taken(Recipe, settings, lr=lr, clip=1e3)
+
+
+def as_published(settings: FineTuningT) -> FineTuningT:
+    """The same fine-tune by Adam on the LoRA factors alone."""
+    return replace(settings, learned_steps=0, basis=False)

@@ -7,8 +7,6 @@ L1 and a discriminator, which the paper tried as such a term and dropped (Sec. 4
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 
@@ -18,22 +16,11 @@ from modeling.targets.discriminator import PatchDiscriminator, adversarial_loss,
 from modeling.targets.lora import AdaptedTranslator
 from modeling.weights.codec import BlockLayout
 from modeling.weights.ema import EMA
+from modeling.weights.image_loss import ImageBatch
 from modeling.weights.interface import TextBatch, WeightGenerator
 from modeling.weights.normalisation import Normalisation
 from modeling.weights.recipe import GeneratorRecipe
 from modeling.weights.weight_generator import denoising_loss, predict_blocks
-
-
-@dataclass
-class ImageBatch:
-    """Pairs of B concepts for the image loss, uint8 [B, M, 3, H, W] each, and their prompts.
-
-    They need not be the concepts whose weights are in the same step, nor have an adapter at all.
-    """
-
-    source: Tensor
-    edited: Tensor
-    text: TextBatch
 
 
 class GeneratorTraining:

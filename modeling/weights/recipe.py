@@ -55,15 +55,64 @@ class GeneratorRecipe(GeneratorTrainingSettings):
     def rate(self, step: int) -> float:
         """Warm-up and cosine decay, once for each of the two phases."""
         if step < self.steps:
-            lr, at, count = self.lr, step, self.steps
-        else:
-            lr, at, count = self.image_lr, step - self.steps, self.image_steps
-        warmup = min(50, max(1, count // 10))
-        if at < warmup:
-            return lr * (at + 1) / warmup
-        return lr * 0.5 * (1 + math.cos(math.pi * (at - warmup) / max(1, count - warmup)))
+            return _decayed(self.lr, step, self.steps)
+        return _decayed(self.image_lr, step - self.steps, self.image_steps)
 
 
 def generator_recipe(settings: GeneratorTrainingSettings, t: int) -> GeneratorRecipe:
     """t: the time step at which adapters will be predicted."""
     return taken(GeneratorRecipe, settings, image_t=t)
+
+
+@dataclass
+class RefinerTrainingSettings:
+    """AdamW on the image loss after each learned step (modeling/weights/learned_steps.py)."""
+
+    steps: int = 0
+    """Of its training; 0 = none, and no learned steps (the paper's)."""
+    lr: float = 1e-3
+    """Learning rate of AdamW, after a warm-up; it decays to 0."""
+    iterations: int = 4
+    """Learned steps unrolled in training."""
+    scored: int = 4
+    """Pairs of a concept on which each learned step is scored; its gradient sees others."""
+    weight_decay: float = 0.01
+    """Of AdamW."""
+    clip: float = 1.0
+    """Largest norm of a gradient."""
+    ema: float = 0.99
+    """Decay of the average of the weights that is kept."""
+    from_zero: float = 0.1
+    """Part of the starts that are the zero adapter."""
+    from_other: float = 0.4
+    """Part of them that are another concept's prediction: as far off as an unseen family's."""
+    from_noise: float = 0.1
+    """Part of them that are the prediction and noise."""
+    start_noise: float = 0.5
+    """Largest deviation of that noise, in normalised weights."""
+    invented: float = 0.5
+    """Part of the concepts that are invented (modeling/weights/invented.py)."""
+    no_text: float = 0.3
+    """Part of the concepts whose text the refiner is not told: pairs alone must do."""
+    same_pairs: float = 0.5
+    """Part of the trainings whose steps all see the same pairs, as with few examples."""
+
+
+@dataclass
+class RefinerRecipe(RefinerTrainingSettings):
+    """One training, resolved."""
+
+    def rate(self, step: int) -> float:
+        """Warm-up and cosine decay."""
+        return _decayed(self.lr, step, self.steps)
+
+
+def refiner_recipe(settings: RefinerTrainingSettings) -> RefinerRecipe:
+    return taken(RefinerRecipe, settings)
+
+
+def _decayed(lr: float, step: int, count: int) -> float:
+    warmup = min(50, max(1, count // 10))
+    if step < warmup:
+        return lr * (step + 1) / warmup
+    return lr * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, count - warmup)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -11,23 +11,31 @@ import torch
 from modeling.baselines.scratch_training import ScratchTraining
 from modeling.concepts.concept import Concept
 from modeling.cost import TranslatorCost
-from modeling.targets.adapter_training import ConceptData, train_adapters, translate_all
+from modeling.targets.adapter_training import ConceptData, translate_all
 from modeling.targets.coreset import image_coreset
 from modeling.targets.lora import Adapter, stack
-from modeling.targets.recipe import Recipe
+from modeling.targets.recipe import Recipe, as_published, finetune_recipe
 from pipelines.comparison.budgets import e2gan, finetune, steps_of
 from pipelines.comparison.fairness import check_unseen
 from pipelines.comparison.from_scratch import make_baseline
 from pipelines.comparison.jobs import ADAPTING, scored_epochs
-from pipelines.comparison.methods import AS_LONG, E2GAN
+from pipelines.comparison.methods import AS_LONG, E2GAN, E2GAN_BY_OURS
 from pipelines.comparison.rows import FOLDER, PICTURES, ROWS
 from pipelines.comparison.scoring import Scorer
+from pipelines.config.sections.training import Adapt
 from pipelines.presentation.pictures import SOURCE, TRUTH
 from pipelines.runtime.run_dir import RunDir
 from pipelines.stages.adapt import cut
 from pipelines.stages.base import discriminator_config, translator_config
 from pipelines.stages.concepts import load_concepts
-from pipelines.stages.contenders import IDENTITY, PREDICTION, Contenders
+from pipelines.stages.contenders import (
+    IDENTITY,
+    PREDICTION,
+    PUBLISHED,
+    Contenders,
+    by_learned_steps,
+    regimes,
+)
 from pipelines.stages.judging import Judged, digests
 
 
@@ -36,8 +44,11 @@ class Group:
     """Methods that are trained together: their adapters before the first step, and their budget."""
 
     starts: dict[str, Adapter]
+    adapt: Adapt
+    """Steps, and the switches of the fine-tune."""
     recipe: Recipe
     epochs: int
+    regime: str = ""
 
 
 class CompareMethods(Contenders):
@@ -105,18 +116,28 @@ class CompareMethods(Contenders):
         self.write(job, rows, pictures if not repeat else [])
 
     def groups(self, concept: Concept, repeat: int, images: int) -> list[Group]:
-        """The methods with the budget of our fine-tune, and those with E²GAN's."""
+        """The methods with the budget of our fine-tune, in each regime, and those with E²GAN's."""
         c = self.config
         starts = self.starts(concept.concept_id, repeat, c.compare.methods)
+        out = []
+        for regime, adapt in regimes(c).items():
+            short = finetune(adapt, c.compare.epochs, images)
+            refined, plain = by_learned_steps(starts, adapt.learned_steps)
+            for group, mine in ((refined, short), (plain, replace(short, learned_steps=0))):
+                out.append(Group(group, mine, finetune_recipe(mine), c.compare.epochs, regime))
         long: dict[str, Adapter] = {}
+        zero = self.translator.zero_adapter()
         if E2GAN in c.compare.methods:
-            long[E2GAN] = self.translator.zero_adapter()
+            long[E2GAN] = zero
         if AS_LONG in c.compare.methods and PREDICTION in starts:
             long[AS_LONG] = starts[PREDICTION]
-        return [
-            Group(starts, finetune(c, c.compare.epochs, images), c.compare.epochs),
-            Group(long, e2gan(c, images), c.compare.e2gan_epochs),
-        ]
+        recipe, epochs = e2gan(c, images), c.compare.e2gan_epochs
+        published = replace(as_published(c.adapt), steps=recipe.steps)
+        out.append(Group(long, published, recipe, epochs))
+        if E2GAN in long and c.adapt.basis:
+            ours = replace(finetune(c.adapt, epochs, images), learned_steps=0)
+            out.append(Group({E2GAN_BY_OURS: zero}, ours, finetune_recipe(ours), epochs))
+        return out
 
     def adapt(
         self, group: Group, concept: Concept, data: ConceptData, repeat: int, errors: list[str]
@@ -126,14 +147,16 @@ class CompareMethods(Contenders):
         judged, images = self.scorer.judged(concept), len(data.source)
         scored = scored_epochs(self.config, self.run_dir, concept.concept_id, repeat, epochs, True)
         at = {epoch: steps_of(epoch, images, recipe.batch) for epoch in scored}
-        trained = train_adapters(
-            self.translator,
-            [data] * len(group.starts),
+        count = len(group.starts)
+        trained = self.finetune(
+            [data] * count,
             list(group.starts.values()),
-            recipe,
-            self.discriminator,
+            [self.texts[concept.concept_id]] * count,
+            group.adapt,
             seed,
-            list(at.values()),
+            repeat=repeat,
+            keep=list(at.values()),
+            recipe=recipe,
         )
         step_flops = self.cost.adapter_step(recipe.batch, gan=recipe.gan_weight > 0) * recipe.batch
         rows, pictures = [], []
@@ -145,6 +168,8 @@ class CompareMethods(Contenders):
             made = self.draw(data, [track[s] for s in at.values()], judged)
             for (epoch, step), drawn in zip(at.items(), made, strict=True):
                 about = {
+                    "finetune": group.regime,
+                    "learned": min(step, group.adapt.learned_steps),
                     "epoch": epoch,
                     "epochs": epochs,
                     "step": step,
@@ -155,7 +180,7 @@ class CompareMethods(Contenders):
                     "image_flops": self.cost.forward(),
                 }
                 rows.append(self.scorer.row(concept, method, repeat, drawn, about))
-                if not repeat and epoch in (0, epochs):
+                if not repeat and epoch in (0, epochs) and group.regime != PUBLISHED:
                     l1 = rows[-1]["l1"]
                     pictures += self.scorer.show(concept, method, drawn, epoch, l1)
         return rows, pictures

@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from modeling.targets.recipe import Recipe, collection_recipe, finetune_recipe
-from pipelines.comparison.methods import AS_LONG, E2GAN
+from modeling.targets.recipe import Recipe, collection_recipe
+from pipelines.comparison.methods import AS_LONG, E2GAN, E2GAN_BY_OURS
 from pipelines.config.schema import Config
 from pipelines.config.sections.scoring import BASELINES
-from pipelines.stages.contenders import IDENTITY, PREDICTION, SHUFFLED
+from pipelines.config.sections.training import Adapt
+from pipelines.stages.contenders import IDENTITY, OWN, PREDICTION, SHUFFLED, UNREFINED
 
 
 def steps_of(epochs: int, images: int, batch: int) -> int:
@@ -19,10 +20,9 @@ def steps_of(epochs: int, images: int, batch: int) -> int:
     return math.ceil(epochs * images / batch)
 
 
-def finetune(config: Config, epochs: int, images: int) -> Recipe:
+def finetune(adapt: Adapt, epochs: int, images: int) -> Adapt:
     """The fine-tune of stage `adapt`, of so many epochs."""
-    recipe = finetune_recipe(config.adapt)
-    return replace(recipe, steps=steps_of(epochs, images, recipe.batch))
+    return replace(adapt, steps=steps_of(epochs, images, adapt.batch))
 
 
 def e2gan(config: Config, images: int) -> Recipe:
@@ -40,8 +40,23 @@ def spent(row: Mapping[str, Any], seconds: Mapping[str, float]) -> float:
     method = row["method"]
     if method == IDENTITY:
         return 0.0
-    predicted = seconds["predict"] if method in (PREDICTION, SHUFFLED, AS_LONG) else 0.0
     if method in BASELINES:
         return row["epoch"] * seconds[method]
-    each = seconds[E2GAN] if method in (E2GAN, AS_LONG) else seconds["finetune"]
-    return predicted + row["epoch"] * each
+    predicted = seconds["predict"] if method in PREDICTED else 0.0
+    learned = row["learned"]
+    each = seconds[_timed_as(row)]
+    adam = row["epoch"] * (1 - learned / row["step"]) if learned else row["epoch"]
+    return predicted + learned * seconds["learned step"] + adam * each
+
+
+PREDICTED = (PREDICTION, SHUFFLED, AS_LONG, UNREFINED)
+"""Those whose start costs a prediction."""
+
+
+def _timed_as(row: Mapping[str, Any]) -> str:
+    """The key of times.json that holds an epoch of a method that adapts the base."""
+    if row["method"] in (E2GAN, AS_LONG):
+        return E2GAN
+    if row["method"] == E2GAN_BY_OURS:
+        return E2GAN_BY_OURS
+    return "finetune" if row["finetune"] == OWN else "finetune, published"

@@ -7,7 +7,7 @@ idle machine; these are the seconds that are reported. Scoring, loading and draw
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -16,11 +16,11 @@ from pipelines.comparison.actor import CompareMethods
 from pipelines.comparison.budgets import spent
 from pipelines.comparison.fairness import check_alike
 from pipelines.comparison.jobs import chosen, jobs
-from pipelines.comparison.methods import scratch_methods
+from pipelines.comparison.methods import E2GAN_BY_OURS, scratch_methods
 from pipelines.comparison.numbers import lines, summarise
 from pipelines.comparison.page import write
 from pipelines.comparison.paper import differences
-from pipelines.comparison.rows import FOLDER, ROWS
+from pipelines.comparison.rows import FOLDER, ROWS, of_regime
 from pipelines.comparison.timing import timed
 from pipelines.config import tree as config_tree
 from pipelines.config.checks import check_baseline
@@ -31,7 +31,14 @@ from pipelines.runtime.run_dir import RunDir
 from pipelines.runtime.stage_graph import record_errors
 from pipelines.runtime.stage_table import StageError
 from pipelines.stages.concepts import load_concepts
-from pipelines.stages.contenders import IDENTITY
+from pipelines.stages.contenders import (
+    IDENTITY,
+    OWN,
+    PUBLISHED,
+    UNREFINED,
+    ZERO_REFINED,
+    regimes,
+)
 
 
 def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
@@ -69,13 +76,23 @@ def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
         "seed": config.seed,
         "split": config.adapt.split,
         "times": times,
-        **summarise(rows, config.compare.methods),
+        **summarise(of_regime(rows, OWN), [*config.compare.methods, *_derived(rows)]),
+        "published": None,
     }
+    if PUBLISHED in regimes(config):
+        published = of_regime(rows, PUBLISHED)
+        summary["published"] = summarise(published, config.compare.methods)
     summary["differs"] = differences(config, summary)
     run_dir.write_json(f"{FOLDER}/summary.json", summary)
     write(run_dir, FOLDER, summary, pictures.to_pylist())
     log("compare: " + " ".join(lines(summary)))
     return {"jobs": len(names), "concepts": len(everything), "from_scratch": len(scratch)}
+
+
+def _derived(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Methods that stand beside those configured, where the run's fine-tune is not as published."""
+    there = {r["method"] for r in rows}
+    return [m for m in (UNREFINED, ZERO_REFINED, E2GAN_BY_OURS) if m in there]
 
 
 def _check_concepts(run_dir: RunDir, compared: Sequence[str]) -> None:

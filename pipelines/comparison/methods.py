@@ -7,12 +7,15 @@ from pipelines.config.sections.scoring import BASELINES
 from pipelines.presentation.cells import ABOUT
 
 E2GAN = "E²GAN"
+E2GAN_BY_OURS = "E²GAN, our fine-tune"
+"""As long as E²GAN and from zero LoRA, in the basis that the prediction's fine-tune has."""
 AS_LONG = "prediction, E²GAN’s budget"
 """From the prediction, but trained as E²GAN is: does the head start last?"""
 TITLES = {
     "pix2pix": "9 ResNet blocks, from scratch",
     "pix2pix-zero-distilled": "Co-Mod-GAN, from scratch",
     E2GAN: "the base with LoRA, from zero",
+    E2GAN_BY_OURS: "from zero, in the collection’s basis",
     AS_LONG: "from the prediction, trained as long",
     **ABOUT,
 }

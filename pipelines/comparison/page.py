@@ -35,8 +35,10 @@ def write(
 
 def comparison_section(summary: Mapping[str, Any], pictures: Iterable[Mapping[str, Any]]) -> Markup:
     """HTML: Table 1, Fig. 4, Fig. 3, and what differs from the paper's."""
+    published = summary.get("published")  # none before there were two regimes
     return render(
         "comparison/templates/section.html",
+        published=published and table_rows(published, published["table"]["methods"]),
         summary=summary,
         lines=lines(summary),
         score_name=name_of(summary, summary["score"]),

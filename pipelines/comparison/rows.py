@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from typing import Any
+
 import pyarrow as pa
 
 FOLDER = "comparison"
@@ -12,6 +15,8 @@ ROWS = pa.schema(
         ("text", pa.string()),
         ("heldout", pa.string()),
         ("seed", pa.int32()),
+        ("finetune", pa.string()),  # own or published (stages/contenders.py); "": in both
+        ("learned", pa.int32()),  # of the steps, learned ones
         ("epoch", pa.int32()),
         ("epochs", pa.int32()),  # the method's budget
         ("step", pa.int32()),
@@ -43,3 +48,8 @@ PICTURES = pa.schema(
         ("image", pa.binary()),
     ]
 )
+
+
+def of_regime(rows: Iterable[Mapping[str, Any]], regime: str) -> list[Mapping[str, Any]]:
+    """The rows of one regime, with those of methods that it makes no difference to."""
+    return [r for r in rows if (r.get("finetune") or regime) == regime]

@@ -64,6 +64,8 @@ class Scorer:
             "features": self.judge.features.description,
             "distance": self.judge.features.name,
             "device": self.device.type,
+            "finetune": "",
+            "learned": 0,
             "epoch": 0,
             "epochs": 0,
             "step": 0,

@@ -10,10 +10,11 @@ from dataclasses import replace
 from typing import Any
 
 from modeling.concepts.concept import Concept
-from modeling.targets.adapter_training import train_adapters
+from modeling.targets.adapter_training import ConceptData
+from modeling.targets.recipe import as_published, finetune_recipe
 from pipelines.comparison.actor import CompareMethods
-from pipelines.comparison.budgets import e2gan, finetune, steps_of
-from pipelines.comparison.methods import E2GAN, scratch_methods
+from pipelines.comparison.budgets import e2gan, steps_of
+from pipelines.comparison.methods import E2GAN, E2GAN_BY_OURS, scratch_methods
 from pipelines.comparison.rows import FOLDER
 from pipelines.config.schema import Config
 from pipelines.config.sections.scoring import BASELINES
@@ -52,21 +53,36 @@ class TimeMethods(CompareMethods):
         c = self.config
         data = self.training(concept, c.compare.coreset)
         count = len(data.source)
-        recipe = e2gan(c, count) if method == E2GAN else finetune(c, 1, count)
+        if method == "learned step":
+            return statistics.median(self._learned(data) for _ in range(repeats + 1))
+        published = as_published(c.adapt)
+        adapt = published if method in (E2GAN, "finetune, published") else c.adapt
+        recipe = e2gan(c, count) if method == E2GAN else finetune_recipe(adapt)
         steps = steps_of(1, count, recipe.batch)
-        recipe = replace(recipe, steps=steps)
         taken = []
         for _ in range(repeats + 1):
-            (trained,) = train_adapters(
-                self.translator,
+            (trained,) = self.finetune(
                 [data],
                 [self.translator.zero_adapter()],
-                recipe,
-                self.discriminator,
+                [self.texts[concept.concept_id]],
+                replace(adapt, learned_steps=0),
                 c.seed,
+                recipe=replace(recipe, steps=steps),
             )
             taken.append(trained.seconds * count / (steps * recipe.batch))
         return statistics.median(taken[1:])
+
+    def _learned(self, data: ConceptData) -> float:
+        """Of one learned step."""
+        a = self.config.adapt
+        (trained,) = self.finetune(
+            [data],
+            [self.translator.zero_adapter()],
+            [self.texts[data.concept_id]],
+            replace(a, steps=a.learned_steps),
+            self.config.seed,
+        )
+        return trained.learned_seconds / a.learned_steps
 
     def _predict(self, concept: Concept) -> float:
         begun = self.wait()
@@ -81,7 +97,9 @@ def timed(
     path = f"{FOLDER}/times.json"
     if run_dir.exists(path):
         return dict(run_dir.read_json(path))
-    names = ["predict", "finetune", E2GAN, *scratch_methods(config)]
+    names = ["predict", "finetune", "finetune, published", E2GAN, *scratch_methods(config)]
+    names += [E2GAN_BY_OURS] if config.adapt.basis else []
+    names += ["learned step"] if config.adapt.learned_steps else []
     log("compare: timing every method alone")
     time.sleep(1)  # until the actors before have gone
     seconds: dict[str, float] = {}
@@ -92,7 +110,7 @@ def timed(
         loads.append(row["load"])
     times = {
         "seconds": seconds,
-        "unit": "an epoch of the method's training images; predict: one adapter",
+        "unit": "an epoch of the method's training images; predict: one adapter; learned step: one",
         "concept_id": concept_id,
         "load": max(loads),
         "machine": machine(),

@@ -36,6 +36,7 @@ def check(config: Config) -> None:
     _check_translator(config)
     for name in ("generator", "rival"):
         _check_generator(config, name)
+    _check_refinement(config)
     _check_scoring(config)
     _check_service(config)
 
@@ -123,6 +124,37 @@ def _check_translator(c: Config) -> None:
             f"images.size={c.images.size}: must be a multiple of {shape.multiple}, at least"
             f" {shape.least_side}, with this translator"
         )
+
+
+def _check_refinement(c: Config) -> None:
+    """The learned steps and the basis, and what the fine-tune takes of them."""
+    r, a = c.refine, c.adapt
+    for key in ("from_zero", "from_other", "from_noise", "invented", "no_text", "same_pairs"):
+        if not 0 <= attrgetter(key)(r) <= 1:
+            raise ConfigError(f"refine.{key}={attrgetter(key)(r)}: is a part, from 0 to 1")
+    if r.from_zero + r.from_other + r.from_noise > 1:
+        raise ConfigError(
+            f"refine.from_zero={r.from_zero}, from_other={r.from_other} and"
+            f" from_noise={r.from_noise}: together more than all"
+        )
+    if r.width % r.heads:
+        raise ConfigError(f"refine.heads={r.heads}: must divide refine.width={r.width}")
+    if r.steps and r.pairs <= r.scored:
+        raise ConfigError(f"refine.pairs={r.pairs}: must be more than refine.scored={r.scored}")
+    pools = 1 + bool(c.concepts.paired_combinations) + bool(c.concepts.paired_families)
+    if r.steps and r.concepts < pools:
+        raise ConfigError(
+            f"refine.concepts={r.concepts}: a step needs at least {pools} concepts, one with an"
+            " adapter and one each of concepts.paired_*"
+        )
+    if a.learned_steps and not r.steps:
+        raise ConfigError(
+            f"adapt.learned_steps={a.learned_steps}: needs a refiner, give refine.steps"
+        )
+    if a.learned_steps > a.steps:
+        raise ConfigError(f"adapt.learned_steps={a.learned_steps}: are among adapt.steps={a.steps}")
+    if a.basis and not r.basis_concepts:
+        raise ConfigError("adapt.basis=true: needs a basis, give refine.basis_concepts")
 
 
 def check_baseline(c: Config, method: str) -> None:

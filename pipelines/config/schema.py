@@ -15,6 +15,7 @@ from pipelines.config.sections.training import (
     Generator,
     Lora,
     Ranks,
+    Refine,
     Rival,
     TranslatorShape,
     Weights,
@@ -58,6 +59,7 @@ class Config:
     weights: Weights = field(default_factory=Weights)
     generator: Generator = field(default_factory=Generator)
     rival: Rival = field(default_factory=Rival)
+    refine: Refine = field(default_factory=Refine)
     adapt: Adapt = field(default_factory=Adapt)
     evaluate: Evaluate = field(default_factory=Evaluate)
     compare: Compare = field(default_factory=Compare)

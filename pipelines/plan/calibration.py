@@ -34,7 +34,8 @@ from modeling.targets.families import frozen_target, make_target
 from modeling.targets.lora import AdaptedTranslator, from_bytes, stack, to_files
 from modeling.targets.recipe import Recipe, base_recipe, collection_recipe, finetune_recipe
 from modeling.text import TextColumns, TextEncoder, TextEncoderError
-from modeling.weights.generator_training import GeneratorTraining, ImageBatch
+from modeling.weights.generator_training import GeneratorTraining
+from modeling.weights.image_loss import ImageBatch
 from modeling.weights.interface import SamplingMethod, TextBatch
 from modeling.weights.normalisation import Normalisation, NormalisationSums
 from modeling.weights.recipe import generator_recipe

@@ -18,7 +18,8 @@ from pipelines.plan.shapes import FLOAT, LARGE, MOMENTS, NUMBER_BYTES, Shapes, p
 from pipelines.runtime.pool import planned_actors
 from pipelines.runtime.session import threads_per_actor, threads_per_worker
 from pipelines.stages.adapt import scored_steps
-from pipelines.stages.contenders import SHUFFLED
+from pipelines.stages.contenders import SHUFFLED, regimes
+from pipelines.stages.gradients import PAIRS, POINTS
 from pipelines.stages.weight_generators import members
 
 
@@ -233,14 +234,29 @@ def _generator(
         # weights and EMA, and those before the image loss; Train's checkpoint with the moments
         files = 2 + bool(g.image_steps)
         stored += FLOAT * weights[member.section] * (2 * files + 2 + MOMENTS)
-    most = max(w.devices for w in work)
+    most, starts = max(w.devices for w in work), len(members(config))
+    r = config.refine
+    if r.basis_concepts:
+        lines.append(f"a basis from {r.basis_concepts:,} concepts")
+        images = r.basis_concepts * len(POINTS) * PAIRS
+        work.append(Work("images whose gradients make the basis", images, "finetune"))
+        stored += FLOAT * shapes.layout.n_blocks * shapes.layout.block_size**2
+        starts += 1
+    if r.steps:
+        lines.append(f"refiner × {config.repeats}: {r.steps:,} steps × {r.concepts * r.workers}")
+        seen = r.iterations * (
+            (r.pairs - r.scored) / 2 + r.scored
+        )  # 1, 2, 4, … pairs equally often
+        images = config.repeats * r.steps * r.concepts * r.workers * seen
+        work.append(Work("images seen by the refiner", images, "finetune", r.workers))
+        starts += config.repeats
     return StageWork(
         "generator",
         "; ".join(lines),
         tuple(work),
         stored,
         workers_of(config, most),
-        len(members(config)),
+        starts,
         _memory(shapes, counts),
     )
 
@@ -279,11 +295,14 @@ def _evaluate(config: Config, shapes: Shapes, counts: ConceptCounts, actors: Poo
     methods = predicted + len(controls)
     at_length = int(e.ceiling) + int(e.continued)
     # the first seed's prediction is fine-tuned by stage adapt
-    tuned = concepts * (methods * repeats - 1)
+    in_both = methods * len(regimes(config))
+    by_learned_steps = int(a.learned_steps > 0) * (1 + ("zero LoRA" in controls))
+    trained = in_both + by_learned_steps
+    tuned = concepts * (trained * repeats - 1)
     chosen = sum(min(e.scratch_concepts, n) for n in sets.values()) if e.scratch_steps else 0
     scratch, steps = chosen * repeats, collection_steps(config)
-    drawn = methods * len(scored_steps(config)) + at_length * 10 + 2 * predicted
-    ends = 2 * methods + at_length + int(e.continued)
+    drawn = trained * len(scored_steps(config)) + at_length * 10 + 2 * predicted
+    ends = 2 * trained + at_length + int(e.continued)
     embedded = (2 + ends) * ((judged if e.kid else 0) + wide * repeats)
     work = [
         Work("images trained on, short", tuned * a.steps * a.batch, "finetune"),

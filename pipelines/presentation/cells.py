@@ -16,11 +16,15 @@ from pipelines.stages.contenders import (
     PREDICTION,
     SCRATCH,
     SHUFFLED,
+    UNREFINED,
     WEIGHTS_ONLY,
+    ZERO_REFINED,
 )
 
 ABOUT = {
     PREDICTION: "generated from the text",
+    UNREFINED: "generated from the text, then Adam alone",
+    ZERO_REFINED: "the base, and what the pairs say",
     IDENTITY: "the source, unchanged",
     "zero LoRA": "the base translator",
     "mean adapter": "mean of all training adapters",

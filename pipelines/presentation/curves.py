@@ -13,7 +13,15 @@ from typing import Any
 
 from markupsafe import Markup
 
-from pipelines.stages.contenders import CEILING, CONTINUED, IDENTITY, PREDICTION, SCRATCH
+from pipelines.stages.contenders import (
+    CEILING,
+    CONTINUED,
+    IDENTITY,
+    PREDICTION,
+    SCRATCH,
+    UNREFINED,
+    ZERO_REFINED,
+)
 
 # method -> colour on a light page, on a dark page
 COLOURS = {
@@ -34,7 +42,10 @@ COLOURS = {
     "pix2pix": ("#334155", "#cbd5e1"),
     "pix2pix-zero-distilled": ("#a16207", "#facc15"),
     "E²GAN": ("#dc2626", "#fca5a5"),
+    "E²GAN, our fine-tune": ("#9f1239", "#fda4af"),
     "prediction, E²GAN’s budget": ("#0284c7", "#7dd3fc"),
+    UNREFINED: ("#6d28d9", "#c4b5fd"),
+    ZERO_REFINED: ("#92400e", "#fcd34d"),
 }
 INK, LINE = "#010203", "#010205"  # stand-ins for text and for rules
 

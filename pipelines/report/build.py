@@ -25,6 +25,7 @@ from pipelines.runtime.stage_table import StageError
 from pipelines.stages.concepts import load_concepts
 from pipelines.stages.contenders import CONTINUED, SCRATCH, WEIGHTS_ONLY
 from pipelines.stages.evaluation_tables import FOLDER as EVALUATED
+from pipelines.stages.evaluation_tables import load_rows
 
 FOLDER = "report"
 UNPICTURED = (CONTINUED, SCRATCH)
@@ -32,7 +33,7 @@ UNPICTURED = (CONTINUED, SCRATCH)
 
 def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
     """Write the report; StageError if nothing was evaluated, ArtifactError if a file is missing."""
-    rows = run_dir.read_table(f"{EVALUATED}/rows.parquet").to_pylist()
+    rows = load_rows(run_dir)
     if not rows:
         raise StageError("report: evaluation/rows.parquet holds no rows; give redo=[evaluate]")
     pictures = run_dir.read_table(f"{EVALUATED}/pictures.parquet").to_pylist()

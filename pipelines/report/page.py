@@ -47,6 +47,7 @@ def render(
             picture_table(held, [g for g in grid if g["concept"].heldout == held]) for held in sets
         ],
         number_tables={h: number_table(n, summary["frechet"]) for h, n in sets.items()},
+        published={h: number_table(n, summary["frechet"]) for h, n in summary["published"].items()},
         curves=curves,
         reached=_reached(sets),
         further=further,

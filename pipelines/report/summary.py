@@ -23,7 +23,8 @@ from pipelines.stages import evaluate
 from pipelines.stages.adapt import FOLDER as ADAPTED
 from pipelines.stages.adapt import load_timings
 from pipelines.stages.concepts import load_concepts
-from pipelines.stages.contenders import CEILING, IDENTITY, PREDICTION
+from pipelines.stages.contenders import CEILING, IDENTITY, PREDICTION, PUBLISHED
+from pipelines.stages.evaluation_tables import load_rows
 from pipelines.stages.gans import load_metrics
 from pipelines.stages.trainer import FOLDER as ADAPTERS
 
@@ -36,18 +37,21 @@ def summary(
 ) -> Numbers:
     """What report/summary.json holds.
 
-    rows: of stage `evaluate`. concepts: those held out. ArtifactError if a file is missing.
+    rows: of stage `evaluate`, in the run's own regime; `published` is of the other, if there is
+    one. concepts: those held out. ArtifactError if a file is missing.
     """
     methods = reported_methods(config, rows)
     about = run_dir.read_json(f"{evaluate.FOLDER}/about.json")
     inception = config.evaluate.features == "inception"
     distances = run_dir.read_table(f"{evaluate.FOLDER}/memory.parquet").to_pylist()
     lost, compared = losses(rows, methods)
+    published = load_rows(run_dir, PUBLISHED)
     return {
         "preset": config.preset,
         "seed": config.seed,
         "methods": methods,
         "sets": summarise(rows, methods),
+        "published": summarise(published, reported_methods(config, published)) if published else {},
         "features": about["features"],
         "frechet": (Inception if inception else EfficientNetLite0).name,
         "fd_images": config.evaluate.fd_images,

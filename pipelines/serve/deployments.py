@@ -257,9 +257,9 @@ class Finetunes:
         check(self.config, request)
         ask = Ask(request.concept, request.seed, request.t, request.steps)
         start: Loaded = await answered(lambda: self.weights.load.remote(name_of(ask, "")))
-        await asyncio.to_thread(
-            jobs.accept, self.run, job, request, pairs, start.adapter, start.tokens
-        )
+        assert start.pooled is not None  # a name without a job's is of a prediction
+        text = TextEmbedding(start.tokens, start.pooled)
+        await asyncio.to_thread(jobs.accept, self.run, job, request, pairs, start.adapter, text)
         self._start(job)
 
     @refusing

@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import torch
 from safetensors.torch import load, save
 
 from modeling.images import encode_png
 from modeling.targets.lora import Adapter
+from modeling.text import TextEmbedding
 from pipelines.runtime.run_dir import RunDir
 from pipelines.serve.finetune_request import QUEUED, Request
 
@@ -39,24 +39,23 @@ def accept(
     request: Request,
     pairs: list[tuple[np.ndarray, np.ndarray]],
     start: Adapter,
-    tokens: torch.Tensor,
+    text: TextEmbedding,
 ) -> None:
     """Store a job. pairs: uint8 [S, S, 3] each, none with an editor. start: what is trained on,
-    an adapter predicted from the prompt's tokens [L, D]."""
+    an adapter predicted from the prompt."""
     if pairs:
         rows = [{"source": encode_png(a), "edited": encode_png(b)} for a, b in pairs]
         run.write_table(f"{folder(job)}/{PAIRS}", pa.Table.from_pylist(rows, PAIR))
-    tensors = {**start, "tokens": tokens}
+    tensors = {**start, "tokens": text.tokens, "pooled": text.pooled}
     run.write(f"{folder(job)}/{START}", save({k: v.contiguous() for k, v in tensors.items()}))
     # last: with it the job is there
     run.write_json(f"{folder(job)}/{REQUEST}", {**vars(request), "accepted": time.time()})
 
 
-def start_of(run: RunDir, job: str) -> tuple[Adapter, torch.Tensor]:
-    """The predicted adapter that a job starts from, and its prompt's tokens [L, D]."""
+def start_of(run: RunDir, job: str) -> tuple[Adapter, TextEmbedding]:
+    """The predicted adapter that a job starts from, and its prompt."""
     tensors = load(run.read(f"{folder(job)}/{START}"))
-    tokens = tensors.pop("tokens")
-    return tensors, tokens
+    return tensors, TextEmbedding(tensors.pop("tokens"), tensors.pop("pooled"))
 
 
 def request_of(run: RunDir, job: str) -> Request:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,8 @@ from modeling.editors.interface import EditError, EditResult, Source
 from modeling.editors.registry import make_editor
 from modeling.editors.sources import AVATARS, ChangedPictureError, load_source, source_ids
 from modeling.images import ImageError, decode_image
-from modeling.targets.adapter_training import ConceptData, to_unit, train_adapters, translate_all
+from modeling.targets.adapter_training import ConceptData, to_unit, translate_all
 from modeling.targets.lora import CONFIG_FILE, Adapter, stack, to_files
-from modeling.targets.recipe import finetune_recipe
 from pipelines.config import tree as config_tree
 from pipelines.config.schema import Config
 from pipelines.runtime.log import log
@@ -44,6 +44,8 @@ from pipelines.serve.finetune_request import (
 from pipelines.serve.served_run import READ, digest
 from pipelines.stages.base import load_base
 from pipelines.stages.editing import editor_options
+from pipelines.stages.finetuning import FineTune
+from pipelines.stages.prediction import Decoder
 from pipelines.stages.source_list import sources_of
 from pipelines.stages.sources import location
 
@@ -81,7 +83,9 @@ def _finetune(config: Config, run: RunDir, job: str) -> None:
     translator, discriminator = load_base(config, run)
     translator.to(device)
     discriminator.to(device)
-    start, tokens = start_of(run, job)
+    start, text = start_of(run, job)
+    decoder = Decoder(run, config.adapt, device)
+    fine_tune = FineTune(config, run, translator, discriminator, decoder)
     looked = 0.0
 
     def look(step: int) -> None:
@@ -97,15 +101,13 @@ def _finetune(config: Config, run: RunDir, job: str) -> None:
     source, edited = (x.to(device) for x in _pictures(config, run, job, request))
     count = len(source)
     test = TESTED if request.editor else count // 5 if count >= 10 else 0
-    data = ConceptData(job, source[: count - test], edited[: count - test], tokens.to(device))
+    data = ConceptData(job, source[: count - test], edited[: count - test], text.tokens)
     held = ConceptData(job, source[-test:], edited[-test:], data.tokens) if test else data
-    trained_by = finetune_recipe(config.adapt)
-    (trained,) = train_adapters(
-        translator,
+    (trained,) = fine_tune(
         [data],
         [{k: v.to(device) for k, v in start.items()}],
-        type(trained_by)(**{**vars(trained_by), "steps": request.train_steps}),
-        discriminator,
+        [text],
+        replace(config.adapt, steps=request.train_steps),
         request.seed,
         on_step=lambda step, _: look(step),
     )
@@ -120,7 +122,7 @@ def _finetune(config: Config, run: RunDir, job: str) -> None:
     about = {"concept": request.concept, "id": FINETUNED + job, "base": digest(run, READ["base"])}
     about["train_steps"] = str(request.train_steps)
     files = to_files(trained.adapter, translator.lora_config, about)
-    run.write(f"{folder(job)}/{TOKENS_FILE}", save({"tokens": tokens.contiguous()}))
+    run.write(f"{folder(job)}/{TOKENS_FILE}", save({"tokens": text.tokens.contiguous()}))
     run.write_files(folder(job), files, CONFIG_FILE)
     end(
         run,

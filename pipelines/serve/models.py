@@ -46,6 +46,8 @@ class Loaded(NamedTuple):
     adapter: Adapter
     tokens: Tensor
     model: str
+    pooled: Tensor | None = None
+    """The pooled prompt [D] of an adapter that was predicted."""
 
 
 class Merged(NamedTuple):
@@ -141,7 +143,8 @@ class WeightPart:
                 own = {k: v.cpu().clone() for k, v in adapter.items()}
                 try:
                     self.translator.check(own)
-                    out[i] = Loaded(own, embedding.tokens, self.digests["model"])
+                    model = self.digests["model"]
+                    out[i] = Loaded(own, embedding.tokens, model, embedding.pooled)
                 except AdapterError as error:
                     out[i] = error
         return [out[i] for i in range(len(asks))]

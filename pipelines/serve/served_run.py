@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 
+from modeling.weights.refiner import CONFIG_FILE, WEIGHTS_FILE
 from pipelines.config import tree as config_tree
 from pipelines.config.error import ConfigError
 from pipelines.config.load import load_config
@@ -14,6 +15,8 @@ from pipelines.config.sections.operation import Replicas
 from pipelines.runtime.run_dir import ArtifactError, RunDir
 from pipelines.runtime.stage_graph import finished, made_with
 from pipelines.runtime.stage_table import StageError
+from pipelines.stages.gradients import BASIS_FILE
+from pipelines.stages.refiners import folder_of
 
 # What the service reads, by the stage that wrote it
 READ = {
@@ -49,22 +52,35 @@ def saved_config(run: RunDir, given: Config) -> Config:
     what its stage wrote, ConfigError if the command sets a key that the run has decided otherwise.
     """
     for name, files in READ.items():
-        marker = finished(run, name)
-        if marker is None:
+        if finished(run, name) is None:
             raise StageError(
                 f"serve needs stage {name}, which has not finished in {run.uri}: run"
                 f" `denoised-weights run preset={given.preset} run_dir={run.uri}` first,"
                 " or give the run_dir of a finished run"
             )
-        for file in files:
-            if run.checksum(file) != marker["files"].get(file):
-                raise ArtifactError(
-                    f"{run.url(file)} is not what stage {name} wrote: give redo=[{name}]"
-                )
+        _check_files(run, name, files)
     saved = replace(made_with(run), serve=given.serve, cluster=given.cluster)
+    _check_files(run, "generator", of_finetunes(saved))
     _check_told(given, saved)
     _check_serve(given)
     return saved
+
+
+def of_finetunes(config: Config) -> list[str]:
+    """Files of stage `generator` that fine-tunes read, besides those that predictions do."""
+    basis = [BASIS_FILE] if config.adapt.basis else []
+    refiner = [f"{folder_of(0)}/{name}" for name in (CONFIG_FILE, WEIGHTS_FILE)]
+    return basis + (refiner if config.adapt.learned_steps else [])
+
+
+def _check_files(run: RunDir, stage: str, files: Sequence[str]) -> None:
+    """ArtifactError if one is not what its stage wrote."""
+    written = (finished(run, stage) or {"files": {}})["files"]
+    for file in files:
+        if run.checksum(file) != written.get(file):
+            raise ArtifactError(
+                f"{run.url(file)} is not what stage {stage} wrote: give redo=[{stage}]"
+            )
 
 
 def _check_told(given: Config, saved: Config) -> None:

@@ -9,34 +9,30 @@ from __future__ import annotations
 import json
 import os
 import socket
-import time
 from typing import Any
 
 import numpy as np
 import torch
 
-from modeling.targets.adapter_training import ConceptData, train_adapters
+from modeling.targets.adapter_training import ConceptData
 from modeling.targets.coreset import image_coreset
-from modeling.targets.lora import CONFIG_FILE, Adapter, to_files
-from modeling.targets.recipe import finetune_recipe
-from modeling.weights.interface import WeightGenerator
+from modeling.targets.lora import CONFIG_FILE, to_files
 from pipelines.config import tree as config_tree
 from pipelines.config.schema import Config
 from pipelines.runtime.actors import map_actors
 from pipelines.runtime.log import Progress, log
 from pipelines.runtime.run_dir import RunDir
 from pipelines.runtime.stage_graph import record_errors
+from pipelines.stages.finetuning import Adapting
 from pipelines.stages.pairs import usable
-from pipelines.stages.prediction import Decoder
-from pipelines.stages.trainer import Trainer
-from pipelines.stages.weight_generators import load_generator
 
 FOLDER = "adapted"
 
 
 def scored_steps(config: Config) -> list[int]:
-    """Steps of the fine-tune at which adapters are kept and scored."""
-    return sorted({0, *config.adapt.keep, config.adapt.steps})
+    """Steps of the fine-tune at which adapters are kept and scored, each learned one among them."""
+    a = config.adapt
+    return sorted({0, *range(1, a.learned_steps + 1), *a.keep, a.steps})
 
 
 def step_folder(concept_id: str, step: int) -> str:
@@ -48,38 +44,7 @@ def cut(data: ConceptData, index: list[int]) -> ConceptData:
     return ConceptData(data.concept_id, data.source[index], data.edited[index], data.tokens)
 
 
-class Predictor(Trainer):
-    """What an actor loads once to predict adapters: base, weight generator, layout."""
-
-    def __init__(self, config: dict[str, Any], run_dir: RunDir) -> None:
-        super().__init__(config, run_dir)
-        self.generator = load_generator(run_dir).model.to(self.device)
-        self.decoder = Decoder(run_dir, self.config.adapt, self.device)
-
-    def predict(
-        self,
-        text_of: list[str],
-        generator: WeightGenerator | None = None,
-        seed: int | None = None,
-    ) -> list[Adapter]:
-        """Adapters for the texts of these concepts.
-
-        generator, seed: others than the run's own.
-        """
-        return self.decoder.adapters(
-            generator or self.generator,
-            [self.texts[i] for i in text_of],
-            self.config.seed if seed is None else seed,
-        )
-
-    def wait(self) -> float:
-        """Now, with the device's queue empty."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter()
-
-
-class AdaptConcept(Predictor):
+class AdaptConcept(Adapting):
     """Ray Data actor: predict, load, fine-tune one concept after another."""
 
     def __init__(self, config: dict[str, Any], run_dir: RunDir) -> None:
@@ -103,14 +68,13 @@ class AdaptConcept(Predictor):
         picking = self.wait()
         index = image_coreset(data.source, config.adapt.coreset, config.seed)
         picked = self.wait()
-        (trained,) = train_adapters(
-            self.translator,
+        (trained,) = self.finetune(
             [cut(data, index)],
             [adapter],
-            finetune_recipe(config.adapt),
-            self.discriminator,
+            [self.texts[concept_id]],
+            config.adapt,
             config.seed,
-            config.adapt.keep,
+            keep=scored_steps(config)[1:-1],
         )
         if trained.adapter is None:
             return {"concept_id": concept_id, "error": trained.error, "seconds": 0.0}
@@ -124,6 +88,7 @@ class AdaptConcept(Predictor):
             "load": loaded - predicted,
             "coreset": picked - picking,
             "finetune": trained.seconds,
+            "learned": trained.learned_seconds,
             "threads": torch.get_num_threads(),
             "device": str(self.device),
         }

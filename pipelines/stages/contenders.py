@@ -6,13 +6,14 @@ the rival) and the cheap controls. Loaded once by an actor.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from functools import cached_property
 from typing import Any
 
 import torch
 
 from modeling.targets.lora import Adapter
+from modeling.targets.recipe import as_published
 from modeling.weights.controls import (
     KernelRidge,
     mean_adapter,
@@ -21,9 +22,12 @@ from modeling.weights.controls import (
     shuffled,
 )
 from modeling.weights.interface import WeightGenerator
+from pipelines.config.schema import Config
 from pipelines.config.sections.scoring import CONTROLS
+from pipelines.config.sections.training import Adapt
 from pipelines.runtime.run_dir import RunDir
-from pipelines.stages.adapt import Predictor, heldout
+from pipelines.stages.adapt import heldout
+from pipelines.stages.finetuning import Adapting
 from pipelines.stages.weight_generators import Member, load_generator, members
 from pipelines.stages.weights import load_blocks
 
@@ -31,6 +35,11 @@ PREDICTION, IDENTITY, CEILING = "prediction", "identity", "ground-truth adapter"
 CONTINUED = "prediction, full budget"
 SCRATCH = "from scratch"
 SHUFFLED = "shuffled prompt"
+UNREFINED = "prediction, no learned steps"
+ZERO_REFINED = "zero LoRA, learned steps"
+OWN, PUBLISHED = "own", "published"
+"""Two regimes: every method fine-tuned as the run's configuration says (those that start from a
+prediction by its learned steps, too), or every method by Adam on the LoRA factors alone."""
 REFERENCES = (CEILING, CONTINUED, SCRATCH)
 """Trained at length on the true edits; no controls."""
 GOALS = (CEILING, SCRATCH)
@@ -40,12 +49,37 @@ WEIGHTS_ONLY = ", weights only"
 """Follows the name of a weight generator that was not trained on the image loss."""
 
 
+def regimes(config: Config) -> dict[str, Adapt]:
+    """The fine-tunes that methods are compared by: one, if the run's own is as published."""
+    published = as_published(config.adapt)
+    return {OWN: config.adapt} | ({} if published == config.adapt else {PUBLISHED: published})
+
+
+def by_learned_steps(
+    starts: Mapping[str, Adapter], learned: int
+) -> tuple[dict[str, Adapter], dict[str, Adapter]]:
+    """Starts that learned steps are taken from, and those that Adam alone goes on from.
+
+    With learned steps, the prediction is also trained without, and zero LoRA also with them: how
+    much is the prediction's, how much the refiner's?
+    """
+    if not learned:
+        return {}, dict(starts)
+    refined = {m: a for m, a in starts.items() if is_generator(m)}
+    plain = {m: a for m, a in starts.items() if m not in refined}
+    if PREDICTION in starts:
+        plain[UNREFINED] = starts[PREDICTION]
+    if "zero LoRA" in starts:
+        refined[ZERO_REFINED] = starts["zero LoRA"]
+    return refined, plain
+
+
 def is_generator(method: str) -> bool:
     """Whether a method is a weight generator, the prediction's own variants included."""
     return method.removesuffix(WEIGHTS_ONLY) in (PREDICTION, *KINDS.values())
 
 
-class Contenders(Predictor):
+class Contenders(Adapting):
     """Starts of every method; `blocks` and `pooled` are the training adapters, normalised."""
 
     def __init__(self, config: dict[str, Any], run_dir: RunDir) -> None:

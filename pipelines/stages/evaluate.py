@@ -21,7 +21,7 @@ from pipelines.runtime.log import Progress, log
 from pipelines.runtime.run_dir import RunDir
 from pipelines.runtime.stage_graph import record_errors
 from pipelines.stages.evaluating import EvaluateConcept
-from pipelines.stages.evaluation_tables import FOLDER, SCHEMAS
+from pipelines.stages.evaluation_tables import FOLDER, SCHEMAS, load_rows
 from pipelines.stages.judging import features_of
 from pipelines.stages.weights import load_blocks, load_layout
 
@@ -51,7 +51,7 @@ def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
         "training_gap": training_gap(run_dir),
     }
     run_dir.write(f"{FOLDER}/about.json", json.dumps(about).encode())
-    summary = summarise(tables["rows"].to_pylist())
+    summary = summarise(load_rows(run_dir))
     for line in summary:
         log(
             f"evaluate: {line['heldout']:<13} {line['method']:<21}"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import torch
@@ -27,8 +27,9 @@ from modeling.targets.coreset import image_coreset
 from modeling.targets.discriminator import PatchDiscriminator
 from modeling.targets.families import make_target
 from modeling.targets.lora import Adapter, stack
-from modeling.targets.recipe import base_recipe, collection_recipe, finetune_recipe
+from modeling.targets.recipe import base_recipe, collection_recipe
 from pipelines.config.schema import Config
+from pipelines.config.sections.training import Adapt
 from pipelines.runtime.run_dir import RunDir
 from pipelines.stages.adapt import cut, load_timings, scored_steps, step_folder
 from pipelines.stages.base import discriminator_config, translator_config
@@ -37,15 +38,48 @@ from pipelines.stages.contenders import (
     CEILING,
     CONTINUED,
     IDENTITY,
+    OWN,
     PREDICTION,
     SCRATCH,
     SHUFFLED,
+    UNREFINED,
     Contenders,
+    by_learned_steps,
+    regimes,
 )
 from pipelines.stages.evaluation_tables import FOLDER, SCHEMAS
 from pipelines.stages.gans import load_adapter
 from pipelines.stages.judging import FAR, Judge, Judged
 from pipelines.stages.sources import COMPARED
+
+
+class Track(NamedTuple):
+    """One method's fine-tune in one regime: adapters and seconds of training by step."""
+
+    method: str
+    regime: str
+    adapters: dict[int, Adapter]
+    seconds: dict[int, float]
+
+
+class Pace(NamedTuple):
+    """Seconds of one step, alone on the machine."""
+
+    learned: float
+    adam: float
+
+    @classmethod
+    def of(cls, timings: Mapping[str, Any], adapt: Adapt) -> Pace:
+        """From what stage `adapt` took on a concept."""
+        learned, steps = timings.get("learned", 0.0), adapt.steps - adapt.learned_steps
+        return cls(
+            learned / max(adapt.learned_steps, 1), (timings["finetune"] - learned) / max(steps, 1)
+        )
+
+    def along(self, steps: Iterable[int], adapt: Adapt) -> dict[int, float]:
+        """By step of a fine-tune by `adapt`."""
+        first = adapt.learned_steps
+        return {s: min(s, first) * self.learned + max(0, s - first) * self.adam for s in steps}
 
 
 class EvaluateConcept(Contenders):
@@ -72,8 +106,8 @@ class EvaluateConcept(Contenders):
             errors.append(f"evaluate.kid compares {COMPARED} pictures: {len(judged.ids)} is left")
         for repeat in range(self.config.repeats):
             starts = self.starts(concept.concept_id, repeat)
-            tracks, seconds = self.tracks(concept.concept_id, repeat, starts, errors)
-            rows, pictures = self.score(concept, judged, tracks, seconds, repeat)
+            tracks = self.tracks(concept.concept_id, repeat, starts, errors)
+            rows, pictures = self.score(concept, judged, tracks, repeat)
             tables["rows"] += rows
             tables["memory"] += self.memory(concept, judged, repeat, starts)
             if not repeat:
@@ -88,50 +122,56 @@ class EvaluateConcept(Contenders):
 
     def tracks(
         self, concept_id: str, repeat: int, starts: dict[str, Adapter], errors: list[str]
-    ) -> tuple[dict[str, dict[int, Adapter]], dict[str, float]]:
-        """Every method's adapters by step, and its seconds of training.
+    ) -> list[Track]:
+        """Every method's adapters by step, in each regime, and their seconds of training.
 
         The first prediction is that of stage `adapt`, whose seconds a step also stand for the
         others: they are trained in one call, and beside other actors.
         """
         c = self.config
-        timings = load_timings(self.run_dir, concept_id)
-        tracks: dict[str, dict[int, Adapter]] = {}
+        pace = Pace.of(load_timings(self.run_dir, concept_id), c.adapt)
+        tracks = []
         if not repeat:
-            tracks[PREDICTION] = {
+            adapted = {
                 s: load_adapter(self.run_dir, step_folder(concept_id, s)) for s in scored_steps(c)
             }
+            tracks.append(Track(PREDICTION, OWN, adapted, pace.along(adapted, c.adapt)))
         data = self.data(concept_id)
         small = cut(data, image_coreset(data.source, c.adapt.coreset, c.seed))
-        todo = {m: a for m, a in starts.items() if m not in tracks}
-        trained = train_adapters(
-            self.translator,
-            [small] * len(todo),
-            list(todo.values()),
-            finetune_recipe(c.adapt),
-            self.discriminator,
-            c.seed + repeat,
-            c.adapt.keep,
-        )
-        for (method, start), result in zip(todo.items(), trained, strict=True):
-            if result.adapter is None:
-                errors.append(f"{method}, seed {c.seed + repeat}: {result.error}")
-                continue
-            tracks[method] = {0: start, **result.checkpoints, c.adapt.steps: result.adapter}
-        seconds = dict.fromkeys(tracks, timings["finetune"])
+        for regime, adapt in regimes(c).items():
+            refined, plain = by_learned_steps(starts, adapt.learned_steps)
+            for group, fine_tune in ((refined, adapt), (plain, replace(adapt, learned_steps=0))):
+                todo = {
+                    m: a for m, a in group.items() if repeat or (m, regime) != (PREDICTION, OWN)
+                }
+                trained = self.finetune(
+                    [small] * len(todo),
+                    list(todo.values()),
+                    [self.texts[concept_id]] * len(todo),
+                    fine_tune,
+                    c.seed + repeat,
+                    repeat=repeat,
+                    keep=scored_steps(c)[1:-1],
+                )
+                for (method, start), result in zip(todo.items(), trained, strict=True):
+                    if result.adapter is None:
+                        errors.append(f"{method}, {regime}, seed {c.seed + repeat}: {result.error}")
+                        continue
+                    track = {0: start, **result.checkpoints, c.adapt.steps: result.adapter}
+                    tracks.append(Track(method, regime, track, pace.along(track, fine_tune)))
         at_length = {CEILING: self.translator.zero_adapter()} if c.evaluate.ceiling else {}
-        if c.evaluate.continued and PREDICTION in tracks:
-            at_length[CONTINUED] = tracks[PREDICTION][0]
+        if c.evaluate.continued and PREDICTION in starts:
+            at_length[CONTINUED] = starts[PREDICTION]
         for method, start in at_length.items():
             full = self.at_length(data, start, repeat)
             if full.adapter is None:
                 errors.append(f"{method}, seed {c.seed + repeat}: {full.error}")
                 continue
-            tracks[method] = {**full.checkpoints, len(full.losses): full.adapter}
+            track = {**full.checkpoints, len(full.losses): full.adapter}
             # at the cost of a step in the serial fine-tune: here other actors slow it down
-            per_step = timings["finetune"] / c.adapt.steps if c.adapt.steps else 0.0
-            seconds[method] = per_step * len(full.losses)
-        return tracks, seconds
+            seconds = {step: pace.adam * step for step in track}
+            tracks += [Track(method, regime, track, seconds) for regime in regimes(c)]
+        return tracks
 
     def at_length(self, data: ConceptData, start: Adapter, repeat: int) -> Trained:
         """An adapter trained on all of the ground truth by the collection's recipe."""
@@ -176,9 +216,8 @@ class EvaluateConcept(Contenders):
                     made = network(to_unit(judged.source).to(self.device), tokens, mask).cpu()
                 l1 = float((to_unit(to_uint8(made)) - truth).abs().mean())
                 about = _about(concept, seed, len(truth))
-                rows.append(
-                    {**about, "method": SCRATCH, "step": step, "seconds": seconds, "l1": l1}
-                )
+                about |= {"method": SCRATCH, "step": step, "seconds": seconds, "l1": l1}
+                rows += [{**about, "finetune": regime} for regime in regimes(c)]
         return rows
 
     def memory(
@@ -217,8 +256,7 @@ class EvaluateConcept(Contenders):
         self,
         concept: Concept,
         judged: Judged,
-        tracks: dict[str, dict[int, Adapter]],
-        seconds: dict[str, float],
+        tracks: list[Track],
         repeat: int,
     ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """Rows (one per method and step) and pictures (end points, first images)."""
@@ -226,7 +264,7 @@ class EvaluateConcept(Contenders):
         truth, source = judged.edited, judged.source
         key = {"concept_id": concept.concept_id, "text": concept.text}
         predict = load_timings(self.run_dir, concept.concept_id)["predict"]
-        generated = {*self.generators(repeat), SHUFFLED, CONTINUED}
+        generated = {*self.generators(repeat), SHUFFLED, CONTINUED, UNREFINED}
         about = _about(concept, c.seed + repeat, len(truth))
         rows: list[dict[str, Any]] = []
         pictures: list[dict[str, Any]] = []
@@ -248,7 +286,13 @@ class EvaluateConcept(Contenders):
         true_fd = self.judge.embed(wide.edited) if c.evaluate.fd_images else None
 
         def row(
-            method: str, step: int, spent: float, made: torch.Tensor, made_wide: Any, end: bool
+            method: str,
+            regime: str,
+            step: int,
+            spent: float,
+            made: torch.Tensor,
+            made_wide: Any,
+            end: bool,
         ) -> None:
             values: dict[str, Any] = {"kid": None, "fd": None}
             if end and true_kid is not None:
@@ -256,30 +300,30 @@ class EvaluateConcept(Contenders):
             if end and true_fd is not None:
                 values["fd"] = frechet_distance_from_features(self.judge.embed(made_wide), true_fd)
             l1 = float((to_unit(made) - to_unit(truth)).abs().mean())
-            rows.append(
-                {**about, **values, "method": method, "step": step, "seconds": spent, "l1": l1}
-            )
-            if end:
+            values |= {"method": method, "finetune": regime, "step": step, "seconds": spent}
+            rows.append({**about, **values, "l1": l1})
+            if regime == OWN and (end or step == c.adapt.learned_steps):
                 show(method, step, made)
 
         show("source", 0, source)
         show("ground truth", 0, truth)
-        row(IDENTITY, 0, 0.0, source, wide.source, True)
-        for method, track in tracks.items():
-            last = max(track)
-            adapters = stack(list(track.values()))
-            tokens = [self.texts[concept.concept_id].tokens] * len(track)
+        for regime in regimes(c):
+            row(IDENTITY, regime, 0, 0.0, source, wide.source, True)
+        for track in tracks:
+            last = max(track.adapters)
+            adapters = stack(list(track.adapters.values()))
+            tokens = [self.texts[concept.concept_id].tokens] * len(track.adapters)
             made = translate_all(self.translator, adapters, source.to(self.device), tokens).cpu()
-            for i, step in enumerate(track):
+            for i, step in enumerate(track.adapters):
                 end = step in (0, last)
                 made_wide = None
                 if end and true_fd is not None:
                     one = {k: v[i : i + 1] for k, v in adapters.items()}
                     x = wide.source.to(self.device)
                     made_wide = translate_all(self.translator, one, x, tokens[:1])[0].cpu()
-                spent = seconds[method] * (step / last if last else 0.0)
-                spent += predict if method in generated else 0.0
-                row(method, step, spent, made[i], made_wide, end)
+                spent = track.seconds[step]
+                spent += predict if track.method in generated else 0.0
+                row(track.method, track.regime, step, spent, made[i], made_wide, end)
         return rows, pictures
 
 

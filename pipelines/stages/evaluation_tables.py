@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pyarrow as pa
+
+from pipelines.runtime.run_dir import RunDir
+from pipelines.stages.contenders import OWN
 
 FOLDER = "evaluation"
 
@@ -14,6 +19,7 @@ ROWS = pa.schema(
         ("split", pa.string()),
         ("heldout", pa.string()),
         ("seed", pa.int32()),
+        ("finetune", pa.string()),  # own or published (contenders.py)
         ("step", pa.int32()),
         ("seconds", pa.float64()),  # of training so far, prediction included
         ("l1", pa.float64()),  # mean |difference|, images in [-1, 1]
@@ -51,3 +57,12 @@ MEMORY = pa.schema(
 )
 
 SCHEMAS = {"rows": ROWS, "pictures": PICTURES, "memory": MEMORY}
+
+
+def load_rows(run_dir: RunDir, regime: str = OWN) -> list[dict[str, Any]]:
+    """The scores of one regime (contenders.py); a run from before there were two has the first.
+
+    ArtifactError if there are none.
+    """
+    rows = run_dir.read_table(f"{FOLDER}/rows.parquet").to_pylist()
+    return [r for r in rows if (r.get("finetune") or OWN) == regime]

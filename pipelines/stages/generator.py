@@ -24,7 +24,9 @@ from pipelines.runtime.session import quiet_worker, threads_per_worker
 from pipelines.runtime.training import fit, report
 from pipelines.stages.base import load_base
 from pipelines.stages.concepts import load_text
-from pipelines.stages.image_pairs import ImagePairs, image_pools, wordings_of
+from pipelines.stages.gradients import fit_basis
+from pipelines.stages.image_pairs import Draws, ImagePairs, image_pools, wordings_of
+from pipelines.stages.refiners import train_refiners
 from pipelines.stages.weight_generators import (
     BEFORE_IMAGES,
     FOLDER,
@@ -77,6 +79,10 @@ def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
             out |= kept
         else:
             out[f"{member.section}-{member.repeat}"] = kept
+    if config.refine.basis_concepts:
+        fit_basis(config, run_dir)
+    if config.refine.steps:
+        out |= train_refiners(config, run_dir, pools)
     out["weights"] = sum(p.numel() for p in load_generator(run_dir).model.parameters())
     return out
 
@@ -103,7 +109,7 @@ class _Loop:
         self.training = self._training()
         self.recipe = self.training.recipe
         self.before_images = self._resumed()
-        self.images = None
+        self.images, g = None, self.config.generator
         if self.recipe.image_steps:
             self.images = ImagePairs(
                 self.config,
@@ -113,6 +119,7 @@ class _Loop:
                 self.wordings,
                 self.rank,
                 self.world,
+                Draws(self.recipe.image_steps, g.image_concepts, g.image_batch),
             )
         self.progress = Progress("generator", self.recipe.total, "steps", self.training.done)
         self.recent: dict[str, list[float]] = defaultdict(list)

@@ -6,13 +6,14 @@ import random
 from collections import defaultdict
 from collections.abc import Mapping
 from functools import lru_cache
+from typing import NamedTuple
 
 import pyarrow as pa
 import torch
 
 from modeling.targets.adapter_training import batch_order
 from modeling.text import TextEmbedding
-from modeling.weights.generator_training import ImageBatch
+from modeling.weights.image_loss import ImageBatch
 from pipelines.config.schema import Config
 from pipelines.runtime.run_dir import RunDir
 from pipelines.stages.concepts import load_concepts
@@ -49,6 +50,14 @@ def image_pools(config: Config, run_dir: RunDir) -> list[list[str]]:
     return [sorted(pool) for pool in pools if pool]
 
 
+class Draws(NamedTuple):
+    """What a training draws: so many steps, of so many concepts each, with so many pairs each."""
+
+    steps: int
+    concepts: int
+    pairs: int
+
+
 class ImagePairs:
     """Random training pairs of random concepts, as many from each pool.
 
@@ -64,16 +73,16 @@ class ImagePairs:
         wordings: dict[str, list[str]],
         rank: int,
         world: int,
+        plan: Draws,
     ) -> None:
-        g = config.generator
-        self.texts, self.wordings, self.count = texts, wordings, g.image_batch
+        self.texts, self.wordings, self.count = texts, wordings, plan.pairs
         self.pools = pools
         self.orders = []
         for i, pool in enumerate(pools):
-            share = g.image_concepts * (i + 1) // len(self.pools)
-            share -= g.image_concepts * i // len(self.pools)
-            order = batch_order(len(pool), g.image_steps, share * world, config.seed + 1 + i)
-            self.orders.append(order.view(g.image_steps, world, share)[:, rank])
+            share = plan.concepts * (i + 1) // len(self.pools)
+            share -= plan.concepts * i // len(self.pools)
+            order = batch_order(len(pool), plan.steps, share * world, config.seed + 1 + i)
+            self.orders.append(order.view(plan.steps, world, share)[:, rank])
 
         @lru_cache(maxsize=8192)
         def pairs(concept_id: str) -> pa.Table:
@@ -82,7 +91,7 @@ class ImagePairs:
         self.pairs = pairs
 
     def read(self, step: int, rng: random.Random) -> ImageBatch:
-        """This rank's pairs and prompts of one step of the second phase."""
+        """This rank's pairs and prompts of one step."""
         chosen = [
             pool[i]
             for pool, order in zip(self.pools, self.orders, strict=True)
@@ -91,7 +100,9 @@ class ImagePairs:
         sources, edits, texts = [], [], []
         for concept_id in chosen:
             rows = self.pairs(concept_id)
-            pictures = decode_rows(rows.take(rng.choices(range(rows.num_rows), k=self.count)))
+            places, enough = range(rows.num_rows), rows.num_rows >= self.count
+            drawn = rng.sample if enough else rng.choices
+            pictures = decode_rows(rows.take(drawn(places, k=self.count)))
             sources.append(torch.from_numpy(pictures.source))
             edits.append(torch.from_numpy(pictures.edited))
             texts.append(self.texts[rng.choice(self.wordings[concept_id])])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -12,7 +14,8 @@ from modeling.weights.interface import TextBatch, WeightGenerator
 from modeling.weights.weight_generator import draw_noise, predict_blocks
 from pipelines.config.sections.training import Adapt
 from pipelines.runtime.run_dir import RunDir
-from pipelines.stages.weight_generators import text_batch
+from pipelines.stages.trainer import Trainer
+from pipelines.stages.weight_generators import load_generator, text_batch
 from pipelines.stages.weights import load_layout
 
 
@@ -66,3 +69,34 @@ class Decoder:
     def encode(self, adapter: Adapter) -> torch.Tensor:
         """The inverse of `decode`."""
         return self.normalisation.apply(self.layout.to_blocks(adapter))
+
+
+class Predictor(Trainer):
+    """What an actor loads once to predict adapters: base, weight generator, layout."""
+
+    def __init__(self, config: dict[str, Any], run_dir: RunDir) -> None:
+        super().__init__(config, run_dir)
+        self.generator = load_generator(run_dir).model.to(self.device)
+        self.decoder = Decoder(run_dir, self.config.adapt, self.device)
+
+    def predict(
+        self,
+        text_of: list[str],
+        generator: WeightGenerator | None = None,
+        seed: int | None = None,
+    ) -> list[Adapter]:
+        """Adapters for the texts of these concepts.
+
+        generator, seed: others than the run's own.
+        """
+        return self.decoder.adapters(
+            generator or self.generator,
+            [self.texts[i] for i in text_of],
+            self.config.seed if seed is None else seed,
+        )
+
+    def wait(self) -> float:
+        """Now, with the device's queue empty."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from modeling.targets.recipe import AdapterTraining, Collecting, Training
-from modeling.weights.recipe import GeneratorTrainingSettings
+from modeling.targets.recipe import Collecting, FineTuning, Training
+from modeling.weights.recipe import GeneratorTrainingSettings, RefinerTrainingSettings
 
 
 @dataclass
@@ -168,7 +168,31 @@ class Rival(Generator):
 
 
 @dataclass
-class Adapt(AdapterTraining):
+class Refine(RefinerTrainingSettings):
+    """What the collection teaches of fine-tuning: a refiner, which takes learned steps from example
+    pairs (modeling/weights/refiner.py), and a basis for Adam (modeling/weights/gradient_basis.py).
+    """
+
+    width: int = 128
+    """Of the refiner's tokens."""
+    depth: int = 3
+    """Its layers."""
+    heads: int = 4
+    """Of attention."""
+    concepts: int = 8
+    """Concepts a step, drawn as those of generator.image_concepts."""
+    pairs: int = 12
+    """Pairs of each, those that are scored included."""
+    checkpoint_every: int = 50
+    """Steps; a training that is killed goes on from the last one."""
+    workers: int = 1
+    """Of Ray Train, each with `concepts` concepts a step."""
+    basis_concepts: int = 0
+    """Training concepts on whose gradients the basis is fitted; 0 = no basis."""
+
+
+@dataclass
+class Adapt(FineTuning):
     """Prediction for an unseen concept and the short fine-tune (paper Sec. 4.4)."""
 
     split: str = "test"

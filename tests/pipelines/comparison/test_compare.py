@@ -16,6 +16,7 @@ from pipelines.comparison.actor import CompareMethods
 from pipelines.comparison.budgets import spent
 from pipelines.comparison.fairness import UnfairError
 from pipelines.comparison.jobs import ADAPTING, chosen, jobs
+from pipelines.comparison.methods import E2GAN_BY_OURS
 from pipelines.comparison.scoring import Scorer
 from pipelines.comparison.table import markdown
 from pipelines.config.load import load_config
@@ -25,7 +26,7 @@ from pipelines.config.tree import to_dict
 from pipelines.runtime.run_dir import RunDir
 from pipelines.runtime.session import ray_session
 from pipelines.stages.concepts import load_concepts
-from pipelines.stages.contenders import IDENTITY
+from pipelines.stages.contenders import IDENTITY, UNREFINED, ZERO_REFINED
 from pipelines.stages.judging import digests
 from tests.conftest import Finished
 
@@ -33,6 +34,7 @@ METHODS = {
     *BASELINES,
     *("E²GAN", "prediction", "prediction, E²GAN’s budget", "zero LoRA", "mean adapter"),
     *("nearest text", "ridge", "shuffled prompt", IDENTITY),
+    *(E2GAN_BY_OURS, UNREFINED, ZERO_REFINED),
 }
 
 
@@ -80,6 +82,13 @@ def test_every_method_concept_seed_and_epoch_has_a_row_at_equal_n(
         seeds = {0} if method in BASELINES else {0, 1}
         assert {r["seed"] for r in mine} == seeds
     assert {r["epoch"] for r in rows if r["method"] == "prediction"} == {0, 1, 2}
+    either = {r["method"] for r in rows if r["finetune"]}
+    assert either == {r["method"] for r in rows if r["finetune"] == "own"}
+    there = {r["method"] for r in rows if r["finetune"] == "published"}
+    assert there == either - {UNREFINED, ZERO_REFINED}
+    learned = {(r["method"], r["finetune"]) for r in rows if r["learned"]}
+    assert learned == {("prediction", "own"), (ZERO_REFINED, "own")}
+    assert {r["learned"] for r in rows if r["method"] == ZERO_REFINED} == {0, 1}
     assert {r["epoch"] for r in rows if r["method"] == "pix2pix"} == {1, 3}
     assert {r["epoch"] for r in rows if r["method"] == "E²GAN" and r["seed"] == 1} == {0, 3}
 
@@ -124,13 +133,18 @@ def test_what_was_trained_is_counted(run: RunDir) -> None:
 
 def test_seconds_are_those_of_the_serial_pass(run: RunDir) -> None:
     times = run.read_json("comparison/times.json")["seconds"]
-    assert set(times) == {"predict", "finetune", "E²GAN", *BASELINES}
+    timed = {"predict", "finetune", "finetune, published", "learned step", "E²GAN", *BASELINES}
+    assert set(times) == timed | {E2GAN_BY_OURS}
     assert all(v > 0 for v in times.values())
     for row in rows_of(run):
         assert row["seconds"] == pytest.approx(spent(row, times))
     by = {(r["method"], r["epoch"]): r["seconds"] for r in rows_of(run)}
     assert by["zero LoRA", 0] == 0 and by["prediction", 0] == pytest.approx(times["predict"])
     assert by["pix2pix", 3] == pytest.approx(3 * times["pix2pix"])
+    assert by[E2GAN_BY_OURS, 3] == pytest.approx(3 * times[E2GAN_BY_OURS])
+    last = next(r for r in rows_of(run) if (r["method"], r["epoch"]) == (ZERO_REFINED, 2))
+    adam = 2 * (last["step"] - 1) / last["step"] * times["finetune"]
+    assert last["seconds"] == pytest.approx(times["learned step"] + adam)
 
 
 def test_a_method_that_saw_a_judged_image_fails_the_run(

@@ -15,6 +15,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -38,7 +39,9 @@ from pipelines.runtime.session import NO_DASHBOARD, ray_session
 from pipelines.runtime.stage_graph import inventory
 from pipelines.runtime.stage_table import STAGES
 from pipelines.stages.concepts import load_concepts, load_text
-from pipelines.stages.image_pairs import ImagePairs, image_pools, wordings_of
+from pipelines.stages.contenders import OWN, PUBLISHED, UNREFINED, ZERO_REFINED
+from pipelines.stages.evaluation_tables import load_rows
+from pipelines.stages.image_pairs import Draws, ImagePairs, image_pools, wordings_of
 from pipelines.stages.pairs import load_pairs
 from tests.conftest import Finished
 from tests.rounding import rounding
@@ -57,6 +60,7 @@ METHODS = {
     "1-D UNet",
     "1-D UNet, weights only",
 }
+BY_LEARNED_STEPS = {UNREFINED, ZERO_REFINED}
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +178,14 @@ def test_the_image_loss_draws_from_concepts_with_and_without_an_adapter(
     assert set(half) < set(collected) and len(half) == 7 and one[0] in paired and len(one) == 1
     assert set(two) < set(sepia) and len(two) == 2
     images = ImagePairs(
-        config, run, [collected, paired, sepia], load_text(run), wordings_of(run), 0, 1
+        config,
+        run,
+        [collected, paired, sepia],
+        load_text(run),
+        wordings_of(run),
+        0,
+        1,
+        Draws(steps=2, concepts=3, pairs=2),
     )
     batch = images.read(0, random.Random(0))
     assert batch.source.shape == batch.edited.shape == (3, 2, 3, 32, 32)
@@ -294,14 +305,22 @@ def test_evaluation_has_every_method_and_seed_at_equal_n(run: RunDir) -> None:
     rows = table.to_pylist()
     scratch = [r for r in rows if r["method"] == "from scratch"]
     rows = [r for r in rows if r["method"] != "from scratch"]
-    steps: dict[tuple[str, str, int], list[int]] = defaultdict(list)
+    steps: dict[tuple[str, str, int, str], list[int]] = defaultdict(list)
     for row in rows:
-        steps[row["concept_id"], row["method"], row["seed"]].append(row["step"])
+        key = (row["concept_id"], row["method"], row["seed"], row["finetune"])
+        steps[key].append(row["step"])
     concepts = {c.concept_id: c for c in load_concepts(run) if c.split == "test"}
-    assert set(steps) == {(c, m, s) for c in concepts for m in METHODS for s in (0, 1)}
-    for (_, method, _), taken in steps.items():
+    regimes = {"own": METHODS | BY_LEARNED_STEPS, "published": METHODS}
+    assert set(steps) == {
+        (c, m, s, regime)
+        for regime, methods in regimes.items()
+        for c in concepts
+        for m in methods
+        for s in (0, 1)
+    }
+    for (_, method, _, _), taken in steps.items():
         long = {m: list(range(2, 21, 2)) for m in LONG}
-        assert taken == {**long, "identity": [0]}.get(method, [0, 2, 4])
+        assert taken == {**long, "identity": [0]}.get(method, [0, 1, 2, 4])  # 1: a learned one
     for row in rows:
         concept = concepts[row["concept_id"]]
         assert row["n"] == 8 and row["split"] == "test" and row["fd"] is None
@@ -313,8 +332,10 @@ def test_evaluation_has_every_method_and_seed_at_equal_n(run: RunDir) -> None:
     # one concept of each held-out set is also trained from scratch, and that training trains
     assert {concepts[r["concept_id"]].heldout for r in scratch} == {"atoms", "combinations"}
     assert len({r["concept_id"] for r in scratch}) == 2
+    own = [r for r in scratch if r["finetune"] == "own"]
+    assert len(own) == len(scratch) / 2
     for concept_id, seed in itertools.product({r["concept_id"] for r in scratch}, (0, 1)):
-        mine = [r for r in scratch if (r["concept_id"], r["seed"]) == (concept_id, seed)]
+        mine = [r for r in own if (r["concept_id"], r["seed"]) == (concept_id, seed)]
         assert [r["step"] for r in mine] == list(range(1, 11))
         assert mine[0]["seconds"] < mine[-1]["seconds"]
         assert len({r["l1"] for r in mine}) == 10
@@ -326,7 +347,7 @@ def test_evaluation_has_every_method_and_seed_at_equal_n(run: RunDir) -> None:
 
 
 def test_seeds_and_weight_generators_differ_where_they_should(run: RunDir) -> None:
-    rows = pq.read_table(f"{run.uri}/evaluation/rows.parquet").to_pylist()
+    rows = load_rows(run)
     score = {(r["concept_id"], r["method"], r["seed"], r["step"]): r["l1"] for r in rows}
     one = next(r["concept_id"] for r in rows)
     for method in METHODS:
@@ -340,6 +361,41 @@ def test_seeds_and_weight_generators_differ_where_they_should(run: RunDir) -> No
             assert score[one, method, 0, 4] != score[one, method, 1, 4]
     starts = {m: score[one, m, 0, 0] for m in METHODS if m not in LONG}
     assert len(set(starts.values())) == len(starts)
+
+
+def test_regimes_start_alike_and_end_apart(run: RunDir) -> None:
+    own, published = ({_place(r): r["l1"] for r in load_rows(run, x)} for x in (OWN, PUBLISHED))
+    for key, l1 in published.items():
+        _, method, _, step = key
+        if step == 0 or method in LONG or method == "from scratch":
+            assert own[key] == l1, key
+        elif step == 4:
+            assert own[key] != l1, key
+    for (concept, method, seed, step), l1 in own.items():
+        if method == UNREFINED:
+            assert (l1 == own[concept, "prediction", seed, step]) == (step == 0)
+        if method == ZERO_REFINED:
+            assert (l1 == own[concept, "zero LoRA", seed, step]) == (step == 0)
+
+
+def _place(row: dict[str, Any]) -> tuple[str, str, int, int]:
+    return row["concept_id"], row["method"], row["seed"], row["step"]
+
+
+def test_the_refiners_and_the_basis_are_those_of_the_run(run: RunDir, config: Config) -> None:
+    from pipelines.stages.gradients import load_basis
+    from pipelines.stages.refiners import load_refiner
+    from pipelines.stages.weights import load_layout
+
+    layout, _ = load_layout(run)
+    basis = load_basis(run, layout)
+    assert basis.count == 3 * config.refine.basis_concepts
+    for repeat in (0, 1):
+        refiner = load_refiner(run, repeat)
+        assert (refiner.config.n_blocks, refiner.config.width) == (layout.n_blocks, 32)
+        assert refiner.heads_out.weight.abs().max() > 0  # it has been trained
+    summary = run.read_json("stages/generator.json")["summary"]
+    assert {"start", "after 2", "seconds"} == set(summary["refiner"]) == set(summary["refiner-1"])
 
 
 def test_distance_to_the_nearest_training_adapter(run: RunDir, config: Config) -> None:
