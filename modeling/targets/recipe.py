@@ -94,8 +94,11 @@ def collection_recipe(settings: Collecting, steps: int) -> Recipe:
 
 def finetune_recipe(settings: FineTuning) -> Recipe:
     """Of the short fine-tune (the paper's: 20 epochs, lr 1.5e-3, 400 images)."""
-    lr = settings.basis_lr if settings.basis else settings.lr
-    return taken(Recipe, settings, lr=lr, clip=1e3)
+    if not settings.basis:
+        return taken(Recipe, settings, clip=1e3)
+    # a full first step of this length would undo a good start
+    warmup = min(5, settings.steps // 4)
+    return taken(Recipe, settings, lr=settings.basis_lr, warmup=warmup, clip=1e3)
 
 
 def as_published(settings: FineTuningT) -> FineTuningT:

@@ -84,13 +84,13 @@ class RefinerTrainingSettings:
     """Decay of the average of the weights that is kept."""
     from_zero: float = 0.1
     """Part of the starts that are the zero adapter."""
-    from_other: float = 0.4
+    from_other: float = 0.3
     """Part of them that are another concept's prediction: as far off as an unseen family's."""
     from_noise: float = 0.1
     """Part of them that are the prediction and noise."""
     start_noise: float = 0.5
     """Largest deviation of that noise, in normalised weights."""
-    invented: float = 0.5
+    invented: float = 0.3
     """Part of the concepts that are invented (modeling/weights/invented.py)."""
     no_text: float = 0.3
     """Part of the concepts whose text the refiner is not told: pairs alone must do."""

@@ -4,6 +4,10 @@ Learned steps between the prediction and the fine-tune, each w ← w + R(w, g, t
 generator sees a text alone, R also sees what the image loss says on example pairs. Not in the
 paper; a form of iterative amortised inference (arXiv 2510.11471), here over weight blocks, so that
 it holds for every network, size and rank.
+
+R works in the basis of the collection's gradients (gradient_basis.py). Fresh, it takes steps of
+Adam's kind there, each coordinate by the sign of its gradient; what is learned is the length of
+each coordinate's step, and a transformer's correction.
 """
 
 from __future__ import annotations
@@ -26,12 +30,19 @@ from modeling.weights.block_transformer import (
     SinusoidalEmbedding,
     TextContext,
 )
+from modeling.weights.gradient_basis import GradientBasis
 from modeling.weights.interface import GeneratorError, TextBatch
 
 WEIGHTS_FILE, CONFIG_FILE = "refiner.safetensors", "refiner.json"
 
 CLAMP = 5.0
 """Largest gradient that R is shown, in root mean squares of its block."""
+SOFT = 0.3
+"""Gradient, in root mean squares of its block, from which a step has half its full length."""
+LENGTH = 0.1
+"""Of a fresh refiner's steps, in deviations of a weight over the collection."""
+PACE = 10.0
+"""How much faster the lengths are learned than the transformer."""
 SCALARS = 3
 """A block's: the logarithms of its gradient's size, of the whole gradient's, and of the loss."""
 
@@ -66,12 +77,17 @@ class RefinerConfig:
 
 
 class Refiner(nn.Module):
-    """R of the module's docstring. Fresh, it changes nothing: its outputs start at zero."""
+    """R of the module's docstring; the basis is not part of its state."""
 
-    def __init__(self, config: RefinerConfig) -> None:
+    vectors: Tensor
+
+    def __init__(self, config: RefinerConfig, basis: GradientBasis) -> None:
         super().__init__()
         self.config = config
         n, b, width = config.n_blocks, config.block_size, config.width
+        if basis.vectors.shape[:2] != (n, b):
+            raise GeneratorError(f"a refiner of [{n}, {b}] blocks, a basis of others")
+        self.register_buffer("vectors", basis.vectors.clone(), persistent=False)
         self.project_in = BlockLinear(n, 2 * b + SCALARS, width)
         self.position = nn.Parameter(torch.randn(n, width) * 0.02)
         self.iteration = SinusoidalEmbedding(width)
@@ -85,7 +101,7 @@ class Refiner(nn.Module):
         )
         self.norm_out = nn.LayerNorm(width)
         self.heads_out = BlockLinear(n, width, b, zero=True)
-        self.rates = nn.Parameter(torch.zeros(config.iterations, n, b))
+        self.lengths = nn.Parameter(torch.full((config.iterations, n, b), LENGTH / PACE))
 
     def forward(
         self,
@@ -116,6 +132,7 @@ class Refiner(nn.Module):
             raise GeneratorError(f"blocks {list(blocks.shape)}, this refiner has [B, {n}, {b}]")
         k = min(k, self.config.iterations - 1)
         tiny = torch.finfo(gradient.dtype).tiny ** 0.5
+        gradient = torch.einsum("bnc,ncd->bnd", gradient, self.vectors)
         whole = gradient.square().mean(dim=(1, 2), keepdim=True).sqrt() + tiny
         own = gradient.square().mean(dim=2, keepdim=True).sqrt() + tiny
         shown = (gradient / own).clamp(-CLAMP, CLAMP)
@@ -134,8 +151,9 @@ class Refiner(nn.Module):
         context, visible = self.text(tokens, mask)
         for layer in self.layers:
             x = layer(x, condition, context, visible)
-        step = self.rates[k] * (gradient / whole).clamp(-4 * CLAMP, 4 * CLAMP)
-        return self.heads_out(self.norm_out(x)) + step
+        step = PACE * self.lengths[k] * gradient / (gradient.abs() + SOFT * own)
+        out = self.heads_out(self.norm_out(x)) - step
+        return torch.einsum("bnd,ncd->bnc", out, self.vectors)
 
 
 def change(
@@ -158,11 +176,11 @@ def to_files(weights: Mapping[str, Tensor], config: RefinerConfig) -> dict[str, 
     return {WEIGHTS_FILE: save(tensors), CONFIG_FILE: text.encode()}
 
 
-def from_files(files: Mapping[str, bytes]) -> Refiner:
+def from_files(files: Mapping[str, bytes], basis: GradientBasis) -> Refiner:
     """Read `to_files` back, on the CPU, in eval mode; GeneratorError if a file is broken."""
     try:
         config = RefinerConfig.from_dict(json.loads(files[CONFIG_FILE])["config"])
-        model = Refiner(config)
+        model = Refiner(config, basis)
         model.load_state_dict(load(files[WEIGHTS_FILE]))
     except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
         raise GeneratorError(f"not a readable refiner: {error}") from error

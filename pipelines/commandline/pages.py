@@ -18,6 +18,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 KEYS = {
     "data": "Keys: pictures, editors, concepts",
     "training": "Keys: translator, adapters, weight generator",
+    "finetune": "Keys: refiner, fine-tune",
     "scoring": "Keys: evaluation, comparison, report",
     "operation": "Keys: service, cluster, plan",
 }

@@ -22,7 +22,7 @@ from pipelines.comparison.jobs import ADAPTING, scored_epochs
 from pipelines.comparison.methods import AS_LONG, E2GAN, E2GAN_BY_OURS
 from pipelines.comparison.rows import FOLDER, PICTURES, ROWS
 from pipelines.comparison.scoring import Scorer
-from pipelines.config.sections.training import Adapt
+from pipelines.config.sections.finetune import Adapt
 from pipelines.presentation.pictures import SOURCE, TRUTH
 from pipelines.runtime.run_dir import RunDir
 from pipelines.stages.adapt import cut

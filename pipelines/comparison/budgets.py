@@ -10,8 +10,8 @@ from typing import Any
 from modeling.targets.recipe import Recipe, collection_recipe
 from pipelines.comparison.methods import AS_LONG, E2GAN, E2GAN_BY_OURS
 from pipelines.config.schema import Config
+from pipelines.config.sections.finetune import Adapt
 from pipelines.config.sections.scoring import BASELINES
-from pipelines.config.sections.training import Adapt
 from pipelines.stages.contenders import IDENTITY, OWN, PREDICTION, SHUFFLED, UNREFINED
 
 

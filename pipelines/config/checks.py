@@ -147,6 +147,10 @@ def _check_refinement(c: Config) -> None:
             f"refine.concepts={r.concepts}: a step needs at least {pools} concepts, one with an"
             " adapter and one each of concepts.paired_*"
         )
+    if r.steps and not r.basis_concepts:
+        raise ConfigError(
+            f"refine.steps={r.steps}: a refiner works in the basis, give refine.basis_concepts"
+        )
     if a.learned_steps and not r.steps:
         raise ConfigError(
             f"adapt.learned_steps={a.learned_steps}: needs a refiner, give refine.steps"

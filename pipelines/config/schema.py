@@ -5,17 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from pipelines.config.sections.data import Concepts, Editing, Images, Llm
+from pipelines.config.sections.finetune import Adapt, Refine
 from pipelines.config.sections.operation import Cluster, Plan, Serve
 from pipelines.config.sections.scoring import CoModGan, Compare, Evaluate, Pix2Pix, Report
 from pipelines.config.sections.training import (
-    Adapt,
     Base,
     DiscriminatorShape,
     Gans,
     Generator,
     Lora,
     Ranks,
-    Refine,
     Rival,
     TranslatorShape,
     Weights,

@@ -247,8 +247,8 @@ def _generator(
         seen = r.iterations * (
             (r.pairs - r.scored) / 2 + r.scored
         )  # 1, 2, 4, … pairs equally often
-        images = config.repeats * r.steps * r.concepts * r.workers * seen
-        work.append(Work("images seen by the refiner", images, "finetune", r.workers))
+        concepts = config.repeats * r.steps * r.concepts * r.workers
+        work.append(Work("images seen by the refiner", concepts * seen, "finetune", r.workers))
         starts += config.repeats
     return StageWork(
         "generator",
@@ -303,7 +303,9 @@ def _evaluate(config: Config, shapes: Shapes, counts: ConceptCounts, actors: Poo
     scratch, steps = chosen * repeats, collection_steps(config)
     drawn = trained * len(scored_steps(config)) + at_length * 10 + 2 * predicted
     ends = 2 * trained + at_length + int(e.continued)
-    embedded = (2 + ends) * ((judged if e.kid else 0) + wide * repeats)
+    # KID is of one regime
+    kid_ends = 2 * (methods + by_learned_steps) + at_length + int(e.continued)
+    embedded = (2 + kid_ends) * (judged if e.kid else 0) + (2 + ends) * wide * repeats
     work = [
         Work("images trained on, short", tuned * a.steps * a.batch, "finetune"),
         Work(

@@ -68,7 +68,7 @@ def saved_config(run: RunDir, given: Config) -> Config:
 
 def of_finetunes(config: Config) -> list[str]:
     """Files of stage `generator` that fine-tunes read, besides those that predictions do."""
-    basis = [BASIS_FILE] if config.adapt.basis else []
+    basis = [BASIS_FILE] if config.adapt.basis or config.adapt.learned_steps else []
     refiner = [f"{folder_of(0)}/{name}" for name in (CONFIG_FILE, WEIGHTS_FILE)]
     return basis + (refiner if config.adapt.learned_steps else [])
 

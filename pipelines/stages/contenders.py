@@ -23,8 +23,8 @@ from modeling.weights.controls import (
 )
 from modeling.weights.interface import WeightGenerator
 from pipelines.config.schema import Config
+from pipelines.config.sections.finetune import Adapt
 from pipelines.config.sections.scoring import CONTROLS
-from pipelines.config.sections.training import Adapt
 from pipelines.runtime.run_dir import RunDir
 from pipelines.stages.adapt import heldout
 from pipelines.stages.finetuning import Adapting

@@ -29,7 +29,7 @@ from modeling.targets.families import make_target
 from modeling.targets.lora import Adapter, stack
 from modeling.targets.recipe import base_recipe, collection_recipe
 from pipelines.config.schema import Config
-from pipelines.config.sections.training import Adapt
+from pipelines.config.sections.finetune import Adapt
 from pipelines.runtime.run_dir import RunDir
 from pipelines.stages.adapt import cut, load_timings, scored_steps, step_folder
 from pipelines.stages.base import discriminator_config, translator_config
@@ -40,6 +40,7 @@ from pipelines.stages.contenders import (
     IDENTITY,
     OWN,
     PREDICTION,
+    REFERENCES,
     SCRATCH,
     SHUFFLED,
     UNREFINED,
@@ -170,7 +171,7 @@ class EvaluateConcept(Contenders):
             track = {**full.checkpoints, len(full.losses): full.adapter}
             # at the cost of a step in the serial fine-tune: here other actors slow it down
             seconds = {step: pace.adam * step for step in track}
-            tracks += [Track(method, regime, track, seconds) for regime in regimes(c)]
+            tracks.append(Track(method, OWN, track, seconds))
         return tracks
 
     def at_length(self, data: ConceptData, start: Adapter, repeat: int) -> Trained:
@@ -295,20 +296,22 @@ class EvaluateConcept(Contenders):
             end: bool,
         ) -> None:
             values: dict[str, Any] = {"kid": None, "fd": None}
-            if end and true_kid is not None:
+            # features take most of the time: KID is of the run's own fine-tune
+            if end and true_kid is not None and regime == OWN:
                 values["kid"] = kid(self.judge.embed(made), true_kid, 1, len(true_kid), c.seed)
             if end and true_fd is not None:
                 values["fd"] = frechet_distance_from_features(self.judge.embed(made_wide), true_fd)
             l1 = float((to_unit(made) - to_unit(truth)).abs().mean())
-            values |= {"method": method, "finetune": regime, "step": step, "seconds": spent}
-            rows.append({**about, **values, "l1": l1})
+            values |= {"method": method, "step": step, "seconds": spent, "l1": l1}
+            same = method in (IDENTITY, *REFERENCES)  # in every regime
+            for name in regimes(c) if same else (regime,):
+                rows.append({**about, **values, "finetune": name})
             if regime == OWN and (end or step == c.adapt.learned_steps):
                 show(method, step, made)
 
         show("source", 0, source)
         show("ground truth", 0, truth)
-        for regime in regimes(c):
-            row(IDENTITY, regime, 0, 0.0, source, wide.source, True)
+        row(IDENTITY, OWN, 0, 0.0, source, wide.source, True)
         for track in tracks:
             last = max(track.adapters)
             adapters = stack(list(track.adapters.values()))

@@ -27,7 +27,7 @@ from modeling.weights.interface import TextBatch
 from modeling.weights.learned_steps import learned_steps
 from modeling.weights.refiner import Refiner
 from pipelines.config.schema import Config
-from pipelines.config.sections.training import Adapt
+from pipelines.config.sections.finetune import Adapt
 from pipelines.runtime.run_dir import RunDir
 from pipelines.stages.gradients import image_loss, load_basis
 from pipelines.stages.prediction import Decoder, Predictor
@@ -117,7 +117,7 @@ class FineTune:
             trained.seconds, trained.learned_seconds = trained.seconds + seconds, seconds
             trained.losses = [loss[i] for loss in losses] + trained.losses
             later = {k + learned: v for k, v in trained.checkpoints.items()}
-            trained.checkpoints = {k: track[k - 1][i] for k in keep if k <= learned} | later
+            trained.checkpoints = {k: track[k - 1][i] for k in keep if 0 < k <= learned} | later
         return rest
 
     def _refined(

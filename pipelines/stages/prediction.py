@@ -12,7 +12,7 @@ from modeling.targets.lora import Adapter
 from modeling.text import TextEmbedding
 from modeling.weights.interface import TextBatch, WeightGenerator
 from modeling.weights.weight_generator import draw_noise, predict_blocks
-from pipelines.config.sections.training import Adapt
+from pipelines.config.sections.finetune import Adapt
 from pipelines.runtime.run_dir import RunDir
 from pipelines.stages.trainer import Trainer
 from pipelines.stages.weight_generators import load_generator, text_batch

@@ -35,7 +35,7 @@ from pipelines.runtime.session import quiet_worker, threads_per_worker
 from pipelines.runtime.training import fit, report
 from pipelines.stages.base import load_base
 from pipelines.stages.concepts import load_text
-from pipelines.stages.gradients import image_loss
+from pipelines.stages.gradients import image_loss, load_basis
 from pipelines.stages.image_pairs import Draws, ImagePairs, wordings_of
 from pipelines.stages.weight_generators import Member, load_generator, members
 from pipelines.stages.weights import load_layout
@@ -77,9 +77,10 @@ def train_refiners(config: Config, run_dir: RunDir, pools: list[list[str]]) -> d
 
 def load_refiner(run_dir: RunDir, repeat: int = 0) -> Refiner:
     """A trained refiner; ArtifactError if it is damaged or not there."""
-    folder = folder_of(repeat)
+    folder, basis = folder_of(repeat), load_basis(run_dir, load_layout(run_dir)[0])
+    files = {n: run_dir.read(f"{folder}/{n}") for n in (CONFIG_FILE, WEIGHTS_FILE)}
     try:
-        return from_files({n: run_dir.read(f"{folder}/{n}") for n in (CONFIG_FILE, WEIGHTS_FILE)})
+        return from_files(files, basis)
     except GeneratorError as error:
         raise ArtifactError(f"{run_dir.url(folder)}: {error}") from error
 
@@ -144,7 +145,8 @@ class _Loop:
                 r.depth,
                 r.heads,
                 r.iterations,
-            )
+            ),
+            load_basis(self.run_dir, layout),
         ).to(self.device)
         wrapped = prepare_model(model) if self.world > 1 else None
         return RefinerTraining(model, loss, refiner_recipe(r), c.seed, wrapped, self.rank)

@@ -61,7 +61,7 @@ class Evaluate:
     images: int = 64
     """Fresh avatars scored per concept; a folder's test split is used whole."""
     kid: bool = True
-    """Of the first seed, at the end points."""
+    """Of the first seed, at the end points of the run's own fine-tune."""
     fd_images: int = 0
     """Fresh avatars for the Fréchet distance at the end points; 0 = none, else at least 2048."""
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from modeling.targets.adapter_training import to_unit
 from modeling.targets.discriminator import PatchDiscriminator, adversarial_loss
 from modeling.targets.shapes import DiscriminatorConfig
+from modeling.weights.gradient_basis import GradientSums
 from modeling.weights.image_loss import ImageBatch, ImageLoss
 from modeling.weights.interface import GeneratorError
 from modeling.weights.learned_steps import RefinerTraining, learned_steps
@@ -40,13 +41,15 @@ class Setup(SmallBase):
         g = torch.Generator().manual_seed(5)
         source = torch.randint(0, 256, (CONCEPTS, 4, 3, 8, 8), generator=g, dtype=torch.uint8)
         self.images = ImageBatch(source, 255 - source, text_of())
+        sums = GradientSums.empty(self.layout)
+        sums.add(self.loss.gradient(self.start, source, 255 - source, text_of())[0])
+        self.basis = sums.finish()
 
     def refiner(self, **changes: Any) -> Refiner:
         torch.manual_seed(3)
         shape = {"width": 16, "depth": 1, "heads": 2, "iterations": 2} | changes
-        return Refiner(
-            RefinerConfig(self.layout.block_size, self.layout.n_blocks, TEXT_DIM, **shape)
-        )
+        config = RefinerConfig(self.layout.block_size, self.layout.n_blocks, TEXT_DIM, **shape)
+        return Refiner(config, self.basis)
 
     def training(self, recipe: RefinerRecipe = RECIPE) -> RefinerTraining:
         return RefinerTraining(self.refiner(), self.loss, recipe, 0)
@@ -75,7 +78,6 @@ def setup() -> Setup:
 def awake(refiner: Refiner) -> Refiner:
     with torch.no_grad():
         refiner.heads_out.weight.normal_(0, 0.1)
-        refiner.rates.normal_(0, 0.1)
     return refiner
 
 
@@ -122,9 +124,21 @@ def test_the_loss_of_eq_4_adds_the_verdict_of_a_discriminator(setup: Setup) -> N
             torch.testing.assert_close(both[i] - plain[i], 0.25 * verdict, rtol=1e-4, atol=1e-5)
 
 
-def test_a_fresh_refiner_changes_nothing(setup: Setup) -> None:
-    for blocks in setup.steps(setup.refiner(), 3):
-        torch.testing.assert_close(blocks, setup.start, rtol=0, atol=0)
+def test_a_fresh_refiner_steps_against_the_gradient_as_adam_does(setup: Setup) -> None:
+    images = setup.images
+    args = (images.source, images.edited, images.text)
+    gradient, before = setup.loss.gradient(setup.start, *args)
+    (blocks,) = setup.steps(setup.refiner(), 1)
+    moved = setup.basis.rotate(blocks - setup.start)
+    along = setup.basis.rotate(gradient)
+    size = gradient.square().mean(-1, keepdim=True).sqrt()
+    clear = along.abs() > size
+    assert clear.sum() > 100
+    # padding is left alone, which turns some steps a little
+    assert (moved.sign() == -along.sign())[clear].float().mean() > 0.95
+    assert 0.05 < moved.abs()[clear].mean() <= 0.1
+    after = setup.loss.gradient(blocks, *args)[1]
+    assert (after < before).all()
 
 
 def test_padding_stays_zero_and_steps_go_on_beyond_those_trained(setup: Setup) -> None:
@@ -169,7 +183,7 @@ def test_training_lowers_the_loss_after_every_learned_step(setup: Setup) -> None
     start = {k: v.clone() for k, v in training.model.state_dict().items()}
     losses = [training.step(setup.start, setup.images) for _ in range(80)]
     moved = [k for k, v in training.model.state_dict().items() if not torch.equal(v, start[k])]
-    assert {"heads_out.weight", "rates", "project_in.weight", "text.project.weight"} <= set(moved)
+    assert {"heads_out.weight", "lengths", "project_in.weight"} <= set(moved)
     late = {k: sum(x[k] for x in losses[-10:]) / 10 for k in losses[0]}
     assert late["after 2"] < late["after 1"] < 0.9 * late["start"]
 
@@ -216,7 +230,7 @@ def test_too_few_pairs_to_score_on_is_an_error(setup: Setup) -> None:
 def test_files_and_back(setup: Setup) -> None:
     model = awake(setup.refiner())
     files = to_files(model.state_dict(), model.config)
-    back = from_files(files)
+    back = from_files(files, setup.basis)
     assert back.config == model.config
     assert not back.training
     assert all(torch.equal(v, back.state_dict()[k]) for k, v in model.state_dict().items())
@@ -228,7 +242,7 @@ def test_files_and_back(setup: Setup) -> None:
     ]
     for case in broken:
         with pytest.raises(GeneratorError, match="refiner"):
-            from_files(case)
+            from_files(case, setup.basis)
 
 
 def test_configs_that_cannot_be(setup: Setup) -> None:
@@ -236,5 +250,8 @@ def test_configs_that_cannot_be(setup: Setup) -> None:
         setup.refiner(width=15)
     with pytest.raises(GeneratorError, match="iterations"):
         setup.refiner(iterations=0)
+    with pytest.raises(GeneratorError, match="a basis of others"):
+        config = RefinerConfig(setup.layout.block_size, 1, TEXT_DIM)
+        Refiner(config, setup.basis)
     with pytest.raises(GeneratorError, match="this refiner has"):
         setup.refiner()(setup.start[:, 1:], setup.start[:, 1:], torch.ones(4), 0, 1, *text_of())

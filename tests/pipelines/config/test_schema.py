@@ -91,10 +91,13 @@ def test_recipes_derive_what_is_not_the_users() -> None:
         base, short = base_recipe(c.base), finetune_recipe(c.adapt)
         assert (base.steps, base.lr, base.lr_final) == (c.base.steps, c.base.lr, 0.0)
         assert base.warmup == min(20, c.base.steps // 10) and base.clip == 0 and base.ema == 0
-        lr = c.adapt.basis_lr if c.adapt.basis else c.adapt.lr
-        assert (short.lr, short.ema, short.clip, short.warmup) == (lr, c.adapt.ema, 1e3, 0)
+        basis = c.adapt.basis
+        lr, warmup = (c.adapt.basis_lr, min(5, c.adapt.steps // 4)) if basis else (c.adapt.lr, 0)
+        assert (short.lr, short.ema, short.clip, short.warmup) == (lr, c.adapt.ema, 1e3, warmup)
         plain = finetune_recipe(as_published(c.adapt))
-        assert plain.lr == c.adapt.lr and as_published(c.adapt).learned_steps == 0
+        assert (plain.lr, plain.warmup) == (c.adapt.lr, 0) and as_published(
+            c.adapt
+        ).learned_steps == 0
         long = collection_recipe(c.gans, 90)
         assert (long.steps, long.warmup, long.ema) == (90, 5, c.gans.ema)
         assert long.lr_final == c.gans.lr_floor * c.gans.lr
