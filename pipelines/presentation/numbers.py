@@ -12,17 +12,25 @@ from pipelines.presentation.words import HELD_OUT
 from pipelines.stages.contenders import GOALS, PREDICTION
 
 
-def summarise(rows: Sequence[Mapping[str, Any]], methods: Sequence[str]) -> dict[str, Numbers]:
+def summarise(
+    rows: Sequence[Mapping[str, Any]], methods: Sequence[str], learned: int = 0
+) -> dict[str, Numbers]:
     """Per held-out set: its counts, every method's means and curve, the prediction against each.
 
     methods: those to report, in order; one without rows is kept, with None for its scores.
+    learned: steps of the prediction's fine-tune that are learned ones.
     """
     present = {r["heldout"] for r in rows}
     order = [*(h for h in HELD_OUT if h in present), *sorted(present - HELD_OUT.keys())]
-    return {h: _summarise_set([r for r in rows if r["heldout"] == h], methods, h) for h in order}
+    return {
+        h: _summarise_set([r for r in rows if r["heldout"] == h], methods, h, learned)
+        for h in order
+    }
 
 
-def _summarise_set(rows: list[Mapping[str, Any]], methods: Sequence[str], heldout: str) -> Numbers:
+def _summarise_set(
+    rows: list[Mapping[str, Any]], methods: Sequence[str], heldout: str, learned: int
+) -> Numbers:
     tables = {value: scores(rows, value) for value in ("l1", "kid", "fd", "seconds")}
     table = tables["l1"]
     last = max((s for m, s in table if m == PREDICTION), default=0)
@@ -31,11 +39,12 @@ def _summarise_set(rows: list[Mapping[str, Any]], methods: Sequence[str], heldou
         "seeds": len({r["seed"] for r in rows}),
         "images": sorted({r["n"] for r in rows}),
         "last_step": last,
+        "learned": learned,
         "methods": {},
         "against": {},
     }
     steps: dict[str, dict[str, int | None]] = {
-        m: {w: step_of(m, w, table, last) for w in WHENS} for m in methods
+        m: {w: step_of(m, w, table, last, learned) for w in WHENS} for m in methods
     }
     for method in methods:
         out["methods"][method] = {

@@ -16,16 +16,20 @@ from modeling.metrics.distances import paired_bootstrap
 from pipelines.presentation.words import FEW
 from pipelines.stages.contenders import IDENTITY, REFERENCES
 
-When = Literal["before", "after"]
-WHENS: tuple[When, ...] = ("before", "after")
+When = Literal["before", "learned", "after"]
+WHENS: tuple[When, ...] = ("before", "learned", "after")
 Numbers = dict[str, Any]
 Scores = dict[tuple[str, int], dict[str, float]]  # (method, step) -> concept_id -> score
 
 
-def ends(last_step: int) -> tuple[tuple[When, int], ...]:
-    """Both ends of a fine-tune and their steps; one where nothing was fine-tuned."""
+def ends(last_step: int, learned: int = 0) -> tuple[tuple[When, int], ...]:
+    """Both ends of a fine-tune and their steps, and between them the last of the learned steps;
+    one where nothing was fine-tuned."""
     start: tuple[When, int] = ("before", 0)
-    return (start, ("after", last_step)) if last_step else (start,)
+    between: tuple[tuple[When, int], ...] = (("learned", learned),)
+    if not last_step:
+        return (start,)
+    return (start, *(between if 0 < learned < last_step else ()), ("after", last_step))
 
 
 def finite(value: float | None) -> bool:
@@ -77,15 +81,18 @@ def compare(ours: Mapping[str, float], control: Mapping[str, float]) -> Numbers 
     }
 
 
-def step_of(method: str, when: When, table: Scores, last: int) -> int | None:
-    """The step whose score stands for a method before or after the fine-tune; None: no score.
+def step_of(method: str, when: When, table: Scores, last: int, learned: int = 0) -> int | None:
+    """The step whose score stands for a method before, within or after the fine-tune; None: none.
 
+    "learned": after as many steps as the prediction's learned ones, whatever this method's are.
     Doing nothing scores the same at both; what was trained at length has its own number of steps.
     """
+    if when == "learned" and not 0 < learned < last:
+        return None
     if method == IDENTITY:
         step = 0
     elif method in REFERENCES:
         step = max((s for m, s in table if m == method), default=0)
     else:
-        step = 0 if when == "before" else last
+        step = {"before": 0, "learned": learned, "after": last}[when]
     return step if (method, step) in table else None

@@ -49,6 +49,11 @@ def sentences(heldout: str, numbers: Mapping[str, Any]) -> list[str]:
     verdict = verdicts({name: a["before"] for name, a in against.items()})
     if verdict:
         out.append(f"Before any fine-tuning it {verdict}.")
+    refined = methods[PREDICTION].get("learned")
+    if refined is not None:
+        several = "s" if numbers["learned"] > 1 else ""
+        said = f"{numbers['learned']} learned step{several} on example pairs"
+        out.append(f"After {said} it stands at L1 {refined['l1']:.3f}.")
     tuned = methods[PREDICTION]["after"]
     if last > 0 and tuned is not None:
         steps = f"After {last} fine-tuning step{'s' if last > 1 else ''}"

@@ -23,12 +23,18 @@ from pipelines.runtime.run_dir import RunDir
 from pipelines.runtime.stage_graph import finished
 from pipelines.runtime.stage_table import StageError
 from pipelines.stages.concepts import load_concepts
-from pipelines.stages.contenders import CONTINUED, SCRATCH, WEIGHTS_ONLY
+from pipelines.stages.contenders import (
+    CONTINUED,
+    SCRATCH,
+    UNREFINED,
+    WEIGHTS_ONLY,
+    ZERO_REFINED,
+)
 from pipelines.stages.evaluation_tables import FOLDER as EVALUATED
 from pipelines.stages.evaluation_tables import load_rows
 
 FOLDER = "report"
-UNPICTURED = (CONTINUED, SCRATCH)
+UNPICTURED = (CONTINUED, SCRATCH, UNREFINED, ZERO_REFINED)
 
 
 def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
@@ -42,7 +48,8 @@ def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
     methods, sets = numbers["methods"], numbers["sets"]
     shown = chosen(concepts, {p["concept_id"] for p in pictures}, config.report.concepts)
     pictured = [m for m in methods if m not in UNPICTURED and not m.endswith(WEIGHTS_ONLY)]
-    grid = grids(rows, pictures, shown, pictured)
+    a = config.adapt
+    grid = grids(rows, pictures, shown, pictured, a.learned_steps, a.learned_pairs)
     grid.sort(key=lambda g: list(sets).index(g["concept"].heldout))
     curves = {
         held: panel(f"curve-{place}", found["methods"], methods)

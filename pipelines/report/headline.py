@@ -13,23 +13,36 @@ from pipelines.stages.contenders import PREDICTION, REFERENCES
 
 
 def strip(grid: Sequence[Numbers]) -> Numbers:
-    """Source, prediction before any fine-tuning, true edit of the first shown concepts.
+    """Source, prediction along its fine-tune, true edit of the first shown concepts.
 
-    `room`: CSS pixels a picture has. `rows`: text and three `pictures`, each of one image and what
-    it shows.
+    `room`: CSS pixels a picture has. `heads`: title and note of each column. `rows`: text and
+    `pictures`, each of one image and what it shows.
     """
     size = max((png_width(d) for g in grid for d in g[SOURCE].values()), default=0)
+    if not grid:
+        return {"room": 96, "heads": [], "rows": []}
+    last, learned, pairs = (grid[0][k] for k in ("last_step", "learned", "pairs"))
+    notes = {
+        "before": "the text alone, step 0",
+        "learned": f"+ {pairs} examples, {learned} learned steps",
+        "after": f"+ short fine-tune, step {last}",
+    }
+    along = ends(last, learned)
+    heads = [
+        ("source", ""),
+        *[("predicted", notes[when]) for when, _ in along],
+        ("true edit", ""),
+    ]
     rows = []
     for g in grid[:3]:
-        cell = g["cells"][PREDICTION]["before"]
-        three = {
-            SOURCE: g[SOURCE],
-            f"{PREDICTION}, step 0": cell["images"] if cell else {},
-            TRUTH: g[TRUTH],
-        }
-        pictures = [(what, dict(list(images.items())[:1])) for what, images in three.items()]
+        shown = [(SOURCE, g[SOURCE])]
+        for when, step in along:
+            cell = g["cells"][PREDICTION][when]
+            shown.append((f"{PREDICTION}, step {step}", cell["images"] if cell else {}))
+        shown.append((TRUTH, g[TRUTH]))
+        pictures = [(what, dict(list(images.items())[:1])) for what, images in shown]
         rows.append({"text": g["concept"].text, "pictures": pictures})
-    return {"room": 96 if size <= 48 else 128, "rows": rows}
+    return {"room": 96 if size <= 48 else 128, "heads": heads, "rows": rows}
 
 
 def scoreboard(summary: Mapping[str, Any]) -> Numbers:
@@ -37,7 +50,7 @@ def scoreboard(summary: Mapping[str, Any]) -> Numbers:
     controls = [m for m in summary["methods"] if m not in (PREDICTION, *REFERENCES)]
     rows = []
     for held, numbers in summary["sets"].items():
-        both = ends(numbers["last_step"])
+        both = ends(numbers["last_step"], numbers.get("learned", 0))
         for when, step in both:
             ours = numbers["methods"][PREDICTION][when]
             rows.append(

@@ -16,7 +16,8 @@ def number_table(numbers: Numbers, frechet: str) -> Numbers:
     `scores`: names of those that any method has; a row's `ends`: its cells, score by score, before
     and after; its `against`: the comparisons before and after, None for the prediction itself.
     """
-    both, methods = ends(numbers["last_step"]), numbers["methods"]
+    both = ends(numbers["last_step"], numbers.get("learned", 0))
+    methods = numbers["methods"]
     names = {"l1": "L1", "kid": "KID", "fd": frechet}
     there = ["l1"]
     there += [
@@ -51,7 +52,7 @@ def _end(name: str, score: str, when: When, numbers: Numbers) -> dict[str, Any]:
     method = numbers["methods"][name]
     end = method[when]
     # what was trained at length has one state: it stands in the last column
-    elsewhere = name in REFERENCES and when == "before" and numbers["last_step"] > 0
+    elsewhere = name in REFERENCES and when != "after" and numbers["last_step"] > 0
     if not end or end[score] is None or elsewhere:
         return {"value": None, "absent": not method["curve"]}
     rivals = [

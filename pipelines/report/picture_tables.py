@@ -31,7 +31,7 @@ def picture_table(held: str, grid: Sequence[Numbers]) -> Numbers:
 
 
 def _concept(g: Numbers, methods: Sequence[str]) -> Numbers:
-    both = ends(g["last_step"])
+    both = ends(g["last_step"], g["learned"])
     unchanged = g["cells"].get(IDENTITY, {})
     return {
         "text": g["concept"].text,

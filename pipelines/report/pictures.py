@@ -42,8 +42,12 @@ def grids(
     pictures: Iterable[Mapping[str, Any]],
     shown: Sequence[Concept],
     methods: Sequence[str],
+    learned: int = 0,
+    pairs: int = 0,
 ) -> list[Numbers]:
     """Per shown concept its cells: images (PNG bytes), L1 over all scored images, best or not.
+
+    learned, pairs: learned steps of the prediction's fine-tune, and how many pairs each sees.
 
     `cells[method][when]` is None where nothing was scored; `best` marks the lowest L1 at that end
     of the fine-tune among prediction, controls and identity (not the ground-truth adapter).
@@ -59,7 +63,7 @@ def grids(
         cells: dict[str, dict[str, Numbers | None]] = defaultdict(dict)
         for method in methods:
             for when in WHENS:
-                step = step_of(method, when, table, last)
+                step = step_of(method, when, table, last, learned)
                 cells[method][when] = None
                 if step is not None:
                     cells[method][when] = {
@@ -74,6 +78,8 @@ def grids(
             {
                 "concept": concept,
                 "last_step": last,
+                "learned": learned,
+                "pairs": pairs,
                 "images": sorted({r["n"] for r in mine}),
                 SOURCE: images.get((concept.concept_id, SOURCE, 0), {}),
                 TRUTH: images.get((concept.concept_id, TRUTH, 0), {}),
@@ -99,6 +105,8 @@ def grid_png(grid: Sequence[Numbers], methods: Sequence[str]) -> bytes:
         ("ground truth", "", TRUTH, "before"),
         ("PREDICTION", "step 0", PREDICTION, "before"),
     ]
+    if any(g["cells"][PREDICTION]["learned"] for g in grid):
+        columns.append(("PREDICTION", f"{grid[0]['learned']} learned", PREDICTION, "learned"))
     if last:
         columns.append(("PREDICTION", f"step {last}", PREDICTION, "after"))
     columns += [(m, "step 0", m, "before") for m in controls]

@@ -50,7 +50,7 @@ def summary(
         "preset": config.preset,
         "seed": config.seed,
         "methods": methods,
-        "sets": summarise(rows, methods),
+        "sets": summarise(rows, methods, config.adapt.learned_steps),
         "published": summarise(published, reported_methods(config, published)) if published else {},
         "features": about["features"],
         "frechet": (Inception if inception else EfficientNetLite0).name,

@@ -111,8 +111,8 @@ def test_every_picture_is_shown(made: Any) -> None:
     _, _, _, reader = made
     # source, truth, ceiling once; six methods at two ends; 2 images a cell
     combined, atoms = 3 * 2 * (3 + 6 * 2), 2 * 2 * (3 + 5 * 2)
-    assert len(reader.alts) == combined + atoms + 3 * 3  # and three of each in the head
-    assert sum(alt.startswith(f"{PREDICTION}, step 4") for alt in reader.alts) == 2 * (3 + 2)
+    assert len(reader.alts) == combined + atoms + 3 * 4  # and four of each in the head
+    assert sum(alt.startswith(f"{PREDICTION}, step 4") for alt in reader.alts) == 2 * (3 + 2) + 3
 
 
 def test_the_grid_is_a_small_png(made: Any) -> None:
