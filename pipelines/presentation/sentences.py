@@ -17,8 +17,13 @@ from pipelines.stages.contenders import (
     PREDICTION,
     REFERENCES,
     SHUFFLED,
+    UNREFINED,
+    ZERO_REFINED,
     is_generator,
 )
+
+SAME_STARTS = (UNREFINED, ZERO_REFINED)
+"""Before any step they are what another row is."""
 
 # how a comparison is put into words; the last three where there are too few concepts
 WORDS = {
@@ -40,13 +45,15 @@ def sentences(heldout: str, numbers: Mapping[str, Any]) -> list[str]:
     others = [
         f"{name} {m['before']['l1']:.3f}"
         for name, m in methods.items()
-        if m["before"] and name not in (PREDICTION, IDENTITY, SHUFFLED, *REFERENCES)
+        if m["before"] and name not in (PREDICTION, IDENTITY, SHUFFLED, *REFERENCES, *SAME_STARTS)
     ]
     start = f"For {count(ours['concepts'], heldout)} the predicted adapter, made in"
     start += f" {duration(ours['seconds'])}, starts at L1 {ours['l1']:.3f}"
     start += f" ({', '.join(others)})." if others else "."
     out = [start]
-    verdict = verdicts({name: a["before"] for name, a in against.items()})
+    verdict = verdicts(
+        {name: a["before"] for name, a in against.items() if name not in SAME_STARTS}
+    )
     if verdict:
         out.append(f"Before any fine-tuning it {verdict}.")
     refined = methods[PREDICTION].get("learned")

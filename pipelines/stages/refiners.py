@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from modeling.settings import taken
+from modeling.weights.codec import BlockLayout
 from modeling.weights.interface import GeneratorError, TextBatch
 from modeling.weights.learned_steps import RefinerTraining
 from modeling.weights.recipe import refiner_recipe
@@ -73,6 +75,16 @@ def train_refiners(config: Config, run_dir: RunDir, pools: list[list[str]]) -> d
         kept = {k: metrics.get(k) for k in ("start", f"after {r.iterations}", "seconds")}
         out["refiner" if not member.repeat else f"refiner-{member.repeat}"] = kept
     return out
+
+
+def refiner_config(config: Config, layout: BlockLayout, text_dim: int) -> RefinerConfig:
+    return taken(
+        RefinerConfig,
+        config.refine,
+        block_size=layout.block_size,
+        n_blocks=layout.n_blocks,
+        text_dim=text_dim,
+    )
 
 
 def load_refiner(run_dir: RunDir, repeat: int = 0) -> Refiner:
@@ -135,21 +147,10 @@ class _Loop:
             normalisation.to(self.device),
         )
         torch.manual_seed(c.seed)
-        r = c.refine
-        model = Refiner(
-            RefinerConfig(
-                layout.block_size,
-                layout.n_blocks,
-                text_dim,
-                r.width,
-                r.depth,
-                r.heads,
-                r.iterations,
-            ),
-            load_basis(self.run_dir, layout),
-        ).to(self.device)
+        basis = load_basis(self.run_dir, layout)
+        model = Refiner(refiner_config(c, layout, text_dim), basis).to(self.device)
         wrapped = prepare_model(model) if self.world > 1 else None
-        return RefinerTraining(model, loss, refiner_recipe(r), c.seed, wrapped, self.rank)
+        return RefinerTraining(model, loss, refiner_recipe(c.refine), c.seed, wrapped, self.rank)
 
     def _resumed(self) -> float:
         """Take up the last checkpoint; the seconds that were spent before it."""

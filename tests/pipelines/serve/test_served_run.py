@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -49,9 +50,11 @@ def test_an_unfinished_run_names_the_command(own_run: RunDir, tmp_path: Path) ->
             saved_config(where, told(where))
 
 
-def test_a_foreign_file_is_noticed(own_run: RunDir) -> None:
-    data = bytearray(own_run.read("generator/ema.safetensors"))
+@pytest.mark.parametrize("name", ["ema", "basis", "refiner/refiner"])
+def test_a_foreign_file_is_noticed(own_run: RunDir, name: str) -> None:
+    path = f"generator/{name}.safetensors"
+    data = bytearray(own_run.read(path))
     data[-1] ^= 1
-    own_run.write("generator/ema.safetensors", bytes(data))
-    with pytest.raises(ArtifactError, match=r"ema\.safetensors"):
+    own_run.write(path, bytes(data))
+    with pytest.raises(ArtifactError, match=re.escape(path)):
         saved_config(own_run, told(own_run))

@@ -15,7 +15,10 @@ from modeling.text import TextEncoder
 from modeling.weights.checkpoint import to_files
 from modeling.weights.codec import BlockLayout
 from modeling.weights.ema import EMA
+from modeling.weights.gradient_basis import GradientSums
 from modeling.weights.normalisation import NormalisationSums
+from modeling.weights.refiner import CONFIG_FILE, Refiner
+from modeling.weights.refiner import to_files as refiner_files
 from modeling.weights.weight_generator import build
 from pipelines.config import tree as config_tree
 from pipelines.config.load import load_config
@@ -25,6 +28,8 @@ from pipelines.runtime.run_dir import RunDir
 from pipelines.runtime.text_table import writing_text
 from pipelines.stages import base
 from pipelines.stages.base import discriminator_config, load_base, translator_config
+from pipelines.stages.gradients import BASIS_FILE
+from pipelines.stages.refiners import folder_of, refiner_config
 from pipelines.stages.weight_generators import generator_config
 from pipelines.stages.writing import embed
 
@@ -72,6 +77,12 @@ def make_run(folder: Path) -> RunDir:
             p.add_(0.05 * torch.randn_like(p))
     for name, data in to_files(model, EMA(model)).items():
         run.write(f"generator/{name}", data)
+
+    gradients = GradientSums.empty(layout)
+    gradients.add(torch.randn(8, layout.n_blocks, layout.block_size))
+    run.write(BASIS_FILE, gradients.finish().to_bytes())
+    refiner = Refiner(refiner_config(config, layout, TEXT_DIM), gradients.finish())
+    run.write_files(folder_of(0), refiner_files(refiner.state_dict(), refiner.config), CONFIG_FILE)
 
     concepts = plan_concepts(config.concepts, config.seed, supports("avatar"))
     run.write_table("concepts.parquet", to_table(concepts))
