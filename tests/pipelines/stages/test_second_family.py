@@ -30,6 +30,7 @@ from pipelines.serve.adapter_ids import Ask
 from pipelines.serve.models import Loaded, TextPart, TranslatorPart, WeightPart
 from pipelines.stages.adapt import heldout, load_timings, step_folder
 from pipelines.stages.base import load_base
+from pipelines.stages.contenders import UNREFINED, ZERO_REFINED
 from pipelines.stages.gans import load_adapter
 from pipelines.stages.weights import load_layout
 from tests.driver import Driver
@@ -148,7 +149,10 @@ def test_held_out_concepts_were_adapted_and_scored(run: RunDir) -> None:
         assert load_timings(run, concept_id)["finetune"] > 0
     rows = pq.read_table(f"{run.uri}/evaluation/rows.parquet").to_pylist()
     methods = {"prediction", "identity", "zero LoRA", "mean adapter", "nearest text", "ridge"}
-    assert {r["method"] for r in rows} == methods | {"shuffled prompt", "ground-truth adapter"}
+    methods |= {"shuffled prompt", "ground-truth adapter"}
+    assert {r["method"] for r in rows if r["finetune"] == "published"} == methods
+    methods |= {UNREFINED, ZERO_REFINED}
+    assert {r["method"] for r in rows if r["finetune"] == "own"} == methods
     assert {r["concept_id"] for r in rows} == set(ids)
     assert all(0 < r["l1"] < 2 for r in rows)
 
