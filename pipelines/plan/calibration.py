@@ -32,7 +32,13 @@ from modeling.targets.base_training import BaseTraining
 from modeling.targets.discriminator import PatchDiscriminator
 from modeling.targets.families import frozen_target, make_target
 from modeling.targets.lora import AdaptedTranslator, from_bytes, stack, to_files
-from modeling.targets.recipe import Recipe, base_recipe, collection_recipe, finetune_recipe
+from modeling.targets.recipe import (
+    Recipe,
+    as_published,
+    base_recipe,
+    collection_recipe,
+    finetune_recipe,
+)
 from modeling.text import TextColumns, TextEncoder, TextEncoderError
 from modeling.weights.generator_training import GeneratorTraining
 from modeling.weights.image_loss import ImageBatch
@@ -112,7 +118,7 @@ class Bench:
         collect = replace(collection_recipe(c.gans, steps), warmup=0)
         together = c.gans.concepts_per_batch
         add("collect", actor, lambda d: self.adapters(d, collect, together))
-        finetune = replace(finetune_recipe(c.adapt), steps=steps)
+        finetune = replace(finetune_recipe(as_published(c.adapt)), steps=steps)
         add("finetune", actor, lambda d: self.adapters(d, finetune, 1))
         add("base", workers_of(c, c.base.workers), lambda d: self.whole(d, base_recipe(c.base)))
         a = c.adapt

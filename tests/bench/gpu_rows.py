@@ -21,7 +21,7 @@ from modeling.targets.base_training import BaseTraining
 from modeling.targets.discriminator import PatchDiscriminator
 from modeling.targets.families import frozen_target, make_target
 from modeling.targets.lora import AdaptedTranslator, Adapter
-from modeling.targets.recipe import AdapterTraining, Training, base_recipe, finetune_recipe
+from modeling.targets.recipe import FineTuning, Training, base_recipe, finetune_recipe
 from modeling.targets.shapes import DiscriminatorConfig, ResNetGeneratorConfig, TranslatorConfig
 from modeling.weights.codec import BlockLayout
 from modeling.weights.generator_training import GeneratorTraining
@@ -160,7 +160,7 @@ class Bench:
             ConceptData(str(i), self.source, self.edited, self.tokens) for i in range(count)
         ]
         total = sizes.warm + steps
-        recipe = finetune_recipe(AdapterTraining(steps=total, batch=sizes.batch, lr=1.5e-3))
+        recipe = finetune_recipe(FineTuning(steps=total, batch=sizes.batch, lr=1.5e-3))
         train_adapters(
             self.adapted,
             concepts,

@@ -22,13 +22,14 @@ from modeling.targets.base_training import BaseTraining
 from modeling.targets.coreset import image_coreset
 from modeling.targets.discriminator import PatchDiscriminator
 from modeling.targets.families import make_target
-from modeling.targets.recipe import base_recipe, finetune_recipe
+from modeling.targets.recipe import as_published, base_recipe, finetune_recipe
 from pipelines.config import tree as config_tree
 from pipelines.config.load import load_config
 from pipelines.runtime.machine import machine
 from pipelines.runtime.run_dir import RunDir
-from pipelines.stages.adapt import Predictor, cut, heldout
+from pipelines.stages.adapt import cut, heldout
 from pipelines.stages.base import discriminator_config, translator_config
+from pipelines.stages.prediction import Predictor
 from tests.bench.demo_stages import RESULTS
 
 CONCEPTS, SCRATCH_STEPS = 12, 40
@@ -52,7 +53,7 @@ def main(words: list[str]) -> int:
         times["predict"].append(time.perf_counter() - begun)
         data = predictor.data(concept_id)
         small = cut(data, image_coreset(data.source, config.adapt.coreset, config.seed))
-        plan = finetune_recipe(config.adapt)
+        plan = finetune_recipe(as_published(config.adapt))
         (trained,) = train_adapters(
             predictor.translator, [small], [adapter], plan, predictor.discriminator, config.seed
         )

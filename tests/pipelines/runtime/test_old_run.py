@@ -21,7 +21,8 @@ from pipelines.runtime.stage_graph import made_with
 from pipelines.runtime.stage_table import STAGES
 from pipelines.serve.command import check_run
 from pipelines.serve.served_run import saved_config
-from pipelines.stages.adapt import Predictor, heldout, step_folder
+from pipelines.stages.adapt import heldout, step_folder
+from pipelines.stages.prediction import Predictor
 
 ARCHIVE = Path(__file__).parent / "run_318e9d6.tar.xz"
 WORDS = [
@@ -33,6 +34,8 @@ WORDS = [
     *("concepts.paraphrases=0", "concepts.train_combinations=2", "concepts.test_combinations=1"),
     *("base.steps=4", "base.concepts=2", "base.checkpoint_every=4", "gans.steps=4"),
     *("adapt.steps=2", "adapt.keep=[1]", "evaluate.images=10", "report.concepts=1"),
+    # the preset's since then
+    *("refine.steps=0", "refine.basis_concepts=0", "adapt.learned_steps=0", "adapt.basis=false"),
 ]
 MADE = [stage.name for stage in STAGES if stage.name != "report"]
 

@@ -270,8 +270,9 @@ def test_blocks_are_the_adapters_and_invert_exactly(run: RunDir) -> None:
 def test_the_weight_generator_fits_the_layout_and_predicts_what_was_adapted(
     run: RunDir, config: Config
 ) -> None:
-    from pipelines.stages.adapt import Predictor, heldout, load_timings, step_folder
+    from pipelines.stages.adapt import heldout, load_timings, step_folder
     from pipelines.stages.gans import load_adapter
+    from pipelines.stages.prediction import Predictor
     from pipelines.stages.weight_generators import load_generator
 
     generator = load_generator(run).model.config
