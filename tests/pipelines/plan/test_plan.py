@@ -102,11 +102,15 @@ def test_tiny_by_hand() -> None:
     assert generator["concepts drawn by the transformer, seed 0"] == 2 * 3
     assert found["adapt"].counts["images trained on"] == 3 * 4 * 4
     evaluate = found["evaluate"].counts
-    # prediction and five controls; the prediction's fine-tune is stage adapt's
-    assert evaluate["images trained on, short"] == (3 * 6 - 1 * 3) * 4 * 4
+    # 5 concepts × 3 points × 16 pairs; 4 steps × 3 concepts × 2 iterations × (1 or 2, and 2) pairs
+    assert generator["images whose gradients make the basis"] == 5 * 3 * 16
+    assert generator["images seen by the refiner"] == 4 * 3 * 2 * ((4 - 2) / 2 + 2)
+    # prediction and five controls in two regimes, two more by learned steps; the prediction's own
+    # fine-tune is stage adapt's
+    assert evaluate["images trained on, short"] == (3 * (2 * 6 + 2) - 3) * 4 * 4
     assert evaluate["images trained on, at length"] == 3 * 6 * 4
-    # six methods at steps 0, 2, 4; the ceiling ten times; two for the nearest adapter; 8 images
-    assert evaluate["images drawn"] == 3 * (6 * 3 + 10 + 2) * 8
+    # these at steps 0, 1, 2, 4; the ceiling ten times; two for the nearest adapter; 8 images
+    assert evaluate["images drawn"] == 3 * ((2 * 6 + 2) * 4 + 10 + 2) * 8
     seconds = gans["images trained on"] / rates.table["collect"].per_second
     seconds += gans["images drawn"] / rates.table["draw"].per_second
     seconds += gans["MB written"] / rates.table["write"].per_second
