@@ -70,7 +70,7 @@ class GradientBasis:
 
 @dataclass
 class GradientSums:
-    """Mergeable parts of a fit: the sum of outer products of gradients, per block."""
+    """A fit under way: the sum of outer products of gradients, per block."""
 
     count: int
     outer: Tensor
@@ -91,13 +91,6 @@ class GradientSums:
         g = gradients.detach().to("cpu", torch.float64).transpose(0, 1)
         self.outer += g.transpose(1, 2) @ g
         self.count += gradients.shape[0]
-
-    def merge(self, other: GradientSums) -> None:
-        """Take in another part of the same layout."""
-        if other.layout_digest != self.layout_digest:
-            raise CodecError("cannot merge the gradients of two different block layouts")
-        self.outer += other.outer
-        self.count += other.count
 
     def finish(self) -> GradientBasis:
         """The eigenvectors of the mean; CodecError without any gradient."""

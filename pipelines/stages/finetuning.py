@@ -75,9 +75,8 @@ class FineTune:
     ) -> list[Trained]:
         """As `train_adapters`; step k of a result is the k-th in all, learned ones first.
 
-        texts: of the concepts, for the refiner. adapt: the recipe's switches. learned: other than
-        adapt.learned_steps. repeat: whose refiner. recipe: other than of adapt, for its number of
-        steps.
+        texts: of the concepts, for the refiner. adapt: the recipe's switches. repeat: whose
+        refiner. recipe: other than of adapt, for its number of steps.
         """
         if not concepts:
             return []
