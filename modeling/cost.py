@@ -20,7 +20,9 @@ from modeling.targets.discriminator import PatchDiscriminator
 from modeling.targets.families import frozen_target, make_target
 from modeling.targets.lora import AdaptedTranslator
 from modeling.targets.shapes import DiscriminatorConfig, TargetConfig
+from modeling.weights.gradient_basis import GradientBasis
 from modeling.weights.interface import GeneratorConfig
+from modeling.weights.refiner import Refiner, RefinerConfig
 from modeling.weights.weight_generator import build
 
 META = torch.device("meta")
@@ -163,6 +165,23 @@ class GeneratorCost:
         before = (torch.empty_like(noisy),) if c.sequential else ()
         time = torch.zeros(1, dtype=torch.long, device=META)
         return self.model(noisy, time, index, tokens, mask, pooled, *before)
+
+
+def refiner_pass(config: RefinerConfig) -> float:
+    """FLOPs of one pass of a refiner over all blocks of one concept."""
+    n, b = config.n_blocks, config.block_size
+    with META:
+        basis = GradientBasis(torch.empty(n, b, b), count=0, layout_digest="")
+        model = Refiner(config, basis)
+        blocks, loss = torch.empty(1, n, b), torch.empty(1)
+        tokens, pooled = torch.empty(1, TOKENS, config.text_dim), torch.empty(1, config.text_dim)
+        mask = torch.ones(1, TOKENS, dtype=torch.bool)
+
+    def call() -> None:
+        with torch.no_grad():
+            model(blocks, blocks, loss, 0, 1, tokens, mask, pooled)
+
+    return count_flops(call)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""How the from-scratch baselines are trained: what a user may set, and what follows from it."""
+"""How the baselines are trained: what a user may set, and what follows from it."""
 
 from __future__ import annotations
 
@@ -47,3 +47,23 @@ class ScratchRecipe(ScratchSettings):
     def steps(self, epochs: int, images: int) -> int:
         """Optimisation steps that `epochs` epochs of `images` images take; nothing is dropped."""
         return -(-epochs * images // self.batch)
+
+
+@dataclass
+class SharedStartSettings:
+    """Starts that are learned from all training concepts and know no text."""
+
+    joint_steps: int = 0
+    """Of one adapter trained on all training concepts at once; 0 = none."""
+    reptile_steps: int = 0
+    """Of a Reptile start, from which a few steps on any concept go far; 0 = none."""
+    concepts: int = 8
+    """Concepts a step, drawn as those of generator.image_concepts."""
+    pairs: int = 4
+    """Pairs of each, a step of the joint adapter."""
+    lr: float = 1e-2
+    """Learning rate of Adam, of both."""
+    inner_steps: int = 8
+    """Reptile's, on each concept, by the batch and losses of `adapt`."""
+    rate: float = 0.5
+    """Reptile's: the part of the way to the tuned adapters that a step goes, falling to 0."""

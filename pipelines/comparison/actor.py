@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
@@ -10,7 +11,7 @@ import torch
 
 from modeling.baselines.scratch_training import ScratchTraining
 from modeling.concepts.concept import Concept
-from modeling.cost import TranslatorCost
+from modeling.cost import TranslatorCost, refiner_pass
 from modeling.targets.adapter_training import ConceptData, translate_all
 from modeling.targets.coreset import image_coreset
 from modeling.targets.lora import Adapter, stack
@@ -37,6 +38,7 @@ from pipelines.stages.contenders import (
     regimes,
 )
 from pipelines.stages.judging import Judged, digests
+from pipelines.stages.refiners import refiner_config
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,11 @@ class CompareMethods(Contenders):
             c.lora.rank,
             c.lora.ranks,
         )
+
+    @cached_property
+    def refiner_flops(self) -> float:
+        text_dim = next(iter(self.texts.values())).pooled.shape[0]
+        return refiner_pass(refiner_config(self.config, self.decoder.layout, text_dim))
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         out: dict[str, list[Any]] = {"job": [], "error": []}
@@ -158,7 +165,12 @@ class CompareMethods(Contenders):
             keep=list(at.values()),
             recipe=recipe,
         )
-        step_flops = self.cost.adapter_step(recipe.batch, gan=recipe.gan_weight > 0) * recipe.batch
+        gan = recipe.gan_weight > 0
+        step_flops = self.cost.adapter_step(recipe.batch, gan=gan) * recipe.batch
+        learned, learned_flops = group.adapt.learned_steps, 0.0
+        if learned:  # a gradient on some pairs, and the refiner's pass
+            pairs = min(group.adapt.learned_pairs, images)
+            learned_flops = self.cost.adapter_step(pairs, gan=gan) * pairs + self.refiner_flops
         rows, pictures = [], []
         for (method, start), result in zip(group.starts.items(), trained, strict=True):
             if result.adapter is None:
@@ -169,14 +181,14 @@ class CompareMethods(Contenders):
             for (epoch, step), drawn in zip(at.items(), made, strict=True):
                 about = {
                     "finetune": group.regime,
-                    "learned": min(step, group.adapt.learned_steps),
+                    "learned": (taken := min(step, learned)),
                     "epoch": epoch,
                     "epochs": epochs,
                     "step": step,
                     "images": images,
                     "trainable": sum(v.numel() for v in start.values()),
                     "total": self.cost.weights,
-                    "training_flops": step_flops * step,
+                    "training_flops": step_flops * (step - taken) + learned_flops * taken,
                     "image_flops": self.cost.forward(),
                 }
                 rows.append(self.scorer.row(concept, method, repeat, drawn, about))

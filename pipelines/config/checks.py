@@ -16,7 +16,7 @@ from pipelines.config.error import ConfigError
 from pipelines.config.paths import check_uri
 from pipelines.config.ranges import check_ranges, choice
 from pipelines.config.schema import Config
-from pipelines.config.sections.scoring import BASELINES, COMPARED, CONTROLS
+from pipelines.config.sections.scoring import BASELINES, COMPARED, CONTROLS, JOINT, REPTILE
 from pipelines.config.sections.training import Generator
 
 
@@ -92,6 +92,13 @@ def _check_scoring(c: Config) -> None:
     choice("evaluate.features", c.evaluate.features, ("efficientnet", "inception", "clip"))
     for method in c.evaluate.controls:
         choice("evaluate.controls", method, CONTROLS)
+    for key, methods in (
+        ("evaluate.controls", c.evaluate.controls),
+        ("compare.methods", c.compare.methods),
+    ):
+        for name, steps in ((JOINT, "joint_steps"), (REPTILE, "reptile_steps")):
+            if name in methods and not attrgetter(steps)(c.starts):
+                raise ConfigError(f"{key}: {name} is trained by starts.{steps}, which is 0")
     if c.evaluate.fd_images and c.evaluate.fd_images < 2048:
         raise ConfigError(
             "evaluate.fd_images: a Fréchet distance needs at least 2048 images, or 0 for none"
@@ -142,11 +149,16 @@ def _check_refinement(c: Config) -> None:
     if r.steps and r.pairs <= r.scored:
         raise ConfigError(f"refine.pairs={r.pairs}: must be more than refine.scored={r.scored}")
     pools = 1 + bool(c.concepts.paired_combinations) + bool(c.concepts.paired_families)
-    if r.steps and r.concepts < pools:
-        raise ConfigError(
-            f"refine.concepts={r.concepts}: a step needs at least {pools} concepts, one with an"
-            " adapter and one each of concepts.paired_*"
-        )
+    for section, used in (
+        ("refine", r.steps),
+        ("starts", c.starts.joint_steps or c.starts.reptile_steps),
+    ):
+        concepts = attrgetter(section)(c).concepts
+        if used and concepts < pools:
+            raise ConfigError(
+                f"{section}.concepts={concepts}: a step needs at least {pools} concepts, one with"
+                " an adapter and one each of concepts.paired_*"
+            )
     if r.steps and not r.basis_concepts:
         raise ConfigError(
             f"refine.steps={r.steps}: a refiner works in the basis, give refine.basis_concepts"

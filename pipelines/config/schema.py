@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pipelines.config.sections.data import Concepts, Editing, Images, Llm
 from pipelines.config.sections.finetune import Adapt, Refine
 from pipelines.config.sections.operation import Cluster, Plan, Serve
-from pipelines.config.sections.scoring import CoModGan, Compare, Evaluate, Pix2Pix, Report
+from pipelines.config.sections.scoring import CoModGan, Compare, Evaluate, Pix2Pix, Report, Starts
 from pipelines.config.sections.training import (
     Base,
     DiscriminatorShape,
@@ -59,6 +59,7 @@ class Config:
     generator: Generator = field(default_factory=Generator)
     rival: Rival = field(default_factory=Rival)
     refine: Refine = field(default_factory=Refine)
+    starts: Starts = field(default_factory=Starts)
     adapt: Adapt = field(default_factory=Adapt)
     evaluate: Evaluate = field(default_factory=Evaluate)
     compare: Compare = field(default_factory=Compare)

@@ -250,6 +250,17 @@ def _generator(
         concepts = config.repeats * r.steps * r.concepts * r.workers
         work.append(Work("images seen by the refiner", concepts * seen, "finetune", r.workers))
         starts += config.repeats
+    s = config.starts
+    starts += bool(s.joint_steps or s.reptile_steps)
+    for steps, pairs in (
+        (s.joint_steps, s.pairs),
+        (s.reptile_steps, s.inner_steps * config.adapt.batch),
+    ):
+        if steps:
+            work.append(
+                Work("images of starts without text", steps * s.concepts * pairs, "finetune")
+            )
+            stored += shapes.adapter_bytes
     return StageWork(
         "generator",
         "; ".join(lines),
@@ -293,7 +304,7 @@ def _evaluate(config: Config, shapes: Shapes, counts: ConceptCounts, actors: Poo
     controls = [c for c in e.controls if c != SHUFFLED or concepts > 1]
     predicted = sum(generators.values())
     methods = predicted + len(controls)
-    at_length = int(e.ceiling) + int(e.continued)
+    at_length = int(e.ceiling) + int(e.continued) * len(regimes(config))
     # the first seed's prediction is fine-tuned by stage adapt
     in_both = methods * len(regimes(config))
     by_learned_steps = int(a.learned_steps > 0) * (1 + ("zero LoRA" in controls))
@@ -304,7 +315,7 @@ def _evaluate(config: Config, shapes: Shapes, counts: ConceptCounts, actors: Poo
     drawn = trained * len(scored_steps(config)) + at_length * 10 + 2 * predicted
     ends = 2 * trained + at_length + int(e.continued)
     # KID is of one regime
-    kid_ends = 2 * (methods + by_learned_steps) + at_length + int(e.continued)
+    kid_ends = 2 * (methods + by_learned_steps) + int(e.ceiling) + 2 * int(e.continued)
     embedded = (2 + kid_ends) * (judged if e.kid else 0) + (2 + ends) * wide * repeats
     work = [
         Work("images trained on, short", tuned * a.steps * a.batch, "finetune"),

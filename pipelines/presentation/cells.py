@@ -9,6 +9,7 @@ import base64
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from pipelines.config.sections.scoring import GRADIENTS, JOINT, REPTILE
 from pipelines.stages.contenders import (
     CEILING,
     CONTINUED,
@@ -32,6 +33,9 @@ ABOUT = {
     "ridge": "kernel ridge, text → weights",
     SHUFFLED: "generated from another concept’s text",
     "noised nearest": "nearest text plus noise",
+    JOINT: "one adapter trained on all training concepts",
+    REPTILE: "a start learned for short fine-tunes",
+    GRADIENTS: "A from the first gradients",
     CEILING: "from zero LoRA, trained at length on the true edits",
     CONTINUED: "from the prediction, trained as long",
     SCRATCH: "a whole translator, trained on the true edits",

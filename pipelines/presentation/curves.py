@@ -13,6 +13,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from pipelines.config.sections.scoring import GRADIENTS, JOINT, REPTILE
 from pipelines.stages.contenders import (
     CEILING,
     CONTINUED,
@@ -32,6 +33,9 @@ COLOURS = {
     "ridge": ("#4d7c0f", "#a3cf5f"),
     "shuffled prompt": ("#8b7d6b", "#b5a794"),
     "noised nearest": ("#9333ea", "#c99bf7"),
+    JOINT: ("#115e59", "#99f6e4"),
+    REPTILE: ("#9f580a", "#fde68a"),
+    GRADIENTS: ("#7c2d12", "#fdba74"),
     IDENTITY: ("#64748b", "#94a3b8"),
     CEILING: ("#0f172a", "#e8ebf2"),
     CONTINUED: ("#1d4ed8", "#bfd4ff"),

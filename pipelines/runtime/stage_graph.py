@@ -26,6 +26,7 @@ from pipelines.config.derived import resolve_editor
 from pipelines.config.error import ConfigError
 from pipelines.config.schema import Config
 from pipelines.config.sections.finetune import Refine
+from pipelines.config.sections.scoring import Starts
 from pipelines.runtime.log import log
 from pipelines.runtime.run_dir import RunDir
 from pipelines.runtime.stage_table import BY_NAME, FEATURES, SOURCES, STAGES, Stage, StageError
@@ -47,6 +48,8 @@ def depends_on(stage: Stage, config: Config) -> dict[str, Any]:
     tree["editor"] = resolve_editor(config)
     if not (config.refine.steps or config.refine.basis_concepts):
         tree["refine"] = vars(Refine())  # switched off, its other keys decide nothing
+    if not (config.starts.joint_steps or config.starts.reptile_steps):
+        tree["starts"] = vars(Starts())
     keys = stage.sections
     if stage.name == "gans" and not config.gans.steps and config.gans.pilot_score == "fd":
         keys += FEATURES

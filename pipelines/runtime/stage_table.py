@@ -79,7 +79,7 @@ STAGES = (
         "pipelines.stages.generator",
         "train the weight generator (Ray Train)",
         ("weights",),
-        ("generator", "rival", "refine", "repeats"),
+        ("generator", "rival", "refine", "starts", "repeats"),
         ("generator",),
     ),
     Stage(

@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from modeling.baselines.shared_starts import gradient_start
+from modeling.targets.coreset import image_coreset
 from modeling.targets.lora import Adapter
 from modeling.targets.recipe import as_published
 from modeling.weights.controls import (
@@ -24,10 +26,11 @@ from modeling.weights.controls import (
 from modeling.weights.interface import WeightGenerator
 from pipelines.config.schema import Config
 from pipelines.config.sections.finetune import Adapt
-from pipelines.config.sections.scoring import CONTROLS
+from pipelines.config.sections.scoring import CONTROLS, GRADIENTS, JOINT, REPTILE
 from pipelines.runtime.run_dir import RunDir
-from pipelines.stages.adapt import heldout
+from pipelines.stages.adapt import cut, heldout
 from pipelines.stages.finetuning import Adapting
+from pipelines.stages.shared_starts import load_start
 from pipelines.stages.weight_generators import Member, load_generator, members
 from pipelines.stages.weights import load_blocks
 
@@ -45,6 +48,8 @@ REFERENCES = (CEILING, CONTINUED, SCRATCH)
 GOALS = (CEILING, SCRATCH)
 """Those whose last L1 the others try to reach sooner."""
 KINDS = {"transformer": "block transformer", "unet": "1-D UNet"}
+FIRST_PAIRS = 16
+"""On which the gradients of LoRA-GA's start are taken."""
 WEIGHTS_ONLY = ", weights only"
 """Follows the name of a weight generator that was not trained on the image loss."""
 
@@ -89,6 +94,7 @@ class Contenders(Adapting):
         self.blocks = self.decoder.normalisation.apply(raw.to(self.device))
         self.pooled = torch.stack([self.texts[i].pooled for i in ids]).to(self.device)
         self._others: dict[tuple[str, bool], WeightGenerator] = {}
+        self._starts: dict[str, Adapter] = {}
 
     def generators(self, repeat: int) -> dict[str, tuple[Member, bool]]:
         """Method → member and whether its state before the image loss is meant."""
@@ -150,6 +156,10 @@ class Contenders(Adapting):
     def _control(self, method: str, concept_id: str, seed: int) -> Adapter:
         if method == "zero LoRA":
             return self.translator.zero_adapter()
+        if method in (JOINT, REPTILE):
+            return dict(self._shared(method))
+        if method == GRADIENTS:
+            return self._from_gradients(concept_id)
         query = self.texts[concept_id].pooled.to(self.device)
         if method == "mean adapter":
             blocks = mean_adapter(self.blocks)
@@ -162,3 +172,16 @@ class Contenders(Adapting):
         else:
             raise ValueError(f"no control named {method!r}")
         return self.decoder.decode(blocks)
+
+    def _shared(self, start: str) -> Adapter:
+        if start not in self._starts:
+            loaded = load_start(self.run_dir, start)
+            self._starts[start] = {k: v.to(self.device) for k, v in loaded.items()}
+        return self._starts[start]
+
+    def _from_gradients(self, concept_id: str) -> Adapter:
+        """Of the first pairs of the coreset."""
+        data, adapt = self.data(concept_id), self.config.adapt
+        data = cut(data, image_coreset(data.source, adapt.coreset, self.config.seed))
+        first = slice(FIRST_PAIRS)
+        return gradient_start(self.translator, data.source[first], data.edited[first], data.tokens)

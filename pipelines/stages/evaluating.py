@@ -19,7 +19,6 @@ from modeling.targets.adapter_training import (
     pad_tokens,
     to_uint8,
     to_unit,
-    train_adapters,
     translate_all,
 )
 from modeling.targets.base_training import BaseTraining
@@ -27,7 +26,7 @@ from modeling.targets.coreset import image_coreset
 from modeling.targets.discriminator import PatchDiscriminator
 from modeling.targets.families import make_target
 from modeling.targets.lora import Adapter, stack
-from modeling.targets.recipe import base_recipe, collection_recipe
+from modeling.targets.recipe import as_published, base_recipe, collection_recipe
 from pipelines.config.schema import Config
 from pipelines.config.sections.finetune import Adapt
 from pipelines.runtime.run_dir import RunDir
@@ -40,7 +39,6 @@ from pipelines.stages.contenders import (
     IDENTITY,
     OWN,
     PREDICTION,
-    REFERENCES,
     SCRATCH,
     SHUFFLED,
     UNREFINED,
@@ -160,31 +158,40 @@ class EvaluateConcept(Contenders):
                         continue
                     track = {0: start, **result.checkpoints, c.adapt.steps: result.adapter}
                     tracks.append(Track(method, regime, track, pace.along(track, fine_tune)))
-        at_length = {CEILING: self.translator.zero_adapter()} if c.evaluate.ceiling else {}
+        published = as_published(c.adapt)
+        at_length = []
+        if c.evaluate.ceiling:
+            at_length.append((CEILING, OWN, published, self.translator.zero_adapter()))
         if c.evaluate.continued and PREDICTION in starts:
-            at_length[CONTINUED] = starts[PREDICTION]
-        for method, start in at_length.items():
-            full = self.at_length(data, start, repeat)
+            at_length += [(CONTINUED, r, a, starts[PREDICTION]) for r, a in regimes(c).items()]
+        for method, regime, adapt, start in at_length:
+            full = self.at_length(data, start, adapt, repeat)
             if full.adapter is None:
-                errors.append(f"{method}, seed {c.seed + repeat}: {full.error}")
+                errors.append(f"{method}, {regime}, seed {c.seed + repeat}: {full.error}")
                 continue
             track = {**full.checkpoints, len(full.losses): full.adapter}
             # at the cost of a step in the serial fine-tune: here other actors slow it down
-            seconds = {step: pace.adam * step for step in track}
-            tracks.append(Track(method, OWN, track, seconds))
+            tracks.append(Track(method, regime, track, pace.along(track, adapt)))
         return tracks
 
-    def at_length(self, data: ConceptData, start: Adapter, repeat: int) -> Trained:
-        """An adapter trained on all of the ground truth by the collection's recipe."""
+    def at_length(self, data: ConceptData, start: Adapter, adapt: Adapt, repeat: int) -> Trained:
+        """An adapter trained on all of the ground truth for as long as the collection's.
+
+        By their recipe, or by that of our fine-tune, if it is not as published.
+        """
         steps = int(self.run_dir.read_json("stages/gans.json")["summary"]["steps"])
-        (trained,) = train_adapters(
-            self.translator,
+        keep = [steps * part // 10 for part in range(1, 10)]
+        long, text = replace(adapt, steps=steps), self.texts[data.concept_id]
+        recipe = None if adapt.basis else collection_recipe(self.config.gans, steps)
+        (trained,) = self.finetune(
             [data],
             [start],
-            collection_recipe(self.config.gans, steps),
-            self.discriminator,
+            [text],
+            long,
             self.config.seed + repeat,
-            [steps * part // 10 for part in range(1, 10)],
+            repeat=repeat,
+            keep=keep,
+            recipe=recipe,
         )
         return trained
 
@@ -303,7 +310,7 @@ class EvaluateConcept(Contenders):
                 values["fd"] = frechet_distance_from_features(self.judge.embed(made_wide), true_fd)
             l1 = float((to_unit(made) - to_unit(truth)).abs().mean())
             values |= {"method": method, "step": step, "seconds": spent, "l1": l1}
-            same = method in (IDENTITY, *REFERENCES)  # in every regime
+            same = method in (IDENTITY, CEILING)  # in every regime
             for name in regimes(c) if same else (regime,):
                 rows.append({**about, **values, "finetune": name})
             if regime == OWN and (end or step == c.adapt.learned_steps):

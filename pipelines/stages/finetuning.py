@@ -114,6 +114,8 @@ class FineTune:
         )
         for i, trained in enumerate(rest):
             trained.seconds, trained.learned_seconds = trained.seconds + seconds, seconds
+            if trained.error and learned:
+                trained.error = f"after {learned} learned steps: {trained.error}"
             trained.losses = [loss[i] for loss in losses] + trained.losses
             later = {k + learned: v for k, v in trained.checkpoints.items()}
             trained.checkpoints = {k: track[k - 1][i] for k in keep if 0 < k <= learned} | later

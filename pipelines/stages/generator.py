@@ -27,6 +27,7 @@ from pipelines.stages.concepts import load_text
 from pipelines.stages.gradients import fit_basis
 from pipelines.stages.image_pairs import Draws, ImagePairs, image_pools, wordings_of
 from pipelines.stages.refiners import train_refiners
+from pipelines.stages.shared_starts import learn_starts
 from pipelines.stages.weight_generators import (
     BEFORE_IMAGES,
     FOLDER,
@@ -80,9 +81,10 @@ def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
         else:
             out[f"{member.section}-{member.repeat}"] = kept
     if config.refine.basis_concepts:
-        fit_basis(config, run_dir)
+        out |= fit_basis(config, run_dir)
     if config.refine.steps:
         out |= train_refiners(config, run_dir, pools)
+    out |= learn_starts(config, run_dir, pools)
     out["weights"] = sum(p.numel() for p in load_generator(run_dir).model.parameters())
     return out
 

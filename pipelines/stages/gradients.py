@@ -6,6 +6,7 @@ adapter, and halfway. It lies beside the weight generator.
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import numpy as np
@@ -90,10 +91,11 @@ class ConceptGradients(Predictor):
         return np.stack(out)
 
 
-def fit_basis(config: Config, run_dir: RunDir) -> None:
-    """Write the basis, unless it is there."""
+def fit_basis(config: Config, run_dir: RunDir) -> dict[str, Any]:
+    """Write the basis, unless it is there; what the stage says of it."""
     if run_dir.exists(BASIS_FILE):
-        return
+        return {}
+    begun = time.perf_counter()
     ids, _ = load_blocks(run_dir, "train")
     chosen = sorted(drawn(ids, config.refine.basis_concepts, config.seed))
     log(f"generator: a basis of the gradients over {len(chosen)} training concepts")
@@ -108,6 +110,7 @@ def fit_basis(config: Config, run_dir: RunDir) -> None:
     for concept_id in chosen:  # in one order, whichever actor was first
         sums.add(found[concept_id])
     run_dir.write(BASIS_FILE, sums.finish().to_bytes())
+    return {"basis": {"concepts": len(chosen), "seconds": time.perf_counter() - begun}}
 
 
 def load_basis(run_dir: RunDir, layout: BlockLayout) -> GradientBasis:

@@ -8,11 +8,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from modeling.cost import ANCHORS, GeneratorCost, TranslatorCost, count_flops, stable_diffusion
+from modeling.cost import (
+    ANCHORS,
+    GeneratorCost,
+    TranslatorCost,
+    count_flops,
+    refiner_pass,
+    stable_diffusion,
+)
 from modeling.targets.discriminator import PatchDiscriminator
 from modeling.targets.families import frozen_target
 from modeling.targets.shapes import DiscriminatorConfig, TranslatorConfig
+from modeling.weights.gradient_basis import GradientBasis
 from modeling.weights.interface import GeneratorConfig
+from modeling.weights.refiner import Refiner, RefinerConfig
 from pipelines.config.load import load_config
 from pipelines.config.schema import Config
 from pipelines.plan.shapes import text_dim
@@ -49,6 +58,19 @@ def test_a_translator_costs_on_the_meta_device_what_it_costs_on_a_cpu() -> None:
     assert real < cost.forward(2) < 1.02 * real
     assert cost.weights == sum(p.numel() for p in network.parameters())
     assert cost.critic_weights == sum(p.numel() for p in PatchDiscriminator(CRITIC).parameters())
+
+
+def test_a_refiner_costs_on_the_meta_device_what_it_costs_on_a_cpu() -> None:
+    config = RefinerConfig(block_size=8, n_blocks=5, text_dim=6, width=16, depth=2, heads=2)
+    basis = GradientBasis(torch.eye(8).expand(5, 8, 8), count=0, layout_digest="")
+    model, blocks = Refiner(config, basis), torch.zeros(1, 5, 8)
+    tokens, mask = torch.zeros(1, 12, 6), torch.ones(1, 12, dtype=torch.bool)
+    call = (blocks, blocks, torch.ones(1), 0, 1, tokens, mask, torch.zeros(1, 6))
+    with torch.no_grad():
+        real = count_flops(lambda: model(*call))
+    assert refiner_pass(config) == real
+    # at least both rotations and the projections of each block
+    assert real > 2 * 5 * (2 * 8 * 8 + (2 * 8 + 3) * 16 + 16 * 8)
 
 
 def test_what_a_step_costs() -> None:

@@ -37,6 +37,8 @@ class LightReplicas(Replicas):
 
 @dataclass
 class Serve:
+    """The HTTP service."""
+
     host: str = "127.0.0.1"
     """Address that is listened on; 0.0.0.0 = all of the machine."""
     port: int = 8000

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from modeling.baselines.recipe import ScratchSettings
+from modeling.baselines.recipe import ScratchSettings, SharedStartSettings
+
+JOINT, REPTILE, GRADIENTS = "joint adapter", "Reptile", "LoRA-GA"
+"""Starts without a text: two that `starts` trains, and one from a concept's first gradients."""
 
 CONTROLS = (
     "zero LoRA",
@@ -13,6 +16,9 @@ CONTROLS = (
     "ridge",
     "shuffled prompt",
     "noised nearest",
+    JOINT,
+    REPTILE,
+    GRADIENTS,
 )
 
 BASELINES = ("pix2pix-zero-distilled", "pix2pix")
@@ -30,7 +36,15 @@ COMPARED = (
 
 
 @dataclass
+class Starts(SharedStartSettings):
+    """Starts to compare with that are learned from all training concepts and know no text
+    (modeling/baselines/shared_starts.py), for evaluate.controls and compare.methods."""
+
+
+@dataclass
 class Evaluate:
+    """Stage `evaluate`: the prediction and every control, fine-tuned alike and scored."""
+
     controls: list[str] = field(
         default_factory=lambda: [
             "zero LoRA",
@@ -44,7 +58,7 @@ class Evaluate:
     ceiling: bool = True
     """Also train an adapter per held-out concept from zero with the collection's recipe."""
     continued: bool = False
-    """The same recipe from the prediction: does its head start last?"""
+    """Train as long from the prediction, in each regime: does its head start last?"""
     weights_only: bool = False
     """Also score weight generators as they were before the steps on the image loss."""
     scratch_steps: int = 0
@@ -166,6 +180,8 @@ class CoModGan(Scratch):
 
 @dataclass
 class Report:
+    """Stage `report`: what its pages show."""
+
     pictures: int = 2
     """Test images shown per concept."""
     concepts: int = 6

@@ -40,6 +40,8 @@ class TranslatorShape:
 
 @dataclass
 class DiscriminatorShape:
+    """The patch discriminator of base and adapters."""
+
     width: int = 16
     """Channels after its first layer."""
     layers: int = 2
@@ -48,6 +50,8 @@ class DiscriminatorShape:
 
 @dataclass
 class Lora:
+    """Adapters: LoRA on every layer of the target network (paper Sec. 3)."""
+
     rank: int = 1
     """Of every layer that `ranks` does not name."""
     ranks: dict[str, int] = field(default_factory=dict)

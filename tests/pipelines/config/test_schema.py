@@ -57,6 +57,14 @@ def test_the_schema_needs_no_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
+def test_every_section_says_what_it_is_for() -> None:
+    """A dataclass without words gets Python's own, its signature."""
+    sections = [getattr(Config(), f.name) for f in fields(Config)]
+    for section in filter(is_dataclass, sections):
+        words = type(section).__doc__ or ""
+        assert words and not words.startswith(f"{type(section).__name__}("), type(section)
+
+
 def test_sections_are_composed_of_the_recipes_fields() -> None:
     """Each user-settable field of a recipe is inherited from where it is declared."""
     c = Config()

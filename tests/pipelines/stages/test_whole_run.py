@@ -55,6 +55,9 @@ METHODS = {
     "nearest text",
     "ridge",
     "shuffled prompt",
+    "joint adapter",
+    "Reptile",
+    "LoRA-GA",
     *LONG,
     "prediction, weights only",
     "1-D UNet",
@@ -329,7 +332,7 @@ def test_evaluation_has_every_method_and_seed_at_equal_n(run: RunDir) -> None:
         assert (row["text"], row["heldout"]) == (concept.text, concept.heldout)
         assert 0 < row["l1"] < 2 and row["seconds"] >= 0
         last = 20 if row["method"] in LONG else 4
-        once = row["finetune"] == "own" or row["method"] in (*LONG, "identity")
+        once = row["finetune"] == "own" or row["method"] in ("ground-truth adapter", "identity")
         scored = row["step"] in (0, last) and row["seed"] == 0 and once
         assert (row["kid"] is not None) == scored
         assert row["kid"] is None or math.isfinite(row["kid"])
@@ -364,6 +367,7 @@ def test_seeds_and_weight_generators_differ_where_they_should(run: RunDir) -> No
         if method != "identity":
             assert score[one, method, 0, 4] != score[one, method, 1, 4]
     starts = {m: score[one, m, 0, 0] for m in METHODS if m not in LONG}
+    assert starts.pop("LoRA-GA") == starts["zero LoRA"]  # its B is zero, too
     assert len(set(starts.values())) == len(starts)
 
 
@@ -371,9 +375,9 @@ def test_regimes_start_alike_and_end_apart(run: RunDir) -> None:
     own, published = ({_place(r): r["l1"] for r in load_rows(run, x)} for x in (OWN, PUBLISHED))
     for key, l1 in published.items():
         _, method, _, step = key
-        if step == 0 or method in LONG or method == "from scratch":
+        if step == 0 or method in ("ground-truth adapter", "from scratch"):
             assert own[key] == l1, key
-        elif step == 4:
+        elif step == 4 or method in LONG:
             assert own[key] != l1, key
     for (concept, method, seed, step), l1 in own.items():
         if method == UNREFINED:
