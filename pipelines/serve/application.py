@@ -16,9 +16,9 @@ from pipelines.config.values import as_typed
 from pipelines.runtime.run_dir import RunDir
 from pipelines.serve.api_keys import from_environment
 from pipelines.serve.app import make_app
-from pipelines.serve.finetune_editors import editors
 from pipelines.serve.interface import Limits
-from pipelines.serve.served_run import digests, saved_config
+from pipelines.use.finetune_editors import editors
+from pipelines.use.saved_run import digests, saved_config
 
 DRAIN_SECONDS = 5.0
 

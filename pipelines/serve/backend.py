@@ -21,9 +21,9 @@ from tenacity import (
     wait_exponential,
 )
 
-from pipelines.serve.adapter_ids import OtherModelError, UnknownAdapterError
-from pipelines.serve.finetune_request import BusyError, FinetuneError, Request
-from pipelines.serve.interface import AdapterFiles, Near
+from pipelines.use.adapter_names import OtherModelError, UnknownAdapterError
+from pipelines.use.answers import AdapterFiles, Near
+from pipelines.use.finetune_request import BusyError, FinetuneError, Request
 
 Result = TypeVar("Result")
 Part = TypeVar("Part")

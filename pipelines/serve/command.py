@@ -24,8 +24,8 @@ from pipelines.runtime.stage_table import StageError
 from pipelines.runtime.stopping import cleaned_up
 from pipelines.serve.api_keys import from_environment
 from pipelines.serve.application import application
-from pipelines.serve.models import TextPart, WeightPart
-from pipelines.serve.served_run import saved_config
+from pipelines.use.parts import TextPart, WeightPart
+from pipelines.use.saved_run import saved_config
 
 APP = "denoised-weights"
 

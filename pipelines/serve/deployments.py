@@ -27,15 +27,15 @@ from pipelines.config import tree as config_tree
 from pipelines.config.sections.operation import Replicas
 from pipelines.runtime.log import log
 from pipelines.runtime.run_dir import ArtifactError, RunDir
-from pipelines.serve import finetune_jobs as jobs
-from pipelines.serve.adapter_ids import FINETUNED, Ask, UnknownAdapterError, ask_of, job_of, name_of
 from pipelines.serve.backend import answered, refusing
-from pipelines.serve.finetune_editors import check
-from pipelines.serve.finetune_request import ENDED, FAILED, BusyError, Request
-from pipelines.serve.finetune_task import finetune
-from pipelines.serve.interface import AdapterFiles, Near
-from pipelines.serve.models import Loaded, Merged, TextPart, TranslatorPart, WeightPart
 from pipelines.serve.shared_work import SharedWork
+from pipelines.use import finetune_jobs as jobs
+from pipelines.use.adapter_names import FINETUNED, Ask, UnknownAdapterError, ask_of, job_of, name_of
+from pipelines.use.answers import AdapterFiles, Near
+from pipelines.use.finetune_editors import check
+from pipelines.use.finetune_request import ENDED, FAILED, BusyError, Request
+from pipelines.use.finetune_task import finetune
+from pipelines.use.parts import Loaded, Merged, TextPart, TranslatorPart, WeightPart
 
 Result = TypeVar("Result")
 

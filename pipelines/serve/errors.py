@@ -9,9 +9,9 @@ from fastapi import FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
-from pipelines.serve.adapter_ids import OtherModelError, UnknownAdapterError
-from pipelines.serve.finetune_request import BusyError, FinetuneError
 from pipelines.serve.middleware import RETRY
+from pipelines.use.adapter_names import OtherModelError, UnknownAdapterError
+from pipelines.use.finetune_request import BusyError, FinetuneError
 
 Result = TypeVar("Result")
 

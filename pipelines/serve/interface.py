@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
-from pipelines.serve.finetune_request import Request
+from pipelines.use.answers import AdapterFiles, Near
+from pipelines.use.finetune_request import Request
 
 
 @dataclass(frozen=True)
@@ -41,30 +42,10 @@ class Limits:
     """Requests that wait; further ones get 503."""
 
 
-@dataclass(frozen=True)
-class AdapterFiles:
-    """An adapter in PEFT's format, and what it belongs to."""
-
-    weights: bytes
-    config: bytes
-    layout: str
-    base: str
-    name: str
-
-
-class Near(NamedTuple):
-    """A concept that the weight generator has learned from, and how near its text is."""
-
-    concept_id: str
-    text: str
-    similarity: float
-    """Cosine of the two texts' embeddings."""
-
-
 class Backend(Protocol):
     """What the routes need, wherever it runs.
 
-    Names of adapters: pipelines/serve/adapter_ids.py. Methods raise UnknownAdapterError,
+    Names of adapters: pipelines/use/adapter_names.py. Methods raise UnknownAdapterError,
     OtherModelError, FinetuneError and BusyError.
     """
 

@@ -30,8 +30,8 @@ from pipelines.runtime.machine import machine
 from pipelines.runtime.run_dir import RunDir
 from pipelines.runtime.session import ray_session
 from pipelines.serve.command import start
-from pipelines.serve.served_run import saved_config
 from pipelines.serve.uploads import IMAGE_FORMATS
+from pipelines.use.saved_run import saved_config
 from tests.bench.demo_stages import RESULTS
 from tests.bench.serve_load import memory
 

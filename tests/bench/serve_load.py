@@ -37,9 +37,9 @@ from pipelines.config.schema import Config
 from pipelines.runtime.machine import machine
 from pipelines.runtime.run_dir import RunDir
 from pipelines.runtime.session import ray_session
-from pipelines.serve.adapter_ids import Ask, name_of
 from pipelines.serve.command import APP, start
-from pipelines.serve.served_run import saved_config
+from pipelines.use.adapter_names import Ask, name_of
+from pipelines.use.saved_run import saved_config
 from tests.bench.demo_stages import RESULTS
 
 CLIENTS = (1, 8, 64, 200)
@@ -91,7 +91,7 @@ async def load(url: str, call: Call, clients: int, seconds: float, numbers: Iter
 
 def bare(config: Any, run: RunDir, picture: np.ndarray) -> dict[str, Any]:
     """The same work by plain calls, one request at a time and eight at a time."""
-    from pipelines.serve.models import Loaded, TextPart, TranslatorPart, WeightPart
+    from pipelines.use.parts import Loaded, TextPart, TranslatorPart, WeightPart
 
     text, weights, translator = (
         TextPart(config, run),

@@ -237,7 +237,7 @@ def serve_trials(source: Path, home: Path, seeds: list[int], done: Callable[[Any
     from cluster.local import free_port
     from pipelines.config.load import load_config
     from pipelines.serve.command import start
-    from pipelines.serve.served_run import saved_config
+    from pipelines.use.saved_run import saved_config
     from tests.pipelines.serve.clients import Load, copies
 
     run = RunDir(str(source))

@@ -12,9 +12,8 @@ from urllib.parse import quote
 from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import Field
 
-from pipelines.serve.adapter_ids import name_of
 from pipelines.serve.errors import ADAPTER_GONE, BUSY, current, described
-from pipelines.serve.interface import AdapterFiles, Limits
+from pipelines.serve.interface import Limits
 from pipelines.serve.routes.fields import (
     BINARY,
     Prediction,
@@ -25,6 +24,8 @@ from pipelines.serve.routes.fields import (
     time_step,
 )
 from pipelines.serve.routes.state import StateBackend, StateLimits
+from pipelines.use.adapter_names import name_of
+from pipelines.use.answers import AdapterFiles
 
 # Those of modeling/targets/lora.py, which imports torch
 WEIGHTS_FILE, CONFIG_FILE = "adapter_model.safetensors", "adapter_config.json"

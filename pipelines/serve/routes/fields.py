@@ -11,8 +11,8 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from pipelines.serve.adapter_ids import FINETUNED, PREDICTED, Ask, UnknownAdapterError, parse
 from pipelines.serve.interface import Limits
+from pipelines.use.adapter_names import FINETUNED, PREDICTED, Ask, UnknownAdapterError, parse
 
 BINARY = {"type": "string", "format": "binary"}
 """OpenAPI's schema of a file."""

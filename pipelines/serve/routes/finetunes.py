@@ -12,11 +12,11 @@ from fastapi.responses import JSONResponse
 from pydantic import Field
 
 from pipelines.serve.errors import current, described, wrong
-from pipelines.serve.finetune_request import Request
 from pipelines.serve.interface import Limits
 from pipelines.serve.routes.fields import Prediction, Words, sampling_steps, time_step
 from pipelines.serve.routes.state import StateBackend, StateLimits
 from pipelines.serve.uploads import read_picture
+from pipelines.use.finetune_request import Request
 
 Job = Annotated[str, Path(pattern=r"^[0-9a-f]{16}$")]
 NO_JOB: dict[int | str, dict[str, Any]] = {404: described("There is no such fine-tune")}

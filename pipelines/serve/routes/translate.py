@@ -10,7 +10,6 @@ from fastapi import APIRouter, Form, Query, Request, Response, UploadFile
 from pydantic import Field
 
 from modeling.images import encode_jpeg, encode_png
-from pipelines.serve.adapter_ids import name_of
 from pipelines.serve.errors import ADAPTER_GONE, BUSY, current, described, wrong
 from pipelines.serve.interface import Limits
 from pipelines.serve.routes.fields import (
@@ -24,6 +23,7 @@ from pipelines.serve.routes.fields import (
 )
 from pipelines.serve.routes.state import StateBackend, StateLimits
 from pipelines.serve.uploads import read_picture
+from pipelines.use.adapter_names import name_of
 
 PNG, JPEG = "image/png", "image/jpeg"
 Format = Annotated[

@@ -20,9 +20,9 @@ from pipelines.runtime.run_dir import RunDir
 from pipelines.runtime.stage_graph import made_with
 from pipelines.runtime.stage_table import STAGES
 from pipelines.serve.command import check_run
-from pipelines.serve.served_run import saved_config
 from pipelines.stages.adapt import heldout, step_folder
 from pipelines.stages.prediction import Predictor
+from pipelines.use.saved_run import saved_config
 
 ARCHIVE = Path(__file__).parent / "run_318e9d6.tar.xz"
 WORDS = [

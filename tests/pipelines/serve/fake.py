@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pipelines.serve.adapter_ids import parse
-from pipelines.serve.interface import AdapterFiles, Limits, Near
+from pipelines.serve.interface import Limits
+from pipelines.use.adapter_names import parse
+from pipelines.use.answers import AdapterFiles, Near
 
 LIMITS = Limits(
     max_text=20,

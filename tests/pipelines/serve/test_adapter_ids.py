@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.serve.adapter_ids import Ask, name_of, parse
+from pipelines.use.adapter_names import Ask, name_of, parse
 
 
 @settings(max_examples=200, deadline=None)

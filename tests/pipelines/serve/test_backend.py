@@ -12,7 +12,7 @@ import pytest
 from ray.exceptions import RayActorError
 
 from pipelines.serve.backend import ATTEMPTS, REFUSALS, answered, refusing
-from pipelines.serve.finetune_request import BusyError
+from pipelines.use.finetune_request import BusyError
 
 
 @pytest.fixture

@@ -11,10 +11,10 @@ import torch
 from modeling.text import TextEmbedding
 from pipelines.config import tree as config_tree
 from pipelines.runtime.run_dir import RunDir
-from pipelines.serve.adapter_ids import Ask, name_of
 from pipelines.serve.deployments import Weights
-from pipelines.serve.models import Loaded
-from pipelines.serve.served_run import digests, saved_config
+from pipelines.use.adapter_names import Ask, name_of
+from pipelines.use.parts import Loaded
+from pipelines.use.saved_run import digests, saved_config
 from tests.pipelines.serve.untrained_run import TEXT_DIM, told
 
 

@@ -11,7 +11,7 @@ from pipelines.config.error import ConfigError
 from pipelines.runtime.run_dir import ArtifactError, RunDir
 from pipelines.runtime.stage_table import StageError
 from pipelines.serve.application import limits
-from pipelines.serve.served_run import saved_config
+from pipelines.use.saved_run import saved_config
 from tests.pipelines.serve.untrained_run import told
 
 

@@ -36,12 +36,12 @@ from modeling.targets.shapes import from_description
 from modeling.text import TextEncoder
 from pipelines.runtime.run_dir import RunDir
 from pipelines.runtime.session import set_environment
-from pipelines.serve.adapter_ids import Ask, name_of, parse
 from pipelines.serve.command import start
-from pipelines.serve.models import Loaded, WeightPart
-from pipelines.serve.served_run import READ, digest, saved_config
 from pipelines.stages.base import load_base
 from pipelines.stages.concepts import load_concepts
+from pipelines.use.adapter_names import Ask, name_of, parse
+from pipelines.use.parts import Loaded, WeightPart
+from pipelines.use.saved_run import READ, digest, saved_config
 from tests.pipelines.serve.clients import (
     PATIENCE,
     Load,

@@ -26,13 +26,13 @@ from pipelines.plan.shapes import Shapes
 from pipelines.runtime.run_dir import RunDir
 from pipelines.runtime.stage_graph import inventory
 from pipelines.runtime.stage_table import STAGES
-from pipelines.serve.adapter_ids import Ask
-from pipelines.serve.models import Loaded, TextPart, TranslatorPart, WeightPart
 from pipelines.stages.adapt import heldout, load_timings, step_folder
 from pipelines.stages.base import load_base
 from pipelines.stages.contenders import UNREFINED, ZERO_REFINED
 from pipelines.stages.gans import load_adapter
 from pipelines.stages.weights import load_layout
+from pipelines.use.adapter_names import Ask
+from pipelines.use.parts import Loaded, TextPart, TranslatorPart, WeightPart
 from tests.driver import Driver
 
 WORDS = ["preset=tiny", "translator.family=resnet", "translator.blocks=2"]

@@ -11,7 +11,7 @@ from fastapi.testclient import TestClient
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from pipelines.serve.adapter_ids import Ask, UnknownAdapterError, name_of, parse
+from pipelines.use.adapter_names import Ask, UnknownAdapterError, name_of, parse
 from tests.pipelines.serve.fake import LIMITS, SMALL, b64, encoded
 
 

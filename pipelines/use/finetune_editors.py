@@ -7,7 +7,7 @@ from modeling.concepts.saying import parse_concept
 from modeling.editors.registry import EXACT, supports
 from pipelines.config.derived import resolve_editor
 from pipelines.config.schema import Config
-from pipelines.serve.finetune_request import FinetuneError, Request
+from pipelines.use.finetune_request import FinetuneError, Request
 
 
 def editors(config: Config) -> list[str]:
@@ -23,17 +23,17 @@ def check(config: Config, request: Request) -> None:
         return
     if request.editor not in editors(config):
         raise FinetuneError(f"editor: must be one of {', '.join(editors(config))}")
-    concept_of(request)
+    concept_of(request.concept, request.editor)
 
 
-def concept_of(request: Request) -> Concept:
-    concept = parse_concept(request.concept)
-    if request.editor in EXACT:
-        if concept is None or not all(supports(request.editor)(f) for f in concept.families):
+def concept_of(text: str, editor: str) -> Concept:
+    """What an editor is asked for; FinetuneError if it cannot make that edit."""
+    concept = parse_concept(text)
+    if editor in EXACT:
+        if concept is None or not all(supports(editor)(f) for f in concept.families):
             raise FinetuneError(
-                f"the editor {request.editor!r} cannot make this edit: upload pairs, or say it as"
+                f"the editor {editor!r} cannot make this edit: upload pairs, or say it as"
                 " one of the run's concepts does (GET /v1/concepts/nearest)"
             )
         return concept
-    text = request.concept
     return concept or Concept(concept_id(text), text, "characteristic", (), "test")

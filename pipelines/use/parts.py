@@ -30,14 +30,14 @@ from modeling.text import TextEmbedding, TextEncoder
 from pipelines.config.schema import Config
 from pipelines.config.sections.operation import Replicas
 from pipelines.runtime.run_dir import ArtifactError, RunDir
-from pipelines.serve.adapter_ids import Ask, OtherModelError, UnknownAdapterError
-from pipelines.serve.finetune_jobs import JOBS, TOKENS_FILE
-from pipelines.serve.interface import AdapterFiles, Near
-from pipelines.serve.served_run import digests
 from pipelines.stages.base import load_base
 from pipelines.stages.concepts import load_concepts, load_text, with_adapter
 from pipelines.stages.prediction import Decoder
 from pipelines.stages.weight_generators import load_generator
+from pipelines.use.adapter_names import Ask, OtherModelError, UnknownAdapterError
+from pipelines.use.answers import AdapterFiles, Near
+from pipelines.use.finetune_jobs import JOBS, TOKENS_FILE
+from pipelines.use.saved_run import digests
 
 
 class Loaded(NamedTuple):

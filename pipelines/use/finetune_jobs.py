@@ -19,7 +19,7 @@ from modeling.images import encode_png
 from modeling.targets.lora import Adapter
 from modeling.text import TextEmbedding
 from pipelines.runtime.run_dir import RunDir
-from pipelines.serve.finetune_request import QUEUED, Request
+from pipelines.use.finetune_request import QUEUED, Request
 
 JOBS = "served/finetunes"
 """Fine-tunes that clients asked for, a folder each."""
