@@ -55,6 +55,11 @@ def check_model(run: RunDir, deployed: str, found: str) -> None:
         raise ArtifactError(f"{run.uri} was made again since the service was deployed: deploy anew")
 
 
+def _own_share(replicas: Replicas) -> None:
+    """Of the cores, as in every actor."""
+    torch.set_num_threads(max(1, int(replicas.cpus)))
+
+
 def _set_batch(method: Any, replicas: Replicas) -> None:
     method.set_max_batch_size(replicas.batch)
     method.set_batch_wait_timeout_s(replicas.wait_ms / 1000)
@@ -65,6 +70,7 @@ class Text:
 
     def __init__(self, config: dict[str, Any], run: RunDir) -> None:
         c = config_tree.from_dict(config)
+        _own_share(c.serve.text)
         self.part = TextPart(c, run)
         _set_batch(self.encode, c.serve.text)
 
@@ -85,6 +91,7 @@ class Weights:
 
     def __init__(self, config: dict[str, Any], run: RunDir, model: str, text: Any) -> None:
         c = config_tree.from_dict(config)
+        _own_share(c.serve.weights)
         self.part, self.text = WeightPart(c, run), text
         check_model(run, model, self.part.digests["model"])
         self.kept: LRUCache[str, Loaded] = LRUCache(c.serve.cache)
@@ -142,7 +149,7 @@ class Weights:
     async def files(self, name: str) -> AdapterFiles:
         """In PEFT's format, under the name that holds on to this model; raises as `load`."""
         loaded = await self._load(name)
-        about: dict[str, str] = {}
+        about = dict(loaded.about)
         if not name.startswith(FINETUNED):
             ask = ask_of(name, loaded.model)
             name, about = name_of(ask, loaded.model), {k: str(v) for k, v in vars(ask).items()}
@@ -154,6 +161,7 @@ class Translator:
 
     def __init__(self, config: dict[str, Any], run: RunDir, model: str, weights: Any) -> None:
         c = config_tree.from_dict(config)
+        _own_share(c.serve.translator)
         self.part, self.weights = TranslatorPart(c, run), weights
         check_model(run, model, self.part.model)
         _set_batch(self._translate, c.serve.translator)

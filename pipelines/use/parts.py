@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -48,6 +49,8 @@ class Loaded(NamedTuple):
     model: str
     pooled: Tensor | None = None
     """The pooled prompt [D] of an adapter that was predicted."""
+    about: Mapping[str, str] = MappingProxyType({})
+    """What the file of a fine-tuned adapter says of its making."""
 
 
 class Merged(NamedTuple):
@@ -66,9 +69,13 @@ def metadata_of(data: bytes) -> dict[str, str]:
         return {}
 
 
+def making(about: Mapping[str, str]) -> dict[str, str]:
+    """What a file's metadata says of its making; `WeightPart.files` adds the rest."""
+    ours = ("id", "base", "layout", "generator", "format")
+    return {k: v for k, v in about.items() if k not in ours}
+
+
 def _device(replicas: Replicas, device: str) -> torch.device:
-    # its own share of the cores, as in every actor
-    torch.set_num_threads(max(1, int(replicas.cpus)))
     return torch.device(device or ("cuda" if replicas.gpus else "cpu"))
 
 
@@ -76,7 +83,6 @@ class TextPart:
     """The text encoder, and the texts of the concepts that adapters were collected for."""
 
     def __init__(self, config: Config, run: RunDir) -> None:
-        _device(config.serve.text, "cpu")
         self.encoder = TextEncoder(config.text_encoder, config.allow_download)
         texts = load_text(run)
         known = [c for c in with_adapter(load_concepts(run)) if c.split == "train"]
@@ -159,12 +165,17 @@ class WeightPart:
         if not self.run.exists(path):
             raise UnknownAdapterError("no adapter has this name")
         data = self.run.read(path)
-        if metadata_of(data).get("base") != self.digests["base"]:
-            raise OtherModelError("this adapter is of another model than the one that is served")
+        about = metadata_of(data)
+        self.check_base(about)
         adapter = from_bytes(data, self.run.url(path))
         self.translator.check(adapter)
         tokens = from_bytes(self.run.read(extra), self.run.url(extra))["tokens"]
-        return Loaded(adapter, tokens, self.digests["model"])
+        return Loaded(adapter, tokens, self.digests["model"], about=making(about))
+
+    def check_base(self, about: Mapping[str, str]) -> None:
+        """OtherModelError if the metadata of an adapter's file names another base."""
+        if about.get("base") != self.digests["base"]:
+            raise OtherModelError("this adapter is of another model than the one that is served")
 
     def files(self, adapter: Adapter, name: str, about: Mapping[str, str]) -> AdapterFiles:
         """PEFT's two files; equal adapters give equal bytes. about: goes into the metadata."""

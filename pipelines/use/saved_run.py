@@ -45,8 +45,10 @@ def digests(run: RunDir) -> dict[str, str]:
     return {**parts, "model": whole}
 
 
-def saved_config(run: RunDir, given: Config) -> Config:
+def saved_config(run: RunDir, given: Config, command: str = "serve") -> Config:
     """The configuration that the run was made with; only serve.* and cluster.* are the command's.
+
+    command: what reads it, for messages.
 
     Raises StageError if the weight generator has not been trained, ArtifactError if a file is not
     what its stage wrote, ConfigError if the command sets a key that the run has decided otherwise.
@@ -54,14 +56,14 @@ def saved_config(run: RunDir, given: Config) -> Config:
     for name, files in READ.items():
         if finished(run, name) is None:
             raise StageError(
-                f"serve needs stage {name}, which has not finished in {run.uri}: run"
+                f"{command} needs stage {name}, which has not finished in {run.uri}: run"
                 f" `denoised-weights run preset={given.preset} run_dir={run.uri}` first,"
                 " or give the run_dir of a finished run"
             )
         _check_files(run, name, files)
     saved = replace(made_with(run), serve=given.serve, cluster=given.cluster)
     _check_files(run, "generator", of_finetunes(saved))
-    _check_told(given, saved)
+    _check_told(given, saved, command)
     _check_serve(given)
     return saved
 
@@ -83,7 +85,7 @@ def _check_files(run: RunDir, stage: str, files: Sequence[str]) -> None:
             )
 
 
-def _check_told(given: Config, saved: Config) -> None:
+def _check_told(given: Config, saved: Config, command: str) -> None:
     """ConfigError if the user set a key, other than serve.* and cluster.*, to another value."""
     default = load_config([f"preset={given.preset}"])
     trees = [config_tree.flat(config_tree.to_dict(c)) for c in (given, default, saved)]
@@ -91,8 +93,9 @@ def _check_told(given: Config, saved: Config) -> None:
         told, unset, made = (t.get(key) for t in trees)
         if key.split(".")[0] not in ("preset", "run_dir", "redo") and told not in (unset, made):
             raise ConfigError(
-                f"{key}={told}: the run in {saved.run_dir} was made with {key}={made}, and serve"
-                " answers as the run was made; it takes run_dir, serve.* and cluster.* only"
+                f"{key}={told}: the run in {saved.run_dir} was made with {key}={made}, and"
+                f" {command} answers as the run was made; it takes run_dir, serve.* and cluster.*"
+                " only"
             )
 
 

@@ -6,36 +6,19 @@ that takes such fields is made with the limits, and declares its forms itself, f
 
 from __future__ import annotations
 
-import unicodedata
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from pipelines.serve.interface import Limits
 from pipelines.use.adapter_names import FINETUNED, PREDICTED, Ask, UnknownAdapterError, parse
+from pipelines.use.wording import says_something, worded
 
 BINARY = {"type": "string", "format": "binary"}
 """OpenAPI's schema of a file."""
 
 
-BLANK = "\u115f\u1160\u2800\u3164\uffa0"
-"""Letters and symbols by their category that show nothing: fillers of Hangul, empty Braille."""
-
-
-def says_something(text: str) -> bool:
-    """Whether there is a letter, digit, sign or symbol: what is of spaces, control characters and
-    zero-width ones alone would leave a text encoder with nothing."""
-    return any(unicodedata.category(c)[0] in "LNPS" and c not in BLANK for c in text)
-
-
-def _words(text: str) -> str:
-    """Without the space around it, also what only Python sees as space, such as U+001C."""
-    if not says_something(text):
-        raise ValueError("it says nothing")
-    return text.strip()
-
-
-Words = Annotated[str, AfterValidator(_words)]
+Words = Annotated[str, AfterValidator(worded)]
 
 
 class Prediction(BaseModel):

@@ -9,7 +9,7 @@ import pytest
 from pipelines.runtime.run_dir import RunDir
 from pipelines.runtime.stage_table import StageError
 from pipelines.serve.command import serve_forever
-from tests.pipelines.serve.untrained_run import told
+from tests.pipelines.use.untrained_run import told
 
 
 def test_a_taken_port_is_named_before_anything_is_loaded(

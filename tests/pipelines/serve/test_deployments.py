@@ -15,7 +15,7 @@ from pipelines.serve.deployments import Weights
 from pipelines.use.adapter_names import Ask, name_of
 from pipelines.use.parts import Loaded
 from pipelines.use.saved_run import digests, saved_config
-from tests.pipelines.serve.untrained_run import TEXT_DIM, told
+from tests.pipelines.use.untrained_run import TEXT_DIM, told
 
 
 class Encoder:

@@ -51,7 +51,7 @@ from tests.pipelines.serve.clients import (
     replaced,
     translate,
 )
-from tests.pipelines.serve.untrained_run import told
+from tests.pipelines.use.untrained_run import told
 
 # One service for all tests, as starting Ray and its parts takes longest: few places, small requests
 WORDS = [

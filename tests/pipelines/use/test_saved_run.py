@@ -12,7 +12,7 @@ from pipelines.runtime.run_dir import ArtifactError, RunDir
 from pipelines.runtime.stage_table import StageError
 from pipelines.serve.application import limits
 from pipelines.use.saved_run import saved_config
-from tests.pipelines.serve.untrained_run import told
+from tests.pipelines.use.untrained_run import told
 
 
 def test_the_runs_own_configuration_is_served(run: RunDir) -> None:
