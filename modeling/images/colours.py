@@ -35,17 +35,29 @@ SAME = 2
 
 
 def to_srgb(picture: Image.Image) -> Image.Image:
-    """An RGB picture; ImageError where grey values are on no scale that is known."""
+    """An RGB picture, transparency laid on white; raises as `split`."""
+    return on_white(*split(picture))
+
+
+def split(picture: Image.Image) -> tuple[Image.Image, Image.Image | None]:
+    """Colours (RGB) and transparency (L, or None); ImageError where grey values are on no scale
+    that is known."""
     profile = picture.info.get("icc_profile")
     if picture.mode.startswith("I") or picture.mode == "F":
         picture = _eight_bits(picture)
-    if picture.has_transparency_data:
-        rgba = picture if picture.mode == "RGBA" else picture.convert("RGBA")
-        opaque = _converted(rgba.convert("RGB"), profile).convert("RGBA")
-        opaque.putalpha(rgba.getchannel("A"))
-        white = Image.new("RGBA", rgba.size, "white")
-        return Image.alpha_composite(white, opaque).convert("RGB")
-    return _converted(picture, profile)
+    if not picture.has_transparency_data:
+        return _converted(picture, profile), None
+    rgba = picture if picture.mode == "RGBA" else picture.convert("RGBA")
+    return _converted(rgba.convert("RGB"), profile), rgba.getchannel("A")
+
+
+def on_white(colours: Image.Image, alpha: Image.Image | None) -> Image.Image:
+    """RGB, as it looks on a white page."""
+    if alpha is None:
+        return colours
+    rgba = colours.convert("RGBA")
+    rgba.putalpha(alpha)
+    return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
 
 
 def _eight_bits(picture: Image.Image) -> Image.Image:

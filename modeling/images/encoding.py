@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from modeling.images.colours import to_srgb
+from modeling.images.colours import on_white, split
 from modeling.images.error import ImageError
 from modeling.reasons import one_line
 
@@ -23,6 +24,22 @@ TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 """EXIF orientation → what brings the picture upright."""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A picture as it came, upright and in sRGB."""
+
+    colours: np.ndarray
+    """uint8 [H, W, 3]."""
+    seen: np.ndarray
+    """The same on a white page: other where it is transparent."""
+    alpha: np.ndarray | None
+    """uint8 [H, W]."""
+    kind: str
+    """Pillow's name of its format."""
+    note: str
+    """What was left out; "" for nothing."""
 
 
 def encode_png(image: np.ndarray) -> bytes:
@@ -48,6 +65,23 @@ def encode_jpeg(image: np.ndarray, quality: int = 92) -> bytes:
     return buffer.getvalue()
 
 
+def encode_like(opened: Opened, colours: np.ndarray) -> tuple[bytes, str]:
+    """Other colours with the transparency and in the format of a picture; also the file's suffix.
+
+    PNG, lossless WebP, or JPEG of high quality; what came in another format goes out as PNG.
+    """
+    picture = Image.fromarray(np.ascontiguousarray(colours))
+    if opened.kind in ("JPEG", "MPO"):
+        return encode_jpeg(colours, 95), ".jpg"
+    if opened.alpha is not None:
+        picture.putalpha(Image.fromarray(opened.alpha))
+    kind, suffix = ("WEBP", ".webp") if opened.kind == "WEBP" else ("PNG", ".png")
+    buffer = io.BytesIO()
+    options = {"lossless": True, "exact": True} if kind == "WEBP" else {"compress_level": 3}
+    picture.save(buffer, format=kind, **options)
+    return buffer.getvalue(), suffix
+
+
 def decode_image(data: bytes, size: int | None = None) -> np.ndarray:
     """Decode an encoded image into uint8 RGB [H, W, 3].
 
@@ -60,6 +94,33 @@ def decode_image(data: bytes, size: int | None = None) -> np.ndarray:
     """
     if size is not None and size < 1:
         raise ImageError(f"size must be at least 1 pixel, not {size}")
+    picture = on_white(*_read(data)[:2])
+    if size is not None:
+        picture = ImageOps.fit(picture, (size, size), method=Image.Resampling.LANCZOS)
+    return np.asarray(picture, dtype=np.uint8).copy()
+
+
+def open_picture(data: bytes) -> Opened:
+    """A picture with what `decode_image` lets go: its size, transparency and format. Raises as it.
+
+    Of an animation the first frame is taken.
+    """
+    colours, alpha, kind, frames = _read(data, count=True)
+
+    def array(picture: Image.Image) -> np.ndarray:
+        return np.asarray(picture, dtype=np.uint8).copy()
+
+    return Opened(
+        array(colours),
+        array(on_white(colours, alpha)),
+        None if alpha is None else array(alpha),
+        kind,
+        f"the first of {frames} frames" if frames > 1 else "",
+    )
+
+
+def _read(data: bytes, *, count: bool = False) -> tuple[Image.Image, Image.Image | None, str, int]:
+    """Colours, transparency, format, and, if they are to be counted, frames; upright, in sRGB."""
     if not data:
         raise ImageError("the image is empty (0 bytes)")
     try:
@@ -69,7 +130,8 @@ def decode_image(data: bytes, size: int | None = None) -> np.ndarray:
                 raise ImageError(
                     f"the image is too large: {width} x {height} is over {MAX_PIXELS} pixels"
                 )
-            picture = _upright(to_srgb(opened), opened)
+            parts = [None if part is None else _upright(part, opened) for part in split(opened)]
+            kind, frames = opened.format or "", _frames(opened) if count else 1
     except ImageError:
         raise
     except Image.DecompressionBombError as error:  # Pillow's own limit, before it says the size
@@ -78,11 +140,17 @@ def decode_image(data: bytes, size: int | None = None) -> np.ndarray:
         raise ImageError("the image cannot be decoded: it is in no format that is known") from error
     except Exception as error:  # Pillow's decoders raise a dozen types on corrupt input
         raise ImageError(f"the image cannot be decoded: {one_line(error)}") from error
-    if 0 in picture.size:
-        raise ImageError(f"the image has no pixels: {picture.size[0]} x {picture.size[1]}")
-    if size is not None:
-        picture = ImageOps.fit(picture, (size, size), method=Image.Resampling.LANCZOS)
-    return np.asarray(picture, dtype=np.uint8).copy()
+    colours, alpha = parts
+    if colours is None or 0 in colours.size:
+        raise ImageError(f"the image has no pixels: {width} x {height}")
+    return colours, alpha, kind, frames
+
+
+def _frames(opened: Image.Image) -> int:
+    try:
+        return int(getattr(opened, "n_frames", 1))
+    except Exception:  # of many types: what follows a whole first frame may be damaged
+        return 1
 
 
 def _upright(picture: Image.Image, opened: Image.Image) -> Image.Image:

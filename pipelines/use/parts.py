@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from modeling.targets.adapter_training import pad_tokens, to_uint8, to_unit
+from modeling.targets.any_size import at_own_size
 from modeling.targets.lora import (
     CONFIG_FILE,
     WEIGHTS_FILE,
@@ -193,6 +195,7 @@ class TranslatorPart:
         self.device = _device(config.serve.translator, device)
         self.translator = load_base(config, run)[0].to(self.device)
         self.model = digests(run)["model"]
+        self.size = config.images.size
 
     def merge(self, loaded: Loaded) -> Merged:
         """OtherModelError if another model made it, as during a rolling update."""
@@ -205,19 +208,29 @@ class TranslatorPart:
 
     @torch.no_grad()
     def translate(self, asks: Sequence[tuple[np.ndarray, Merged]]) -> list[np.ndarray]:
-        """Edit uint8 [S, S, 3] each; S is the size that the run was trained at.
+        """Edit uint8 [H, W, 3] each, of any sizes (modeling/targets/any_size.py).
 
-        On an accelerator all go through one set of grouped operations. A CPU's are slower than
-        one adapter after another (modeling/targets/lora.py), so there the pictures of one adapter
-        go together.
+        Those of one size go together: on an accelerator through one set of grouped operations. A
+        CPU's are slower than one adapter after another (modeling/targets/lora.py), so there the
+        pictures of one adapter go together.
         """
-        pictures = np.stack([picture for picture, _ in asks])
-        source = to_unit(torch.from_numpy(pictures).permute(0, 3, 1, 2).to(self.device))
+        groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
+        for i, (picture, _) in enumerate(asks):
+            groups[picture.shape].append(i)
+        out: dict[int, np.ndarray] = {}
+        for places in groups.values():
+            pictures = np.stack([asks[i][0] for i in places])
+            source = to_unit(torch.from_numpy(pictures).permute(0, 3, 1, 2).to(self.device))
+            edit = partial(self._edited, merged=[asks[i][1] for i in places])
+            made = at_own_size(edit, source, self.size, self.translator.multiple)
+            edited = to_uint8(made).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+            out |= dict(zip(places, edited, strict=True))
+        return [out[i] for i in range(len(asks))]
+
+    def _edited(self, source: Tensor, merged: Sequence[Merged]) -> Tensor:
         if self.device.type == "cuda":
-            made = self._at_once(source, [merged for _, merged in asks])
-        else:
-            made = self._one_by_one(source, [merged for _, merged in asks])
-        return list(to_uint8(made).permute(0, 2, 3, 1).contiguous().cpu().numpy())
+            return self._at_once(source, merged)
+        return self._one_by_one(source, merged)
 
     def _at_once(self, source: Tensor, merged: Sequence[Merged]) -> Tensor:
         tokens, mask = pad_tokens([m.tokens for m in merged])

@@ -174,7 +174,11 @@ class Run:
         return Adapter(about.get("concept", ""), name, loaded, about, self._weights)
 
     def translate(self, pictures: Iterable[Picture], adapter: Adapter) -> list[Picture]:
-        """Edit pictures, uint8 [S, S, 3] of the run's size each."""
+        """Edit pictures, uint8 [H, W, 3] of any sizes, which come back in their own.
+
+        Each is edited with its short side as in training, and what changed is enlarged and added
+        to it (modeling/targets/any_size.py).
+        """
         merged = self._translator.merge(adapter.loaded)
         asks = [(picture, merged) for picture in pictures]
         return self._translator.translate(asks) if asks else []

@@ -57,6 +57,17 @@ def test_an_adapter_is_a_peft_folder_and_comes_back(
     PeftModel.from_pretrained(network, folder)
 
 
+def test_pictures_of_any_size_come_back_in_their_own(used: Run, pictures: np.ndarray) -> None:
+    adapter, square = used.predict(TEXT), pictures[0]
+    wide = np.random.default_rng(1).integers(0, 256, (50, 75, 3), dtype=np.uint8)
+    together = used.translate([square, wide, square], adapter)
+    assert [p.shape for p in together] == [square.shape, wide.shape, square.shape]
+    (alone,) = used.translate([wide], adapter)
+    np.testing.assert_array_equal(together[1], alone)
+    np.testing.assert_array_equal(together[0], together[2])
+    assert (alone != wide).any()
+
+
 def test_a_fine_tune_trains_and_is_kept(used: Run, pictures: np.ndarray, tmp_path: Path) -> None:
     pairs = [(p, 255 - p) for p in pictures]
     seen: list[int] = []
