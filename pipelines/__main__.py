@@ -24,6 +24,8 @@ from pipelines.runtime.environment import set_environment
 from pipelines.runtime.stage_table import STAGES
 from pipelines.runtime.stopping import stoppable
 
+VERBS = ("predict", "adapters", "sheet")
+"""Commands that use a finished run (pipelines/verbs)."""
 HELP = ("-h", "--help", "-?", "help")
 
 
@@ -121,6 +123,10 @@ def _command(command: str, words: list[str], program: bool) -> int:
 
             dataset(command, words)
             return 0
+        if command in VERBS:
+            from pipelines.verbs import verb
+
+            return verb(command, words)
         if command == "tune":
             from tuning.study import check_words
 

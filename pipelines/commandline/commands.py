@@ -12,6 +12,7 @@ class Command:
     """words: its own, with what they mean. flags: those of them that take no value.
 
     required: words that it cannot do without. keys: whether it takes the configuration's keys, too.
+    free: what words without a key are; "" if it takes none.
     """
 
     name: str
@@ -21,14 +22,56 @@ class Command:
     required: tuple[str, ...] = ()
     keys: bool = True
     example: str = ""
+    free: str = ""
 
 
+JSON = {"--json": "JSON on standard output, for other programs"}
 OTHERS = (
     Command("run", "all stages, in order", example="denoised-weights run preset=demo"),
     Command(
         "serve",
         "answer text → adapter and text + image → image over HTTP (Ray Serve)",
         example="denoised-weights serve run_dir=runs/demo serve.port=8000",
+    ),
+    Command(
+        "predict",
+        "text → adapter, a PEFT folder each",
+        {
+            "run_dir": "the finished run",
+            "out": "the folder, or URI, that gets a folder for each text",
+            "texts": "a file of more texts, one a line",
+            "seed": "of the noise that is denoised; 0 if it is not given",
+        },
+        JSON,
+        required=("run_dir", "out"),
+        keys=False,
+        example='denoised-weights predict "indigo hair" run_dir=runs/demo out=adapters',
+        free="TEXT",
+    ),
+    Command(
+        "adapters",
+        "what adapters a run has: collected, of held-out concepts, fine-tuned by its service",
+        {"run_dir": "the run", "of": "collected, held-out or service alone"},
+        JSON,
+        required=("run_dir",),
+        keys=False,
+        example="denoised-weights adapters run_dir=runs/demo",
+    ),
+    Command(
+        "sheet",
+        "one PNG: what each text makes of each picture",
+        {
+            "run_dir": "the finished run",
+            "images": "a picture, or a folder of them",
+            "out": "the PNG",
+            "texts": "a file of more texts, one a line",
+            "most": "pictures taken of a folder; 6 if it is not given",
+        },
+        JSON,
+        required=("run_dir", "images", "out"),
+        keys=False,
+        example='denoised-weights sheet "indigo hair" sepia run_dir=RUN images=DIR out=sheet.png',
+        free="TEXT",
     ),
     Command(
         "submit",

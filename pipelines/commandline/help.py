@@ -161,7 +161,12 @@ def typed(value: Any) -> str:
 
 
 def _usage(command: Command) -> str:
-    own = "".join(f" [{word}=…]" for word in command.words)
+    named = {word: f"{word}=…" for word in command.words}
+    own = "".join(
+        f" {word}" if key in command.required else f" [{word}]" for key, word in named.items()
+    )
+    if command.free:
+        own = f" {command.free} …{own}"
     flags = "".join(f" [{flag}]" for flag in command.flags)
     section = " [SECTION …]" if command.name == "keys" else ""
     return own + flags + section + (" [key=value …]" if command.keys else "")

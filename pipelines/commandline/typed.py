@@ -41,7 +41,7 @@ def command_of(argv: Sequence[str]) -> tuple[Command, list[str]]:
 
 
 def key_words(command: Command, words: Sequence[str]) -> list[str]:
-    """`key=value` words, flags of the command as they are."""
+    """`key=value` words, flags of the command and words without a key as they are."""
     known = {*command.words, *(all_keys() if command.keys else ())}
     left, out = list(words), []
     while left:
@@ -54,6 +54,8 @@ def key_words(command: Command, words: Sequence[str]) -> list[str]:
             out.append(word)
         elif word in known and left and (left[0].startswith("=") or "=" not in left[0]):
             out.append(f"{word}={_value(left)}")
+        elif command.free and not word.startswith("="):
+            out.append(word)
         else:
             raise ConfigError(_not_understood(word, known))
     _check_own(command, out)
@@ -62,7 +64,7 @@ def key_words(command: Command, words: Sequence[str]) -> list[str]:
 
 def _check_own(command: Command, words: Sequence[str]) -> None:
     """ConfigError unless the command's own words are whole, and for words that it does not take."""
-    given = {key: value for key, _, value in (word.partition("=") for word in words)}
+    given = {k: value for k, equals, value in (w.partition("=") for w in words) if equals}
     usage = " ".join(f"{word}=…" for word in command.required)
     for word in command.required:
         if not given.get(word):
