@@ -11,6 +11,7 @@ from modeling.images.encoding import (
 )
 from modeling.images.error import ImageError
 from modeling.images.folder import IMAGE_SUFFIXES, PictureFolder, list_images
+from modeling.images.tree import PictureTree
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -18,6 +19,7 @@ __all__ = [
     "ImageError",
     "Opened",
     "PictureFolder",
+    "PictureTree",
     "decode_image",
     "encode_jpeg",
     "encode_like",

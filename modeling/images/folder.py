@@ -62,7 +62,7 @@ class PictureFolder:
         pictures, left_out = [], Counter[str]()
         taken = set()
         for file, reason in sorted(self._entries()):
-            reason = reason or _unwanted(file.image_id)
+            reason = reason or unwanted(file.image_id)
             if not reason and file.image_id in taken:
                 reason = TWICE
             if reason:
@@ -162,7 +162,7 @@ def _raw(name: str) -> bytes:
     return os.fsencode(name)
 
 
-def _unwanted(name: str) -> str:
+def unwanted(name: str) -> str:
     """Why an ordinary file is not taken for a picture; "" if it is."""
     if name.startswith("."):  # such as ._IMG_1.jpg, where macOS keeps what it knows of a file
         return HIDDEN

@@ -49,6 +49,21 @@ OTHERS = (
         free="TEXT",
     ),
     Command(
+        "translate",
+        "edit any number of pictures, which keep their names, sizes and formats (Ray Data)",
+        {
+            "run_dir": "the finished run",
+            "images": "a picture, a folder with all below it, or a URI (s3://…)",
+            "out": "the folder, or URI, that gets them",
+            "concept": "the text of the edit",
+            "adapter": "instead: a PEFT folder, or a name that the service gave out",
+            "strength": "of the change, from 0 to 1.5; 1 if it is not given",
+        },
+        JSON,
+        required=("run_dir", "images", "out"),
+        example='denoised-weights translate run_dir=RUN images=DIR out=DIR concept="indigo hair"',
+    ),
+    Command(
         "adapters",
         "what adapters a run has: collected, of held-out concepts, fine-tuned by its service",
         {"run_dir": "the run", "of": "collected, held-out or service alone"},

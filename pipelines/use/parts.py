@@ -60,6 +60,8 @@ class Merged(NamedTuple):
 
     state: Adapter
     tokens: Tensor
+    strength: float = 1.0
+    """Of the change: 0 leaves a picture as it is."""
 
 
 def metadata_of(data: bytes) -> dict[str, str]:
@@ -223,6 +225,10 @@ class TranslatorPart:
             source = to_unit(torch.from_numpy(pictures).permute(0, 3, 1, 2).to(self.device))
             edit = partial(self._edited, merged=[asks[i][1] for i in places])
             made = at_own_size(edit, source, self.size, self.translator.multiple)
+            strength = [asks[i][1].strength for i in places]
+            if set(strength) != {1.0}:
+                part = torch.tensor(strength, device=self.device)[:, None, None, None]
+                made = source + part * (made - source)
             edited = to_uint8(made).permute(0, 2, 3, 1).contiguous().cpu().numpy()
             out |= dict(zip(places, edited, strict=True))
         return [out[i] for i in range(len(asks))]
@@ -244,7 +250,7 @@ class TranslatorPart:
             places[id(m)].append(i)
         out = torch.empty_like(source)
         for same in places.values():
-            state, tokens = merged[same[0]]
+            state, tokens, _ = merged[same[0]]
             mask = torch.ones(len(tokens), dtype=torch.bool, device=self.device)
             x = source[same].contiguous(memory_format=torch.channels_last)
             out[same] = self.translator.apply(state, x, tokens, mask)

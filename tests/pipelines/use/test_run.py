@@ -19,6 +19,7 @@ from pipelines.runtime.stage_table import StageError
 from pipelines.stages.base import load_base
 from pipelines.use.adapter_names import OtherModelError, UnknownAdapterError
 from pipelines.use.finetune_request import FinetuneError
+from pipelines.use.strength import StrengthError
 from pipelines.use.wording import WordingError
 
 TEXT = "indigo hair"
@@ -66,6 +67,18 @@ def test_pictures_of_any_size_come_back_in_their_own(used: Run, pictures: np.nda
     np.testing.assert_array_equal(together[1], alone)
     np.testing.assert_array_equal(together[0], together[2])
     assert (alone != wide).any()
+
+
+def test_strength(used: Run, pictures: np.ndarray) -> None:
+    adapter = used.predict(TEXT)
+    one = used.translate(pictures, adapter)
+    np.testing.assert_array_equal(used.translate(pictures, adapter, 0), pictures)
+    np.testing.assert_array_equal(used.translate(pictures, adapter, 1), one)
+    half = np.stack(used.translate(pictures, adapter, 0.5)).astype(int)
+    assert np.abs(half - (pictures.astype(int) + np.stack(one)) / 2).max() <= 1
+    for wrong in (-0.1, 1.6, float("nan")):
+        with pytest.raises(StrengthError, match=r"from 0 to 1\.5"):
+            used.translate(pictures, adapter, wrong)
 
 
 def test_a_fine_tune_trains_and_is_kept(used: Run, pictures: np.ndarray, tmp_path: Path) -> None:
