@@ -65,21 +65,28 @@ def encode_jpeg(image: np.ndarray, quality: int = 92) -> bytes:
     return buffer.getvalue()
 
 
-def encode_like(opened: Opened, colours: np.ndarray) -> tuple[bytes, str]:
-    """Other colours with the transparency and in the format of a picture; also the file's suffix.
+def encode_like(opened: Opened, edited: np.ndarray) -> tuple[bytes, str]:
+    """An edit of `opened.seen` with the transparency and in the format of the picture; also the
+    file's suffix.
 
-    PNG, lossless WebP, or JPEG of high quality; what came in another format goes out as PNG.
+    PNG, lossless WebP, or JPEG of high quality; what came in another format goes out as PNG. What
+    shows through keeps its own colour but for the edit's change; JPEG has it on white.
     """
-    picture = Image.fromarray(np.ascontiguousarray(colours))
     if opened.kind in ("JPEG", "MPO"):
-        return encode_jpeg(colours, 95), ".jpg"
+        return encode_jpeg(edited, 95), ".jpg"
+    colours = edited
+    if opened.alpha is not None:
+        changed = opened.colours.astype(np.int16) + edited - opened.seen.astype(np.int16)
+        colours = changed.clip(0, 255).astype(np.uint8)
+    picture = Image.fromarray(np.ascontiguousarray(colours))
     if opened.alpha is not None:
         picture.putalpha(Image.fromarray(opened.alpha))
-    kind, suffix = ("WEBP", ".webp") if opened.kind == "WEBP" else ("PNG", ".png")
     buffer = io.BytesIO()
-    options = {"lossless": True, "exact": True} if kind == "WEBP" else {"compress_level": 3}
-    picture.save(buffer, format=kind, **options)
-    return buffer.getvalue(), suffix
+    if opened.kind == "WEBP":
+        picture.save(buffer, format="WEBP", lossless=True, exact=True)
+        return buffer.getvalue(), ".webp"
+    picture.save(buffer, format="PNG", compress_level=3)
+    return buffer.getvalue(), ".png"
 
 
 def decode_image(data: bytes, size: int | None = None) -> np.ndarray:

@@ -95,10 +95,12 @@ class RayBackend:
     async def files(self, name: str) -> AdapterFiles:
         return await answered(lambda: self.weights.files.remote(name))
 
-    async def translate(self, picture: np.ndarray, name: str) -> tuple[np.ndarray, str]:
+    async def translate(
+        self, picture: np.ndarray, name: str, strength: float
+    ) -> tuple[np.ndarray, str]:
         # to a copy that has this adapter, if there is one
         handle = self.translator.options(multiplexed_model_id=name)
-        return await answered(lambda: handle.translate.remote(picture, name))
+        return await answered(lambda: handle.translate.remote(picture, name, strength))
 
     async def nearest(self, text: str, count: int) -> list[Near]:
         return await answered(lambda: self.text.nearest.remote(text, count))

@@ -178,9 +178,11 @@ class Translator:
         return await self.merge(name)
 
     @refusing
-    async def translate(self, picture: np.ndarray, name: str) -> tuple[np.ndarray, str]:
-        """Edit uint8 [S, S, 3]; also the adapter's full name. Raises as Weights.load."""
-        ask: Any = (picture, await self.merged(name))
+    async def translate(
+        self, picture: np.ndarray, name: str, strength: float = 1.0
+    ) -> tuple[np.ndarray, str]:
+        """Edit uint8 [H, W, 3]; also the adapter's full name. Raises as Weights.load."""
+        ask: Any = (picture, (await self.merged(name))._replace(strength=strength))
         made: Any = await in_one_batch(self._translate(ask))
         if not name.startswith(FINETUNED):
             name = name_of(ask_of(name, self.part.model), self.part.model)

@@ -54,8 +54,10 @@ class Backend(Protocol):
 
     async def files(self, name: str) -> AdapterFiles: ...
 
-    async def translate(self, picture: np.ndarray, name: str) -> tuple[np.ndarray, str]:
-        """Edited uint8 [S, S, 3], and the adapter's full name."""
+    async def translate(
+        self, picture: np.ndarray, name: str, strength: float
+    ) -> tuple[np.ndarray, str]:
+        """Edited uint8 [H, W, 3], and the adapter's full name."""
 
     async def nearest(self, text: str, count: int) -> Sequence[Near]:
         """The nearest training concepts, the nearest first."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import io
 import warnings
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from fastapi import HTTPException, UploadFile
 from PIL import Image, UnidentifiedImageError
 
-from modeling.images import ImageError, decode_image
+from modeling.images import ImageError, Opened, decode_image, open_picture
 from pipelines.serve.errors import wrong
 from pipelines.serve.interface import Limits
 
@@ -20,12 +22,25 @@ IMAGE_FORMATS = ("PNG", "JPEG", "WEBP")
 
 async def read_picture(file: UploadFile, limits: Limits) -> np.ndarray:
     """uint8 [size, size, 3]; HTTPException if it is too large or no image."""
-    data = await file.read(limits.max_image_bytes + 1)
-    picture: np.ndarray = await asyncio.to_thread(_decode, data, limits)
+    data = await _checked(file, limits)
+    picture: np.ndarray = await asyncio.to_thread(_read, decode_image, data, limits.size)
     return picture
 
 
-def _decode(data: bytes, limits: Limits) -> np.ndarray:
+async def open_upload(file: UploadFile, limits: Limits) -> Opened:
+    """The same at its own size, with its transparency."""
+    data = await _checked(file, limits)
+    opened: Opened = await asyncio.to_thread(_read, open_picture, data)
+    return opened
+
+
+async def _checked(file: UploadFile, limits: Limits) -> bytes:
+    data = await file.read(limits.max_image_bytes + 1)
+    await asyncio.to_thread(_check, data, limits)
+    return bytes(data)
+
+
+def _check(data: bytes, limits: Limits) -> None:
     if len(data) > limits.max_image_bytes:
         raise HTTPException(413, f"the image is over {limits.max_image_bytes} bytes")
     try:
@@ -43,7 +58,10 @@ def _decode(data: bytes, limits: Limits) -> np.ndarray:
         raise wrong("image", "the image is damaged") from error
     if width * height > limits.max_pixels:
         raise wrong("image", f"{width} × {height} pixels: over {limits.max_pixels}")
+
+
+def _read(how: Callable[..., Any], data: bytes, *more: Any) -> Any:
     try:
-        return decode_image(data, limits.size)
+        return how(data, *more)
     except ImageError as error:
         raise wrong("image", "the image is damaged") from error

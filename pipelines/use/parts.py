@@ -247,7 +247,7 @@ class TranslatorPart:
     def _one_by_one(self, source: Tensor, merged: Sequence[Merged]) -> Tensor:
         places: dict[int, list[int]] = defaultdict(list)
         for i, m in enumerate(merged):
-            places[id(m)].append(i)
+            places[id(m.state)].append(i)
         out = torch.empty_like(source)
         for same in places.values():
             state, tokens, _ = merged[same[0]]

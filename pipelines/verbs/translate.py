@@ -16,8 +16,6 @@ from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any
 
-import numpy as np
-
 from modeling.images import ImageError, PictureTree, encode_like, open_picture
 from modeling.images.folder import in_words
 from modeling.targets.lora import WEIGHTS_FILE
@@ -142,15 +140,11 @@ class TranslatePictures:
             try:
                 one = open_picture(self.source.read(str(name)))
                 kind = KEPT[PurePosixPath(to).suffix.lower()]
-                alpha = None if kind == "JPEG" else one.alpha
-                opened.append((str(name), str(to), replace(one, kind=kind, alpha=alpha)))
+                opened.append((str(name), str(to), replace(one, kind=kind)))
             except ImageError as error:
                 _add(out, str(name), error=str(error))
         made = self.part.translate([(one.seen, self.merged) for _, _, one in opened])
         for (name, to, one), edited in zip(opened, made, strict=True):
-            if one.alpha is not None:  # what shows through has its own colours, not white's
-                changed = one.colours.astype(np.int16) + edited - one.seen.astype(np.int16)
-                edited = changed.clip(0, 255).astype(np.uint8)
             self.out.write(to, encode_like(one, edited)[0])
             _add(out, name, note=one.note)
         return out

@@ -4,12 +4,13 @@
 # `make_router` (see pipelines/serve/routes/fields.py).
 
 import asyncio
+from dataclasses import replace
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Form, Query, Request, Response, UploadFile
 from pydantic import Field
 
-from modeling.images import encode_jpeg, encode_png
+from modeling.images import encode_like
 from pipelines.serve.errors import ADAPTER_GONE, BUSY, current, described, wrong
 from pipelines.serve.interface import Limits
 from pipelines.serve.routes.fields import (
@@ -22,13 +23,15 @@ from pipelines.serve.routes.fields import (
     time_step,
 )
 from pipelines.serve.routes.state import StateBackend, StateLimits
-from pipelines.serve.uploads import read_picture
+from pipelines.serve.uploads import open_upload
 from pipelines.use.adapter_names import name_of
+from pipelines.use.strength import MOST
 
-PNG, JPEG = "image/png", "image/jpeg"
+PNG, JPEG, WEBP = "image/png", "image/jpeg", "image/webp"
+KINDS = {"png": PNG, "jpeg": JPEG, "webp": WEBP}
 Format = Annotated[
-    Literal["png", "jpeg"] | None,
-    Query(description="png if left out, unless Accept asks for image/jpeg alone"),
+    Literal["png", "jpeg", "webp"] | None,
+    Query(description="png if left out, unless Accept asks for image/jpeg or image/webp alone"),
 ]
 
 
@@ -48,17 +51,21 @@ def make_router(limits: Limits) -> APIRouter:
             max_length=longest_name(limits),
             description="X-Adapter-Id of an earlier answer, instead of a concept.",
         )
+        strength: float = Field(
+            1.0, ge=0, le=MOST, description="Of the change: 0 leaves the picture as it is."
+        )
 
     @router.post(
         "/v1/translate",
         summary="Image + text or adapter → edited image",
-        description=f"The image's central square is resized to {limits.size}×{limits.size} pixels,"
-        " the size that the translator was trained at, and edited.",
+        description="The picture keeps its size and its transparency. It is edited with its short"
+        f" side at {limits.size} pixels, the size that the translator was trained at, and what"
+        " changed is enlarged and added to it.",
         response_class=Response,
         responses={
             200: {
-                "description": f"The edited picture, {limits.size}×{limits.size}",
-                "content": {kind: {"schema": BINARY} for kind in (PNG, JPEG)},
+                "description": "The edited picture",
+                "content": {kind: {"schema": BINARY} for kind in KINDS.values()},
             },
             413: described("The image is too large"),
             415: described("Not a PNG, JPEG or WebP image"),
@@ -75,15 +82,24 @@ def make_router(limits: Limits) -> APIRouter:
     ) -> Response:
         if (form.concept is None) == (form.adapter is None):
             raise wrong("concept", "give either concept or adapter")
-        picture = await read_picture(form.image, allowed)
+        opened = await open_upload(form.image, allowed)
         if form.adapter is not None:
-            edited, name = await backend.translate(picture, known(form.adapter, allowed))
+            name = known(form.adapter, allowed)
+            edited, name = await backend.translate(opened.seen, name, form.strength)
         else:
-            ask = form.of(form.concept or "")
-            edited, name = await current(backend.translate(picture, name_of(ask, "")))
-        accept = request.headers.get("accept", "")
-        jpeg = format == "jpeg" or (format is None and JPEG in accept and PNG not in accept)
-        data = await asyncio.to_thread(encode_jpeg if jpeg else encode_png, edited)
-        return Response(data, media_type=JPEG if jpeg else PNG, headers={"X-Adapter-Id": name})
+            asked = name_of(form.of(form.concept or ""), "")
+            edited, name = await current(backend.translate(opened.seen, asked, form.strength))
+        kind = format or _accepted(request.headers.get("accept", ""))
+        data, _ = await asyncio.to_thread(encode_like, replace(opened, kind=kind.upper()), edited)
+        return Response(data, media_type=KINDS[kind], headers={"X-Adapter-Id": name})
 
     return router
+
+
+def _accepted(accept: str) -> str:
+    """The format that a client asks for without PNG; else PNG."""
+    if PNG not in accept:
+        for kind in ("jpeg", "webp"):
+            if KINDS[kind] in accept:
+                return kind
+    return "png"

@@ -65,7 +65,7 @@ def test_what_comes_in_goes_out_alike(name: str) -> None:
     assert (opened.kind, opened.note) == (kind, note)
     assert (opened.alpha is not None) == transparent
     np.testing.assert_array_equal(opened.seen, decode_image(data))
-    out, ending = encode_like(opened, opened.colours)
+    out, ending = encode_like(opened, opened.seen)
     assert ending == suffix
     again = open_picture(out)
     if suffix == ".jpg":

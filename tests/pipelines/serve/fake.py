@@ -48,7 +48,9 @@ class Fake:
         self.check(name)
         return AdapterFiles(b"weights", b"{}", "layout", "base", name)
 
-    async def translate(self, picture: np.ndarray, name: str) -> tuple[np.ndarray, str]:
+    async def translate(
+        self, picture: np.ndarray, name: str, strength: float
+    ) -> tuple[np.ndarray, str]:
         self.check(name)
         return picture, name
 

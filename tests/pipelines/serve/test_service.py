@@ -34,6 +34,8 @@ from modeling.targets.families import frozen_target
 from modeling.targets.lora import CONFIG_FILE, WEIGHTS_FILE, from_bytes
 from modeling.targets.shapes import from_description
 from modeling.text import TextEncoder
+from pipelines import Run
+from pipelines.__main__ import main
 from pipelines.runtime.run_dir import RunDir
 from pipelines.runtime.session import set_environment
 from pipelines.serve.command import start
@@ -126,7 +128,8 @@ def test_served_adapter_in_peft_edits_as_translate_does(
         archive.extractall(tmp_path)
     network = frozen_target(from_description(run.read_json("base/base.json")["translator"]))
     network.load_state_dict(load(run.read("base/translator.safetensors")))
-    x = to_unit(torch.from_numpy(decode_image(encode_png(picture), 32))).permute(2, 0, 1)[None]
+    square = decode_image(encode_png(picture), 32)  # edited at its own size
+    x = to_unit(torch.from_numpy(square)).permute(2, 0, 1)[None]
     (text,) = TextEncoder().encode([concept])
     mask = torch.ones(1, text.tokens.shape[0], dtype=torch.bool)
     with torch.no_grad():
@@ -134,7 +137,7 @@ def test_served_adapter_in_peft_edits_as_translate_does(
         adapted = PeftModel.from_pretrained(network, str(tmp_path))(x, text.tokens[None], mask)
     expected = to_uint8(adapted)[0].permute(1, 2, 0).numpy().astype(int)
 
-    reply = translate(url, encode_png(picture), concept=concept)
+    reply = translate(url, encode_png(square), concept=concept)
     assert reply.status_code == 200 and reply.headers["content-type"] == "image/png"
     got = decode_image(reply.content).astype(int)
     assert got.shape == (32, 32, 3)
@@ -170,6 +173,27 @@ def test_equal_requests_give_equal_bytes_and_others_do_not(url: str, run: RunDir
     translator, _ = load_base(saved, run)
     translator.check(adapter)
     assert adapter["base_model.model.head.lora_A.weight"].shape[0] == 1
+
+
+def test_python_and_the_commands_answer_as_the_service_does(
+    url: str, run: RunDir, picture: np.ndarray, tmp_path: Path
+) -> None:
+    """Equal bytes: one text, seed and picture, three ways."""
+    served = ask(url, concept="red hair", seed=5)
+    edited = translate(url, encode_png(picture), concept="red hair", seed=5, strength=0.7)
+    half = translate(url, encode_png(picture), concept="red hair", seed=5, strength=0)
+    assert (decode_image(half.content) == picture).all()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as the service's parts have here
+    used = Run(run.uri)
+    adapter = used.predict("red hair", seed=5)
+    assert adapter.files()[WEIGHTS_FILE] == served.content
+    assert adapter.name == served.headers["x-adapter-id"] == edited.headers["x-adapter-id"]
+    (made,) = used.translate([picture], adapter, strength=0.7)
+    np.testing.assert_array_equal(decode_image(edited.content), made)
+    assert main(["predict", "red hair", f"run_dir={run.uri}", f"out={tmp_path}", "seed=5"]) == 0
+    assert (tmp_path / "red-hair" / WEIGHTS_FILE).read_bytes() == served.content
+    torch.set_num_threads(threads)
 
 
 def test_an_adapters_name_says_which_it_is(url: str, picture: np.ndarray) -> None:

@@ -33,7 +33,7 @@ def test_images_by_format_size_and_damage(client: TestClient, image: bytes, stat
     reply = client.post("/v1/translate", files={"image": ("x", image)}, data={"concept": "a"})
     assert reply.status_code == status, reply.text
     if status == 200:
-        assert decode_image(reply.content).shape == (32, 32, 3)
+        assert decode_image(reply.content).shape == (40, 40, 3)
     else:
         assert reply.json()["detail"]
 
