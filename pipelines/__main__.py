@@ -24,7 +24,7 @@ from pipelines.runtime.environment import set_environment
 from pipelines.runtime.stage_table import STAGES
 from pipelines.runtime.stopping import stoppable
 
-VERBS = ("predict", "translate", "adapters", "sheet")
+VERBS = ("predict", "finetune", "translate", "adapters", "sheet")
 """Commands that use a finished run (pipelines/verbs)."""
 HELP = ("-h", "--help", "-?", "help")
 

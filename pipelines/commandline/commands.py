@@ -49,6 +49,27 @@ OTHERS = (
         free="TEXT",
     ),
     Command(
+        "finetune",
+        "text + example pairs → fine-tuned adapter, with a page each",
+        {
+            "run_dir": "the finished run",
+            "out": "the folder, or URI, that gets a folder for each text",
+            "texts": "a file of more texts, one a line",
+            "editor": "makes the pairs; the run's own if nothing else is given",
+            "count": "pairs that the editor makes to train on; as many as the run has if not given",
+            "sources": "instead: a folder of pictures, and with edits= …",
+            "edits": "… a folder of their edits, of the same names",
+            "pairs": "instead: a Parquet file of pairs, as stage pairs writes them",
+            "steps": "of training, learned ones included; the run's own if not given",
+            "seed": "of prediction and training; 0 if it is not given",
+            "keep": "true: also into the run, under a name that its service knows",
+        },
+        JSON,
+        required=("run_dir", "out"),
+        example='denoised-weights finetune "indigo hair" run_dir=runs/demo out=tuned',
+        free="TEXT",
+    ),
+    Command(
         "translate",
         "edit any number of pictures, which keep their names, sizes and formats (Ray Data)",
         {

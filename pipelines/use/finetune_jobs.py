@@ -48,7 +48,11 @@ def accept(
         run.write_table(f"{folder(job)}/{PAIRS}", pa.Table.from_pylist(rows, PAIR))
     tensors = {**start, "tokens": text.tokens, "pooled": text.pooled}
     run.write(f"{folder(job)}/{START}", save({k: v.contiguous() for k, v in tensors.items()}))
-    # last: with it the job is there
+    record(run, job, request)  # last: with it the job is there
+
+
+def record(run: RunDir, job: str, request: Request) -> None:
+    """That there is such a job, from now on."""
     run.write_json(f"{folder(job)}/{REQUEST}", {**vars(request), "accepted": time.time()})
 
 

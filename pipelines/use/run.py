@@ -65,6 +65,10 @@ class Adapter:
         made = self.part.files(self.weights, self.name, self.about)
         return {WEIGHTS_FILE: made.weights, CONFIG_FILE: made.config}
 
+    def renamed(self, name: str) -> Adapter:
+        """The same under another name."""
+        return replace(self, name=name)
+
     def save(self, folder: str | Path) -> Path:
         """Write a folder that `PeftModel.from_pretrained` loads, and `Run.load`."""
         out = RunDir(str(folder))
@@ -195,13 +199,14 @@ class Run:
         steps: int | None = None,
         seed: int = 0,
         start: Adapter | None = None,
+        test: int | None = None,
         on_step: Callable[[int], None] | None = None,
     ) -> Adapter:
         """Train the prediction for `text`, or `start`, on example pairs by the run's recipe.
 
-        pairs: source and edit, uint8 [S, S, 3] each. Of ten and more the last fifth is not trained
-        on, and scores it (`outcome`). steps: the run's own by default. FinetuneError if there are
-        no pairs, or a loss is not finite.
+        pairs: source and edit, uint8 [S, S, 3] each. The last `test` are not trained on, and
+        score it (`outcome`); by default a fifth of ten or more. steps: the run's own by default.
+        FinetuneError if there are no pairs, or a loss is not finite.
         """
         begun = start or self.predict(text, seed=seed)
         pooled = begun.loaded.pooled
@@ -216,7 +221,7 @@ class Run:
             TextEmbedding(begun.loaded.tokens, pooled),
             source,
             edited,
-            held_out(len(pairs)),
+            held_out(len(pairs)) if test is None else test,
             adapt if steps is None else replace(adapt, steps=steps),
             seed,
             on_step,

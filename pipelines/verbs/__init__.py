@@ -1,4 +1,4 @@
-"""Commands that use a finished run: `denoised-weights predict|translate|adapters|sheet …`.
+"""Commands that use a finished run: `denoised-weights predict|finetune|translate|adapters|sheet …`.
 
 Each is a module with `run(given, free, to_json) -> int`: its words by name, the words without a
 key, and whether JSON is wanted on standard output. What people read goes to standard error.
