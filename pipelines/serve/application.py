@@ -41,6 +41,7 @@ def limits(config: Config) -> Limits:
         max_pairs=s.max_pairs,
         max_train_steps=s.max_finetune_steps,
         train_steps=min(a.steps, s.max_finetune_steps),
+        learned_steps=a.learned_steps,
         max_upload_bytes=s.max_upload_bytes,
         editors=tuple(editors(config)),
         avatars=config.images.source == "avatars",

@@ -31,6 +31,8 @@ class Limits:
     max_train_steps: int
     train_steps: int
     """The run's own fine-tune."""
+    learned_steps: int
+    """Of these, learned ones."""
     max_upload_bytes: int
     """Of all pictures of a fine-tune."""
     editors: tuple[str, ...]

@@ -32,6 +32,7 @@ async def index(request: Request, limits: StateLimits) -> dict[str, Any]:
         "size": limits.size,
         "avatars": limits.avatars,
         "editors": limits.editors,
+        "learned_steps": limits.learned_steps,
         "endpoints": [
             f"{method.upper()} {path}"
             for path, methods in request.app.openapi()["paths"].items()

@@ -26,6 +26,7 @@ LIMITS = Limits(
     max_pairs=4,
     max_train_steps=10,
     train_steps=5,
+    learned_steps=1,
     max_upload_bytes=20_000,
     editors=("avatar",),
     avatars=True,

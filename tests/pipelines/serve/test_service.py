@@ -319,7 +319,7 @@ def test_the_page_in_a_browser(url: str, background: str, tmp_path: Path) -> Non
     command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic"]
     command += ["--no-first-run", "--disable-background-networking", "--disable-sync"]
     command += [f"--user-data-dir={tmp_path}", "--virtual-time-budget=60000", "--dump-dom"]
-    command.append(f"{url}/?concept={quote(background)}&tune=1")
+    command.append(f"{url}/?concept={quote(background)}&strength=0.8&tune=1")
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=True)
     page = done.stdout
 
@@ -332,6 +332,11 @@ def test_the_page_in_a_browser(url: str, background: str, tmp_path: Path) -> Non
     assert 'src="blob:' in inside("img", "predicted") and " s" in inside("small", "predicted-says")
     assert 'src="blob:' in inside("img", "tuned"), inside("div", "message")
     assert "L1 0." in inside("small", "tuned-says")
+    # beside the picture before, with a link that says what it is
+    assert 'src="blob:' in inside("img", "left") and 'src="blob:' in inside("img", "right")
+    history = re.search(r'<ul id="history">(.*?)</ul>', page, re.S)
+    assert history and history[1].count("<li>") == 2 and "strength=0.8" in history[1]
+    assert "0.80" in inside("output", "strength-says")
     assert inside("div", "message").endswith(">")
 
 
