@@ -78,6 +78,7 @@ OTHERS = (
             "out": "the folder, or URI, that gets them",
             "concept": "the text of the edit",
             "adapter": "instead: a PEFT folder, or a name that the service gave out",
+            "concepts": 'instead: several with strengths: [["indigo hair", 1.0], ["sepia", 0.5]]',
             "strength": "of the change, from 0 to 1.5; 1 if it is not given",
         },
         JSON,

@@ -7,7 +7,7 @@ not finite: AdapterError is at home beside the adapters.)
 from __future__ import annotations
 
 import functools
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Concatenate, NamedTuple, NoReturn, ParamSpec, TypeVar
 
 import numpy as np
@@ -96,11 +96,11 @@ class RayBackend:
         return await answered(lambda: self.weights.files.remote(name))
 
     async def translate(
-        self, picture: np.ndarray, name: str, strength: float
-    ) -> tuple[np.ndarray, str]:
-        # to a copy that has this adapter, if there is one
-        handle = self.translator.options(multiplexed_model_id=name)
-        return await answered(lambda: handle.translate.remote(picture, name, strength))
+        self, picture: np.ndarray, mix: Sequence[tuple[str, float]]
+    ) -> tuple[np.ndarray, Sequence[str]]:
+        # to a copy that has the first adapter, if there is one
+        handle = self.translator.options(multiplexed_model_id=mix[0][0])
+        return await answered(lambda: handle.translate.remote(picture, mix))
 
     async def nearest(self, text: str, count: int) -> list[Near]:
         return await answered(lambda: self.text.nearest.remote(text, count))

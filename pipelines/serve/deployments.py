@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -179,17 +179,22 @@ class Translator:
 
     @refusing
     async def translate(
-        self, picture: np.ndarray, name: str, strength: float = 1.0
-    ) -> tuple[np.ndarray, str]:
-        """Edit uint8 [H, W, 3]; also the adapter's full name. Raises as Weights.load."""
-        ask: Any = (picture, (await self.merged(name))._replace(strength=strength))
+        self, picture: np.ndarray, mix: Sequence[tuple[str, float]]
+    ) -> tuple[np.ndarray, list[str]]:
+        """Edit uint8 [H, W, 3]; also the adapters' full names. Raises as Weights.load."""
+        # one after the other: what Serve keeps of adapters counts those that are being loaded, too
+        merged = [(await self.merged(n))._replace(strength=strength) for n, strength in mix]
+        ask: Any = (picture, merged)
         made: Any = await in_one_batch(self._translate(ask))
-        if not name.startswith(FINETUNED):
-            name = name_of(ask_of(name, self.part.model), self.part.model)
-        return made, name
+        return made, [self._full(name) for name, _ in mix]
+
+    def _full(self, name: str) -> str:
+        if name.startswith(FINETUNED):
+            return name
+        return name_of(ask_of(name, self.part.model), self.part.model)
 
     @serve.batch
-    async def _translate(self, asks: list[tuple[np.ndarray, Merged]]) -> list[np.ndarray]:
+    async def _translate(self, asks: list[tuple[np.ndarray, Sequence[Merged]]]) -> list[np.ndarray]:
         return await asyncio.to_thread(self.part.translate, asks)
 
 

@@ -57,9 +57,9 @@ class Backend(Protocol):
     async def files(self, name: str) -> AdapterFiles: ...
 
     async def translate(
-        self, picture: np.ndarray, name: str, strength: float
-    ) -> tuple[np.ndarray, str]:
-        """Edited uint8 [H, W, 3], and the adapter's full name."""
+        self, picture: np.ndarray, mix: Sequence[tuple[str, float]]
+    ) -> tuple[np.ndarray, Sequence[str]]:
+        """Edited uint8 [H, W, 3] by adapters with their strengths, and the adapters' full names."""
 
     async def nearest(self, text: str, count: int) -> Sequence[Near]:
         """The nearest training concepts, the nearest first."""

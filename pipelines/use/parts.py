@@ -209,12 +209,13 @@ class TranslatorPart:
             return Merged(self.translator.merge(adapter), loaded.tokens.to(self.device))
 
     @torch.no_grad()
-    def translate(self, asks: Sequence[tuple[np.ndarray, Merged]]) -> list[np.ndarray]:
+    def translate(self, asks: Sequence[tuple[np.ndarray, Sequence[Merged]]]) -> list[np.ndarray]:
         """Edit uint8 [H, W, 3] each, of any sizes (modeling/targets/any_size.py).
 
-        Those of one size go together: on an accelerator through one set of grouped operations. A
-        CPU's are slower than one adapter after another (modeling/targets/lora.py), so there the
-        pictures of one adapter go together.
+        By one adapter, or by several, whose changes are added (pipelines/use/strength.py). Pictures
+        of one size go together: on an accelerator through one set of grouped operations. A CPU's
+        are slower than one adapter after another (modeling/targets/lora.py), so there the pictures
+        of one adapter go together.
         """
         groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
         for i, (picture, _) in enumerate(asks):
@@ -223,15 +224,24 @@ class TranslatorPart:
         for places in groups.values():
             pictures = np.stack([asks[i][0] for i in places])
             source = to_unit(torch.from_numpy(pictures).permute(0, 3, 1, 2).to(self.device))
-            edit = partial(self._edited, merged=[asks[i][1] for i in places])
-            made = at_own_size(edit, source, self.size, self.translator.multiple)
-            strength = [asks[i][1].strength for i in places]
-            if set(strength) != {1.0}:
-                part = torch.tensor(strength, device=self.device)[:, None, None, None]
-                made = source + part * (made - source)
+            made = self._mixed(source, [asks[i][1] for i in places])
             edited = to_uint8(made).permute(0, 2, 3, 1).contiguous().cpu().numpy()
             out |= dict(zip(places, edited, strict=True))
         return [out[i] for i in range(len(asks))]
+
+    def _mixed(self, source: Tensor, mixes: Sequence[Sequence[Merged]]) -> Tensor:
+        """Each picture of [n, 3, H, W] with the changes that its adapters make, times strengths."""
+        rows = [row for row, mix in enumerate(mixes) for _ in mix]
+        merged = [one for mix in mixes for one in mix]
+        each = source[rows]
+        edit = partial(self._edited, merged=merged)
+        made = at_own_size(edit, each, self.size, self.translator.multiple)
+        if len(rows) == len(mixes) and all(one.strength == 1 for one in merged):
+            return made
+        strength = torch.tensor([one.strength for one in merged], device=self.device)
+        change = strength[:, None, None, None] * (made - each)
+        index = torch.tensor(rows, device=self.device)
+        return source.index_add(0, index, change)
 
     def _edited(self, source: Tensor, merged: Sequence[Merged]) -> Tensor:
         if self.device.type == "cuda":

@@ -33,7 +33,7 @@ from pipelines.use.finetune_pairs import Pairs
 from pipelines.use.finetuned import FineTuned, fine_tuned, held_out
 from pipelines.use.parts import Loaded, TextPart, TranslatorPart, WeightPart, making, metadata_of
 from pipelines.use.saved_run import saved_config
-from pipelines.use.strength import checked
+from pipelines.use.strength import checked, counted
 from pipelines.use.wording import worded
 
 Picture = NDArray[np.uint8]
@@ -179,15 +179,23 @@ class Run:
         return Adapter(about.get("concept", ""), name, loaded, about, self._weights)
 
     def translate(
-        self, pictures: Iterable[Picture], adapter: Adapter, strength: float = 1.0
+        self,
+        pictures: Iterable[Picture],
+        adapter: Adapter | Sequence[tuple[Adapter, float]],
+        strength: float = 1.0,
     ) -> list[Picture]:
         """Edit pictures, uint8 [H, W, 3] of any sizes, which come back in their own.
 
         Each is edited with its short side as in training, and what changed is enlarged and added
         to it (modeling/targets/any_size.py). strength: how much of the change, from 0, which leaves
-        a picture as it is, to 1.5; StrengthError beyond.
+        a picture as it is, to 1.5. Several adapters with a strength each: their changes are added.
+        StrengthError beyond.
         """
-        merged = self._translator.merge(adapter.loaded)._replace(strength=checked(strength))
+        mix = [(adapter, 1.0)] if isinstance(adapter, Adapter) else counted(adapter)
+        merged = [
+            self._translator.merge(one.loaded)._replace(strength=checked(part * strength))
+            for one, part in mix
+        ]
         asks = [(picture, merged) for picture in pictures]
         return self._translator.translate(asks) if asks else []
 

@@ -31,9 +31,10 @@ from pipelines.runtime.session import ray_session, threads_per_actor
 from pipelines.use.parts import Loaded, TranslatorPart
 from pipelines.use.run import Adapter, Run
 from pipelines.use.saved_run import saved_config
-from pipelines.use.strength import StrengthError, checked
+from pipelines.use.strength import StrengthError, checked, mix_of
 
 DONE = "translate.json"
+WAYS = ("concept", "adapter", "concepts")
 TOGETHER = 16
 """Pictures that an actor takes at a time."""
 KEPT = {".png": "PNG", ".webp": "WEBP", ".jpg": "JPEG", ".jpeg": "JPEG", ".jpe": "JPEG"}
@@ -42,10 +43,8 @@ KEPT = {".png": "PNG", ".webp": "WEBP", ".jpg": "JPEG", ".jpeg": "JPEG", ".jpe":
 
 def run(given: Mapping[str, str], free: Sequence[str], to_json: bool) -> int:
     """1 if a picture could not be edited, 0 otherwise; ConfigError before anything is started."""
-    strength = _strength(given)
-    if ("concept" in given) == ("adapter" in given):
-        raise ConfigError("translate: give either concept=TEXT or adapter=FOLDER")
-    own = ("run_dir", "images", "out", "concept", "adapter", "strength")
+    asked = _asked(given)
+    own = ("run_dir", "images", "out", *WAYS, "strength")
     rest = [f"{k}={v}" for k, v in given.items() if k not in own]
     told = load_config([f"run_dir={given['run_dir']}", *rest])
     out = RunDir(given["out"], "out")
@@ -57,8 +56,11 @@ def run(given: Mapping[str, str], free: Sequence[str], to_json: bool) -> int:
     places = destinations(source.where, names)
     used = Run(told.run_dir)
     config = saved_config(RunDir(told.run_dir), told, "translate")
-    adapter = used.predict(given["concept"]) if "concept" in given else used.load(given["adapter"])
-    about = _about(adapter, strength)
+    mix = [
+        (used.load(what) if "adapter" in given else used.predict(what), part)
+        for what, part in asked
+    ]
+    about = _about(mix)
     _check_out(out, about)
     there = set(out.files(""))
     todo = [name for name in names if places[name] not in there]
@@ -66,7 +68,7 @@ def run(given: Mapping[str, str], free: Sequence[str], to_json: bool) -> int:
         log(f"translate: left out: {in_words(left_out)}")
     begun = time.monotonic()
     with foreign_output_to_file(), ray_session(config):
-        made_by = (adapter.loaded, strength)
+        made_by = [(adapter.loaded, part) for adapter, part in mix]
         bad = _through(config, used.uri, source, out, made_by, places, todo)
     seconds = time.monotonic() - begun
     done = len(todo) - len(bad)
@@ -88,7 +90,7 @@ def _through(
     run: str,
     source: PictureTree,
     out: RunDir,
-    made_by: tuple[Loaded, float],
+    made_by: Sequence[tuple[Loaded, float]],
     places: Mapping[str, str],
     todo: Sequence[str],
 ) -> dict[str, str]:
@@ -100,8 +102,7 @@ def _through(
         "run_dir": RunDir(run),
         "source": source,
         "out": out,
-        "loaded": made_by[0],
-        "strength": made_by[1],
+        "made_by": made_by,
     }
     rows = [{"name": name, "to": places[name]} for name in todo]
     for row in map_actors(config, TranslatePictures, arguments, rows, batch=TOGETHER):
@@ -122,8 +123,7 @@ class TranslatePictures:
         run_dir: RunDir,
         source: PictureTree,
         out: RunDir,
-        loaded: Loaded,
-        strength: float,
+        made_by: Sequence[tuple[Loaded, float]],
     ) -> None:
         import torch
 
@@ -131,7 +131,7 @@ class TranslatePictures:
         torch.set_num_threads(threads_per_actor(tree))
         self.source, self.out = source, out
         self.part = TranslatorPart(tree, run_dir, "cuda" if torch.cuda.is_available() else "cpu")
-        self.merged = self.part.merge(loaded)._replace(strength=strength)
+        self.mix = [self.part.merge(one)._replace(strength=part) for one, part in made_by]
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         out: dict[str, list[str]] = {"name": [], "error": [], "note": []}
@@ -143,7 +143,7 @@ class TranslatePictures:
                 opened.append((str(name), str(to), replace(one, kind=kind)))
             except ImageError as error:
                 _add(out, str(name), error=str(error))
-        made = self.part.translate([(one.seen, self.merged) for _, _, one in opened])
+        made = self.part.translate([(one.seen, self.mix) for _, _, one in opened])
         for (name, to, one), edited in zip(opened, made, strict=True):
             self.out.write(to, encode_like(one, edited)[0])
             _add(out, name, note=one.note)
@@ -172,13 +172,25 @@ def destinations(where: str, names: Sequence[str]) -> dict[str, str]:
     return out
 
 
-def _strength(given: Mapping[str, str]) -> float:
+def _asked(given: Mapping[str, str]) -> list[tuple[str, float]]:
+    """Texts, or an adapter's place, and the strength of each; ConfigError."""
+    ways = [way for way in WAYS if given.get(way)]
+    if len(ways) != 1:
+        raise ConfigError("translate: give one of concept=TEXT, adapter=FOLDER, concepts=JSON")
     try:
-        return checked(float(given.get("strength", "1")))
+        whole = checked(float(given.get("strength", "1")))
     except StrengthError as error:
         raise ConfigError(f"translate: {error}") from error
     except ValueError as error:
         raise ConfigError(f"translate: strength={given['strength']}: is no number") from error
+    if ways != ["concepts"]:
+        return [(given[ways[0]], whole)]
+    try:
+        return [
+            (text, checked(part * whole)) for text, part in mix_of(json.loads(given["concepts"]))
+        ]
+    except ValueError as error:  # StrengthError and JSON's own
+        raise ConfigError(f"translate: {error}") from error
 
 
 def _home(where: str) -> str:
@@ -187,9 +199,14 @@ def _home(where: str) -> str:
     return where if "://" in where else expanduser(where)
 
 
-def _about(adapter: Adapter, strength: float) -> dict[str, Any]:
-    digest = hashlib.sha256(adapter.files()[WEIGHTS_FILE]).hexdigest()
-    return {"text": adapter.text, "adapter": digest, "strength": strength}
+def _about(mix: Sequence[tuple[Adapter, float]]) -> dict[str, Any]:
+    return {
+        "texts": [adapter.text for adapter, _ in mix],
+        "adapters": [
+            hashlib.sha256(adapter.files()[WEIGHTS_FILE]).hexdigest() for adapter, _ in mix
+        ],
+        "strengths": [strength for _, strength in mix],
+    }
 
 
 def _check_out(out: RunDir, about: Mapping[str, Any]) -> None:
@@ -201,6 +218,6 @@ def _check_out(out: RunDir, about: Mapping[str, Any]) -> None:
     for key, value in about.items():
         if before.get(key) != value:
             raise ConfigError(
-                f"translate: {out.uri} holds pictures made with another {key}"
+                f"translate: {out.uri} holds pictures made with other {key}"
                 f" ({before.get(key)}, now {value}): give another out"
             )

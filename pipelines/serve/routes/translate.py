@@ -4,6 +4,7 @@
 # `make_router` (see pipelines/serve/routes/fields.py).
 
 import asyncio
+import json
 from dataclasses import replace
 from typing import Annotated, Literal
 
@@ -25,7 +26,8 @@ from pipelines.serve.routes.fields import (
 from pipelines.serve.routes.state import StateBackend, StateLimits
 from pipelines.serve.uploads import open_upload
 from pipelines.use.adapter_names import name_of
-from pipelines.use.strength import MOST
+from pipelines.use.strength import MOST, TOGETHER, checked, mix_of
+from pipelines.use.wording import worded
 
 PNG, JPEG, WEBP = "image/png", "image/jpeg", "image/webp"
 KINDS = {"png": PNG, "jpeg": JPEG, "webp": WEBP}
@@ -51,9 +53,29 @@ def make_router(limits: Limits) -> APIRouter:
             max_length=longest_name(limits),
             description="X-Adapter-Id of an earlier answer, instead of a concept.",
         )
+        concepts: str | None = Field(
+            None,
+            max_length=TOGETHER * (limits.max_text + 20),
+            description="Instead of both: JSON, several concepts with a strength each, whose"
+            f" changes are added; {TOGETHER} at most.",
+            examples=['[["indigo hair", 1.0], ["sepia", 0.5]]'],
+        )
         strength: float = Field(
             1.0, ge=0, le=MOST, description="Of the change: 0 leaves the picture as it is."
         )
+
+        def mix(self, most: int) -> list[tuple[str, float]]:
+            """Texts and strengths, of the one concept or of all; a 422 if they are wrong."""
+            if self.concept is not None:
+                return [(self.concept, self.strength)]
+            try:
+                found = mix_of(json.loads(self.concepts or ""))
+                texts = [(worded(text), checked(part * self.strength)) for text, part in found]
+            except (ValueError, RecursionError) as error:
+                raise wrong("concepts", str(error) or "no JSON") from error
+            if any(len(text) > most for text, _ in texts):
+                raise wrong("concepts", f"a concept has at most {most} characters")
+            return texts
 
     @router.post(
         "/v1/translate",
@@ -80,18 +102,20 @@ def make_router(limits: Limits) -> APIRouter:
         backend: StateBackend,
         format: Format = None,
     ) -> Response:
-        if (form.concept is None) == (form.adapter is None):
-            raise wrong("concept", "give either concept or adapter")
+        given = [form.concept, form.adapter, form.concepts]
+        if sum(way is not None for way in given) != 1:
+            raise wrong("concept", "give one of concept, adapter and concepts")
         opened = await open_upload(form.image, allowed)
         if form.adapter is not None:
-            name = known(form.adapter, allowed)
-            edited, name = await backend.translate(opened.seen, name, form.strength)
+            mix = [(known(form.adapter, allowed), form.strength)]
+            edited, names = await backend.translate(opened.seen, mix)
         else:
-            asked = name_of(form.of(form.concept or ""), "")
-            edited, name = await current(backend.translate(opened.seen, asked, form.strength))
+            texts = form.mix(limits.max_text)
+            mix = [(name_of(form.of(text), ""), strength) for text, strength in texts]
+            edited, names = await current(backend.translate(opened.seen, mix))
         kind = format or _accepted(request.headers.get("accept", ""))
         data, _ = await asyncio.to_thread(encode_like, replace(opened, kind=kind.upper()), edited)
-        return Response(data, media_type=KINDS[kind], headers={"X-Adapter-Id": name})
+        return Response(data, media_type=KINDS[kind], headers={"X-Adapter-Id": ", ".join(names)})
 
     return router
 

@@ -50,10 +50,11 @@ class Fake:
         return AdapterFiles(b"weights", b"{}", "layout", "base", name)
 
     async def translate(
-        self, picture: np.ndarray, name: str, strength: float
-    ) -> tuple[np.ndarray, str]:
-        self.check(name)
-        return picture, name
+        self, picture: np.ndarray, mix: list[tuple[str, float]]
+    ) -> tuple[np.ndarray, list[str]]:
+        for name, _ in mix:
+            self.check(name)
+        return picture, [name for name, _ in mix]
 
     async def nearest(self, text: str, count: int) -> list[Near]:
         return [Near("id", text, 1.0)] * count

@@ -191,6 +191,12 @@ def test_python_and_the_commands_answer_as_the_service_does(
     assert adapter.name == served.headers["x-adapter-id"] == edited.headers["x-adapter-id"]
     (made,) = used.translate([picture], adapter, strength=0.7)
     np.testing.assert_array_equal(decode_image(edited.content), made)
+    mix = json.dumps([["red hair", 1.0], ["sepia", 0.5]])
+    mixed = translate(url, encode_png(picture), concepts=mix, seed=5, strength=0.7)
+    assert mixed.headers["x-adapter-id"].count("p-") == 2
+    parts = [(adapter, 1.0), (used.predict("sepia", seed=5), 0.5)]
+    (made,) = used.translate([picture], parts, strength=0.7)
+    np.testing.assert_array_equal(decode_image(mixed.content), made)
     assert main(["predict", "red hair", f"run_dir={run.uri}", f"out={tmp_path}", "seed=5"]) == 0
     assert (tmp_path / "red-hair" / WEIGHTS_FILE).read_bytes() == served.content
     torch.set_num_threads(threads)

@@ -81,6 +81,19 @@ def test_strength(used: Run, pictures: np.ndarray) -> None:
             used.translate(pictures, adapter, wrong)
 
 
+def test_changes_of_several_adapters_are_added(used: Run, pictures: np.ndarray) -> None:
+    one, two = used.predict(TEXT), used.predict("sepia")
+    alone = [np.stack(used.translate(pictures, a)).astype(int) for a in (one, two)]
+    both = np.stack(used.translate(pictures, [(one, 1.0), (two, 0.5)])).astype(int)
+    expected = pictures + (alone[0] - pictures) + 0.5 * (alone[1] - pictures)
+    assert np.abs(both - expected.clip(0, 255)).max() <= 2  # each was rounded
+    np.testing.assert_array_equal(used.translate(pictures, [(one, 1.0)]), alone[0])
+    np.testing.assert_array_equal(used.translate(pictures, [(one, 1.0), (two, 0.0)]), alone[0])
+    for wrong in ([], [(one, 1.0)] * 5):
+        with pytest.raises(StrengthError, match="from 1 to 4 go together"):
+            used.translate(pictures, wrong)
+
+
 def test_a_fine_tune_trains_and_is_kept(used: Run, pictures: np.ndarray, tmp_path: Path) -> None:
     pairs = [(p, 255 - p) for p in pictures]
     seen: list[int] = []

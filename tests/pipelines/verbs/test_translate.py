@@ -90,7 +90,7 @@ def test_pictures_keep_their_names_sizes_and_formats(
     (pictures / "empty.jpg").write_bytes(b"")
     # another strength would mix with what is there
     assert main(["translate", *words, "strength=0.5"]) == 2
-    assert "another strength" in capsys.readouterr().err
+    assert "made with other strengths" in capsys.readouterr().err
 
 
 def test_one_picture_by_a_saved_adapter_at_no_strength_is_itself(
@@ -108,9 +108,12 @@ def test_one_picture_by_a_saved_adapter_at_no_strength_is_itself(
 @pytest.mark.parametrize(
     ("more", "reason"),
     [
-        ([], "either concept=TEXT or adapter=FOLDER"),
-        (["concept=a", "adapter=b"], "either concept=TEXT or adapter=FOLDER"),
+        ([], "one of concept=TEXT"),
+        (["concept=a", "adapter=b"], "one of concept=TEXT"),
         (["concept=a", "strength=2"], "from 0 to 1.5"),
+        (['concepts=[["a", 1]', "strength=1"], "translate: "),
+        (['concepts=[["a", "b"]]'], "must be a list such as"),
+        (['concepts=[["a", 1.6]]'], "from 0 to 1.5"),
         (["concept=a", "strength=much"], "is no number"),
         (["concept=a", "images=OUT/nowhere"], "does not exist"),
         (["concept=a", "images=OUT"], "holds no image"),

@@ -6,11 +6,12 @@ import struct
 import warnings
 import zlib
 
+import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from modeling.images import decode_image
+from modeling.images import decode_image, open_picture
 from tests.pipelines.serve.fake import LIMITS, SMALL, encoded
 
 
@@ -61,3 +62,49 @@ def test_forms_take_no_paths_and_no_unknown_fields(client: TestClient) -> None:
     image = {"image": ("x", encoded(SMALL, "PNG"))}
     extra = client.post("/v1/translate", data={"concept": "a", "surprise": "1"}, files=image)
     assert (path.status_code, extra.status_code) == (422, 422)
+
+
+@pytest.mark.parametrize(
+    ("fields", "status"),
+    [
+        ({"concepts": '[["a", 1], ["b", 0.5]]'}, 200),
+        ({"concepts": '[["a", 1.5]]', "strength": "1"}, 200),
+        ({"concepts": '[["a", 1.5]]', "strength": "1.5"}, 422),
+        ({"concepts": '[["a", 1]]', "concept": "a"}, 422),
+        ({"concepts": "[]"}, 422),
+        ({"concepts": '[["a", 1]'}, 422),
+        ({"concepts": '[["a"]]'}, 422),
+        ({"concepts": '[["a", true]]'}, 422),
+        ({"concepts": '[["a", NaN]]'}, 422),
+        ({"concepts": '[[" ", 1]]'}, 422),
+        ({"concepts": f'[["{"a" * 21}", 1]]'}, 422),
+        ({"concepts": "[" * 60}, 422),
+        ({"concept": "a", "strength": "-1"}, 422),
+        ({"concept": "a", "strength": "nan"}, 422),
+        ({}, 422),
+    ],
+)
+def test_mixes_and_strengths(client: TestClient, fields: dict[str, str], status: int) -> None:
+    image = {"image": ("x", encoded(SMALL, "PNG"))}
+    reply = client.post("/v1/translate", data=fields, files=image)
+    assert reply.status_code == status, reply.text
+    if status == 200:
+        count = fields["concepts"].count('"') // 2
+        assert len(reply.headers["x-adapter-id"].split(", ")) == count
+
+
+def test_a_picture_keeps_its_size_transparency_and_the_format_asked_for(client: TestClient) -> None:
+    clear = SMALL.resize((50, 20)).convert("RGBA")
+    clear.putalpha(Image.linear_gradient("L").resize((50, 20)))
+    for format, kind in ((None, "PNG"), ("webp", "WEBP"), ("jpeg", "JPEG")):
+        reply = client.post(
+            "/v1/translate",
+            params={"format": format} if format else {},
+            data={"concept": "a"},
+            files={"image": ("x", encoded(clear, "PNG"))},
+        )
+        opened = open_picture(reply.content)
+        assert opened.kind == kind and opened.colours.shape == (20, 50, 3)
+        if format != "jpeg":  # the fake edits nothing
+            np.testing.assert_array_equal(opened.alpha, np.asarray(clear.getchannel("A")))
+            np.testing.assert_array_equal(opened.colours, np.asarray(clear.convert("RGB")))
