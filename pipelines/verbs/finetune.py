@@ -75,7 +75,7 @@ def run(given: Mapping[str, str], free: Sequence[str], to_json: bool) -> int:
         _check_editor(config, asked.editor, texts)
     elif len(texts) > 1:
         raise ConfigError("finetune: pairs of files are of one text; several take an editor")
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"text": text, "folder": name, "of": i}
         for i, (text, name) in enumerate(zip(texts, folder_names(texts), strict=True))
     ]
@@ -110,7 +110,9 @@ def _asked(given: Mapping[str, str], config: Any) -> Asked:
     return Asked(
         editor,
         whole_number("finetune", given, "count", min(COUNT, config.adapt.coreset), 1),
-        *files.values(),
+        files["sources"],
+        files["edits"],
+        files["pairs"],
         whole_number("finetune", given, "steps", config.adapt.steps, 0),
         whole_number("finetune", given, "seed", 0, 0),
         keep == "true",
@@ -144,7 +146,7 @@ def _through(
     config: Any, run_dir: RunDir, out: RunDir, asked: Asked, todo: Sequence[dict[str, Any]]
 ) -> Iterator[dict[str, Any]]:
     """One text in this process; several by the pool of actors."""
-    arguments = {"uri": run_dir.uri, "out": out, "asked": asdict(asked)}
+    arguments: dict[str, Any] = {"uri": run_dir.uri, "out": out, "asked": asdict(asked)}
     if len(todo) < 2:
         for row in todo:
             with Progress("finetune", asked.steps, "steps") as progress:
