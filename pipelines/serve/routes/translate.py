@@ -64,19 +64,6 @@ def make_router(limits: Limits) -> APIRouter:
             1.0, ge=0, le=MOST, description="Of the change: 0 leaves the picture as it is."
         )
 
-        def mix(self, most: int) -> list[tuple[str, float]]:
-            """Texts and strengths, of the one concept or of all; a 422 if they are wrong."""
-            if self.concept is not None:
-                return [(self.concept, self.strength)]
-            try:
-                found = mix_of(json.loads(self.concepts or ""))
-                texts = [(worded(text), checked(part * self.strength)) for text, part in found]
-            except (ValueError, RecursionError) as error:
-                raise wrong("concepts", str(error) or "no JSON") from error
-            if any(len(text) > most for text, _ in texts):
-                raise wrong("concepts", f"a concept has at most {most} characters")
-            return texts
-
     @router.post(
         "/v1/translate",
         summary="Image + text or adapter → edited image",
@@ -110,7 +97,7 @@ def make_router(limits: Limits) -> APIRouter:
             mix = [(known(form.adapter, allowed), form.strength)]
             edited, names = await backend.translate(opened.seen, mix)
         else:
-            texts = form.mix(limits.max_text)
+            texts = mix_of_form(form.concept, form.concepts, form.strength, limits.max_text)
             mix = [(name_of(form.of(text), ""), strength) for text, strength in texts]
             edited, names = await current(backend.translate(opened.seen, mix))
         kind = format or _accepted(request.headers.get("accept", ""))
@@ -118,6 +105,22 @@ def make_router(limits: Limits) -> APIRouter:
         return Response(data, media_type=KINDS[kind], headers={"X-Adapter-Id": ", ".join(names)})
 
     return router
+
+
+def mix_of_form(
+    concept: str | None, concepts: str | None, strength: float, most: int
+) -> list[tuple[str, float]]:
+    """Texts and strengths, of the one concept or of all; a 422 if they are wrong."""
+    if concept is not None:
+        return [(concept, strength)]
+    try:
+        found = mix_of(json.loads(concepts or ""))
+        texts = [(worded(text), checked(part * strength)) for text, part in found]
+    except (ValueError, RecursionError) as error:
+        raise wrong("concepts", str(error) or "no JSON") from error
+    if any(len(text) > most for text, _ in texts):
+        raise wrong("concepts", f"a concept has at most {most} characters")
+    return texts
 
 
 def _accepted(accept: str) -> str:
