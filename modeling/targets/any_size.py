@@ -1,8 +1,8 @@
 """Pictures of any size through a translator that was trained at one.
 
 A convolutional network takes any sides, but what it has learned is of the size of things in its
-training pictures: drawn at their own 256 pixels by a base of 32, avatars are more than twice
-as far from the true edit (L1 .289) as drawn at 32 and enlarged (.121). So a picture is edited with its
+training pictures: drawn at their own 256 pixels by a base of 32, avatars are more than twice as far
+from the true edit (L1 .289) as drawn at 32 and enlarged (.121). So a picture is edited with its
 short side as in training and its aspect kept, and what *changed* is enlarged and added to it: its
 own detail stays (.096; `python -m tests.bench.sizes`).
 """
