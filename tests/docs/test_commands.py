@@ -15,7 +15,9 @@ from typing import Any
 import pytest
 import yaml
 
-from pipelines.__main__ import main
+from pipelines.__main__ import VERBS, main
+from pipelines.commandline.commands import COMMANDS
+from pipelines.commandline.typed import key_words
 from pipelines.config.error import ConfigError
 from pipelines.config.load import load_config
 from tests.conftest import Finished
@@ -179,6 +181,10 @@ def ours(words: list[str], known: set[str]) -> None:
         (name,) = (w.partition("=")[2] for w in rest if w.startswith("study="))
         mine, rest = own_words([w for w in rest if not w.startswith("study=")])
         load_study(name, mine)
+    elif command in VERBS:
+        about = COMMANDS[command]
+        typed = [w for w in key_words(about, rest) if "=" in w]
+        rest = [w for w in typed if w.partition("=")[0] not in about.words]
     load_config(rest)
 
 
