@@ -115,7 +115,7 @@ def bare(config: Any, run: RunDir, picture: np.ndarray) -> dict[str, Any]:
     merged = translator.merge(loaded)
 
     def translations(n: int) -> None:
-        for made in translator.translate([(picture, merged)] * n):
+        for made in translator.translate([(picture, [merged])] * n):
             encode_png(made)
 
     out = {}

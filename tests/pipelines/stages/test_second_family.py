@@ -164,7 +164,7 @@ def test_it_serves(run: RunDir) -> None:
     (loaded,) = weights.predict([(ask, TextPart(config, run).encode([ask.concept])[0])])
     assert isinstance(loaded, Loaded)
     picture = render(portrait(3), 32)
-    (made,) = translator.translate([(picture, translator.merge(loaded))])
+    (made,) = translator.translate([(picture, [translator.merge(loaded)])])
     assert made.shape == picture.shape and made.dtype == np.uint8
     assert not np.array_equal(made, picture)
 
