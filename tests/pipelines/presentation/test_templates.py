@@ -52,5 +52,5 @@ def test_pictures_grow_by_whole_multiples_or_shrink_to_their_room() -> None:
 
 
 def test_all_rooms_have_their_templates() -> None:
-    assert {n.split("/")[0] for n in TEMPLATES} == {"presentation", "comparison", "report"}
+    assert {n.split("/")[0] for n in TEMPLATES} == {"presentation", "comparison", "report", "verbs"}
     assert ROOT.name == "pipelines"
