@@ -22,7 +22,7 @@ from tenacity import (
 )
 
 from pipelines.use.adapter_names import OtherModelError, UnknownAdapterError
-from pipelines.use.answers import AdapterFiles, Near
+from pipelines.use.answers import AdapterFiles, Known, Near
 from pipelines.use.finetune_request import BusyError, FinetuneError, Request
 
 Result = TypeVar("Result")
@@ -101,6 +101,9 @@ class RayBackend:
         # to a copy that has the first adapter, if there is one
         handle = self.translator.options(multiplexed_model_id=mix[0][0])
         return await answered(lambda: handle.translate.remote(picture, mix))
+
+    async def containing(self, words: str, count: int) -> list[Known]:
+        return await answered(lambda: self.text.containing.remote(words, count))
 
     async def nearest(self, text: str, count: int) -> list[Near]:
         return await answered(lambda: self.text.nearest.remote(text, count))

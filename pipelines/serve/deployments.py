@@ -31,7 +31,7 @@ from pipelines.serve.backend import answered, refusing
 from pipelines.serve.shared_work import SharedWork
 from pipelines.use import finetune_jobs as jobs
 from pipelines.use.adapter_names import FINETUNED, Ask, UnknownAdapterError, ask_of, job_of, name_of
-from pipelines.use.answers import AdapterFiles, Near
+from pipelines.use.answers import AdapterFiles, Known, Near
 from pipelines.use.finetune_editors import check
 from pipelines.use.finetune_request import ENDED, FAILED, BusyError, Request
 from pipelines.use.finetune_task import finetune
@@ -77,6 +77,9 @@ class Text:
     @serve.batch
     async def encode(self, texts: list[str]) -> list[TextEmbedding]:
         return await asyncio.to_thread(self.part.encode, texts)
+
+    async def containing(self, words: str, count: int) -> list[Known]:
+        return self.part.containing(words, count)
 
     async def nearest(self, text: str, count: int) -> list[Near]:
         one: Any = self.encode  # serve.batch takes one and gives one, which its type does not say

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from pipelines.use.answers import AdapterFiles, Near
+from pipelines.use.answers import AdapterFiles, Known, Near
 from pipelines.use.finetune_request import Request
 
 
@@ -60,6 +60,9 @@ class Backend(Protocol):
         self, picture: np.ndarray, mix: Sequence[tuple[str, float]]
     ) -> tuple[np.ndarray, Sequence[str]]:
         """Edited uint8 [H, W, 3] by adapters with their strengths, and the adapters' full names."""
+
+    async def containing(self, words: str, count: int) -> Sequence[Known]:
+        """Training concepts in whose text this is."""
 
     async def nearest(self, text: str, count: int) -> Sequence[Near]:
         """The nearest training concepts, the nearest first."""

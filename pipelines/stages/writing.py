@@ -34,6 +34,9 @@ REJECTED_SCHEMA = pa.schema(
 )
 CHUNK = 4096
 """Texts that are embedded between two writes."""
+TRAINED, ALONE = 128, 1
+"""Texts that are embedded in one call: those of held-out concepts alone, as a user's is, or a
+prediction by stage `adapt` would differ from a user's in its last bits."""
 
 
 def writing_spec(config: Config) -> WritingSpec:
@@ -99,10 +102,13 @@ def write(
 def embed(encoder: TextEncoder, table: TextWriter, concepts: list[Concept]) -> None:
     """Embed the texts into the table, in batches."""
     progress = Progress("concepts: embeddings", len(concepts), "texts")
-    for start in range(0, len(concepts), CHUNK):
-        part = concepts[start : start + CHUNK]
-        table.add([c.concept_id for c in part], encoder.encode_columns([c.text for c in part]))
-        progress.add(len(part))
+    for batch, of_split in ((TRAINED, True), (ALONE, False)):
+        chosen = [c for c in concepts if (c.split == "train") is of_split]
+        for start in range(0, len(chosen), CHUNK):
+            part = chosen[start : start + CHUNK]
+            columns = encoder.encode_columns([c.text for c in part], batch)
+            table.add([c.concept_id for c in part], columns)
+            progress.add(len(part))
 
 
 def _combine(
@@ -140,7 +146,7 @@ def _combine(
                 )
             made = [combined_concept(p, split, adapter=adapter) for p in parts]
             texts = [m.text for m in made]
-            columns = encoder.encode_columns(texts)
+            columns = encoder.encode_columns(texts, TRAINED if split == "train" else ALONE)
             unit = (columns if judge is encoder else judge.encode_columns(texts)).unit()
             leaks = writer.selection.repeats_heldout(texts, unit, heldout)
             for i, said in leaks.items():

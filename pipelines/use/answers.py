@@ -17,6 +17,13 @@ class AdapterFiles:
     name: str
 
 
+class Known(NamedTuple):
+    """A concept that the weight generator has learned from."""
+
+    concept_id: str
+    text: str
+
+
 class Near(NamedTuple):
     """A concept that the weight generator has learned from, and how near its text is."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -77,18 +78,8 @@ def _finetune(config: Config, run: RunDir, job: str) -> None:
     start, text = start_of(run, job)
     decoder = Decoder(run, config.adapt, device)
     fine_tune = FineTune(config, run, translator, discriminator, decoder)
-    looked = 0.0
-
-    def look(step: int) -> None:
-        nonlocal looked
-        if time.monotonic() - looked < LOOK_SECONDS:
-            return
-        looked = time.monotonic()
-        if run.exists(f"{folder(job)}/{CANCEL}"):
-            raise CancelledError
-        run.write_json(f"{folder(job)}/{STATUS}", {"status": RUNNING, "step": step})
-
-    look(0)
+    look = Look(run, job, config.adapt.learned_steps)
+    look.at(0)
     pairs = _pairs(config, run, job, request)
     source, edited = (_stacked(list(side)).to(device) for side in zip(*pairs, strict=True))
     made = fine_tuned(
@@ -117,7 +108,38 @@ def _finetune(config: Config, run: RunDir, job: str) -> None:
         l1_after=made.l1_after,
         scored_on=made.scored_on,
         seconds=made.seconds,
+        curve=list({0: made.l1_before, **look.curve, request.train_steps: made.l1_after}.items()),
     )
+
+
+class Look:
+    """Now and then tells how far a job is, and scores it; CancelledError if nobody wants it more.
+
+    Every learned step is scored, and of the rest so many that a long fine-tune's are few enough to
+    draw.
+    """
+
+    def __init__(self, run: RunDir, job: str, learned: int) -> None:
+        self.run, self.job, self.learned = run, job, learned
+        self.begun = self.told = self.scored = time.monotonic()
+        self.curve: dict[int, float] = {}
+        """L1 on the pairs that score the job, by step."""
+
+    def at(self, step: int) -> None:
+        if self.run.exists(f"{folder(self.job)}/{CANCEL}"):
+            raise CancelledError
+        about = {"status": RUNNING, "step": step, "curve": list(self.curve.items())}
+        self.run.write_json(f"{folder(self.job)}/{STATUS}", about)
+
+    def __call__(self, step: int, score: Callable[[], float]) -> None:
+        now = time.monotonic()
+        pause = max(LOOK_SECONDS, (now - self.begun) / 50)
+        if step <= self.learned or now - self.scored >= pause:
+            self.curve[step] = score()
+            self.scored = time.monotonic()
+        if now - self.told >= LOOK_SECONDS:
+            self.told = now
+            self.at(step)
 
 
 def _pairs(config: Config, run: RunDir, job: str, request: Request) -> Pairs:

@@ -8,11 +8,15 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from modeling.targets.adapter_training import ConceptData, to_unit, translate_all
-from modeling.targets.lora import Adapter, stack
+from modeling.targets.lora import Adapter, stack, unstack
 from modeling.text import TextEmbedding
 from pipelines.config.sections.finetune import Adapt
 from pipelines.stages.finetuning import FineTune
 from pipelines.use.finetune_request import FinetuneError
+
+
+OnStep = Callable[[int, Callable[[], float]], None]
+"""Called with the step done, and with what scores its adapter as `l1_after` is scored."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,7 @@ def fine_tuned(
     test: int,
     adapt: Adapt,
     seed: int,
-    on_step: Callable[[int], None] | None = None,
+    on_step: OnStep | None = None,
 ) -> FineTuned:
     """Train from `start` on all pairs but the last `test`, by the run's recipe.
 
@@ -56,21 +60,25 @@ def fine_tuned(
     data = ConceptData("", source[: count - test], edited[: count - test], text.tokens)
     held = replace(data, source=source[-test:], edited=edited[-test:]) if test else data
     start = {k: v.to(source.device) for k, v in start.items()}
+
+    def l1(adapter: Adapter) -> float:
+        made = translate_all(fine_tune.translator, stack([adapter]), held.source, [held.tokens])[0]
+        return float((to_unit(made) - to_unit(held.edited)).abs().mean())
+
+    def told(step: int, adapters: Adapter) -> None:
+        assert on_step is not None
+        on_step(step, lambda: l1(unstack(adapters)[0]))
+
     (trained,) = fine_tune(
         [data],
         [start],
         [text],
         adapt,
         seed,
-        on_step=(lambda step, _: on_step(step)) if on_step else None,
+        on_step=told if on_step else None,
     )
     if trained.adapter is None:
         raise FinetuneError(trained.error)
-
-    def l1(adapter: Adapter) -> float:
-        made = translate_all(fine_tune.translator, stack([adapter]), held.source, [held.tokens])[0]
-        return float((to_unit(made) - to_unit(held.edited)).abs().mean())
-
     return FineTuned(
         {k: v.detach().cpu() for k, v in trained.adapter.items()},
         trained.losses,

@@ -38,7 +38,7 @@ from pipelines.stages.concepts import load_concepts, load_text, with_adapter
 from pipelines.stages.prediction import Decoder
 from pipelines.stages.weight_generators import load_generator
 from pipelines.use.adapter_names import Ask, OtherModelError, UnknownAdapterError
-from pipelines.use.answers import AdapterFiles, Near
+from pipelines.use.answers import AdapterFiles, Known, Near
 from pipelines.use.finetune_jobs import JOBS, TOKENS_FILE
 from pipelines.use.saved_run import digests
 
@@ -90,12 +90,19 @@ class TextPart:
         self.encoder = TextEncoder(config.text_encoder, config.allow_download)
         texts = load_text(run)
         known = [c for c in with_adapter(load_concepts(run)) if c.split == "train"]
-        self.known: list[tuple[str, str]] = [(c.concept_id, c.text) for c in known]
+        self.known = [Known(c.concept_id, c.text) for c in known]
         pooled = torch.stack([texts[c.concept_id].pooled for c in known])
         self.pooled = torch.nn.functional.normalize(pooled, dim=-1)
 
     def encode(self, texts: Sequence[str]) -> list[TextEmbedding]:
         return self.encoder.encode(texts)
+
+    def containing(self, words: str, count: int) -> list[Known]:
+        """Training concepts in whose text this is, in any case; first those that begin with it."""
+        wanted = words.strip().casefold()
+        found = [k for k in self.known if wanted in k.text.casefold()]
+        found.sort(key=lambda k: (not k.text.casefold().startswith(wanted), k.text))
+        return found[:count]
 
     def nearest(self, embedding: TextEmbedding, count: int) -> list[Near]:
         """The nearest training concepts, the nearest first."""

@@ -232,7 +232,7 @@ class Run:
             held_out(len(pairs)) if test is None else test,
             adapt if steps is None else replace(adapt, steps=steps),
             seed,
-            on_step,
+            (lambda step, _: on_step(step)) if on_step else None,
         )
         about = {"concept": begun.text, "train_steps": str(len(made.losses))}
         loaded = begun.loaded._replace(adapter=made.adapter)

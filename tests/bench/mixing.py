@@ -2,8 +2,9 @@
 
 For each held-out combination of a finished run, the adapters predicted for its two parts, put
 together by several rules, against the adapter predicted for the joined text: mean L1 to the true
-edit of evaluate.images unseen pictures, over three seeds of the prediction's noise. Give
-adapt.split=val to choose a rule. Writes tests/bench/results/mixing.json.
+edit of evaluate.images unseen pictures, over all weight generators of the run (`repeats`) and three
+seeds of the noise. Give adapt.split=val to choose a rule. Writes its split's part of
+tests/bench/results/mixing.json.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import json
 import sys
 from collections import defaultdict
 from collections.abc import Mapping
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from torch import Tensor
 from modeling.metrics.distances import paired_bootstrap
 from modeling.targets.adapter_training import to_uint8, to_unit
 from modeling.targets.lora import Adapter
+from modeling.weights.interface import WeightGenerator
 from pipelines.config.load import load_config
 from pipelines.config.tree import to_dict
 from pipelines.runtime.machine import machine
@@ -29,6 +32,7 @@ from pipelines.runtime.run_dir import RunDir
 from pipelines.stages.concepts import load_concepts
 from pipelines.stages.judging import Judge
 from pipelines.stages.prediction import Predictor
+from pipelines.stages.weight_generators import Member, load_generator
 
 RESULT = Path(__file__).parent / "results" / "mixing.json"
 JOINED, SEEDS = "the joined text's adapter", (0, 1, 2)
@@ -38,6 +42,8 @@ def main(words: list[str]) -> int:
     config = load_config(words)
     run = RunDir(config.run_dir)
     predictor, judge = Predictor(to_dict(config), run), Judge(config, run)
+    folders = [Member("generator", i).folder for i in range(config.repeats)]
+    generators = [load_generator(run, folder).model for folder in folders]
     concepts = {c.concept_id: c for c in load_concepts(run)}
     scores: dict[str, list[float]] = defaultdict(list)  # a concept's mean over seeds
     chosen = [
@@ -53,27 +59,30 @@ def main(words: list[str]) -> int:
         source, truth = to_unit(judged.source), to_unit(judged.edited)
         ids = [*concept.parents, concept.concept_id]
         found: dict[str, list[float]] = defaultdict(list)
-        for seed in SEEDS:
-            for rule, made in mixed(predictor, ids, source, seed).items():
+        for generator, seed in product(generators, SEEDS):
+            for rule, made in mixed(predictor, generator, ids, source, seed).items():
                 found[rule].append(float((to_unit(to_uint8(made)) - truth).abs().mean()))
         for rule, values in found.items():
             scores[rule].append(float(np.mean(values)))
-    result = {
-        "split": config.adapt.split,
+    results = json.loads(RESULT.read_text()) if RESULT.exists() else {}
+    results[config.adapt.split] = {
         "combinations": len(chosen),
+        "generators": len(generators),
         "rules": {rule: about(values, scores[JOINED]) for rule, values in scores.items()},
         "machine": machine(),
     }
-    RESULT.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
-    print(json.dumps(result["rules"], indent=1))
+    RESULT.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+    print(json.dumps(results[config.adapt.split]["rules"], indent=1))
     return 0
 
 
 @torch.no_grad()
-def mixed(predictor: Predictor, ids: list[str], x: Tensor, seed: int) -> dict[str, Tensor]:
+def mixed(
+    predictor: Predictor, generator: WeightGenerator, ids: list[str], x: Tensor, seed: int
+) -> dict[str, Tensor]:
     """What each rule makes of pictures [n, 3, H, W]; ids: of both parts, and of the whole."""
     translator = predictor.translator
-    merged = [translator.merge(a) for a in predictor.predict(ids, seed=seed)]
+    merged = [translator.merge(a) for a in predictor.predict(ids, generator, seed)]
     tokens = [predictor.texts[i].tokens for i in ids]
 
     def edit(state: Mapping[str, Tensor], pictures: Tensor, prompt: Tensor) -> Tensor:

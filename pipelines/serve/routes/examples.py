@@ -20,6 +20,24 @@ def make_router(limits: Limits) -> APIRouter:
     router = APIRouter()
 
     @router.get(
+        "/v1/concepts",
+        summary="Concepts that the weight generator has learned from, by what their texts hold",
+    )
+    async def containing(
+        backend: StateBackend,
+        contains: Annotated[
+            str,
+            Query(
+                max_length=limits.max_text,
+                description="In any case; texts that begin with it come first. All if left out.",
+            ),
+        ] = "",
+        count: Annotated[int, Query(ge=1, le=50)] = 10,
+    ) -> dict[str, Any]:
+        found = await backend.containing(contains, count)
+        return {"concepts": [{"concept_id": i, "text": t} for i, t in found]}
+
+    @router.get(
         "/v1/concepts/nearest",
         summary="Concepts that the weight generator has learned from, the nearest first",
     )

@@ -11,7 +11,7 @@ from PIL import Image
 
 from pipelines.serve.interface import Limits
 from pipelines.use.adapter_names import parse
-from pipelines.use.answers import AdapterFiles, Near
+from pipelines.use.answers import AdapterFiles, Known, Near
 
 LIMITS = Limits(
     max_text=20,
@@ -55,6 +55,9 @@ class Fake:
         for name, _ in mix:
             self.check(name)
         return picture, [name for name, _ in mix]
+
+    async def containing(self, words: str, count: int) -> list[Known]:
+        return [Known("id", words)] * count
 
     async def nearest(self, text: str, count: int) -> list[Near]:
         return [Near("id", text, 1.0)] * count

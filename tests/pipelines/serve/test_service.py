@@ -268,6 +268,20 @@ def test_nearest_concepts(url: str, run: RunDir) -> None:
     assert empty.status_code == 422
 
 
+def test_concepts_by_what_their_texts_hold(url: str, run: RunDir) -> None:
+    def found(**params: Any) -> list[str]:
+        reply = httpx.get(f"{url}/v1/concepts", params=params, timeout=PATIENCE)
+        assert reply.status_code == 200, reply.text
+        return [c["text"] for c in reply.json()["concepts"]]
+
+    known = {c.text for c in load_concepts(run) if c.split == "train"}
+    some = found(contains=" HAIR", count=50)
+    assert some and {"hair" in t for t in some} == {True} and set(some) <= known
+    first = some[0].split()[0]
+    assert found(contains=first, count=1)[0].startswith(first)
+    assert found(contains="no such thing") == [] and len(found()) == min(10, len(known))
+
+
 def test_a_fine_tune_by_an_editor(
     url: str, run: RunDir, picture: np.ndarray, background: str
 ) -> None:

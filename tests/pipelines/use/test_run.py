@@ -12,11 +12,15 @@ import torch
 from peft import PeftModel
 from safetensors.torch import save
 
+from modeling.targets.adapter_training import ConceptData
 from modeling.targets.lora import AdapterError
 from pipelines import Run
+from pipelines.config.tree import to_dict
 from pipelines.runtime.run_dir import ArtifactError, RunDir
 from pipelines.runtime.stage_table import StageError
 from pipelines.stages.base import load_base
+from pipelines.stages.concepts import load_concepts
+from pipelines.stages.finetuning import Adapting
 from pipelines.use.adapter_names import OtherModelError, UnknownAdapterError
 from pipelines.use.finetune_request import FinetuneError
 from pipelines.use.strength import StrengthError
@@ -107,6 +111,28 @@ def test_a_fine_tune_trains_and_is_kept(used: Run, pictures: np.ndarray, tmp_pat
     # and goes on from where it was left
     more = used.finetune(TEXT, pairs, steps=2, start=back)
     assert any((tuned.weights[k] != more.weights[k]).any() for k in start.weights)
+
+
+def test_stage_adapt_predicts_and_trains_the_same(
+    used: Run, run: RunDir, pictures: np.ndarray
+) -> None:
+    """The fourth way to one adapter; service and commands: tests/pipelines/serve/test_service.py."""
+    stage = Adapting(to_dict(used.config), run)
+    concept = next(c for c in load_concepts(run) if c.split == "test")
+    seed, text = used.config.seed, stage.texts[concept.concept_id]
+    (start,) = stage.predict([concept.concept_id])
+    mine = used.predict(concept.text, seed=seed)
+    assert start.keys() == mine.weights.keys()
+    assert all(torch.equal(start[k], v) for k, v in mine.weights.items())
+    channels_first = np.ascontiguousarray(pictures.transpose(0, 3, 1, 2))
+    source, edited = torch.from_numpy(channels_first), torch.from_numpy(255 - channels_first)
+    data = ConceptData(concept.concept_id, source, edited, text.tokens)
+    (trained,) = stage.finetune([data], [start], [text], used.config.adapt, seed)
+    pairs = [(p, 255 - p) for p in pictures]
+    tuned = used.finetune(concept.text, pairs, seed=seed, test=0)
+    assert trained.adapter is not None
+    assert all(torch.equal(trained.adapter[k], v) for k, v in tuned.weights.items())
+    assert any((tuned.weights[k] != v).any() for k, v in start.items())
 
 
 def test_what_it_has_learned_from_and_what_is_near(used: Run) -> None:

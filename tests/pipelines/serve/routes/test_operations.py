@@ -19,6 +19,7 @@ def test_the_index_names_what_there_is(client: TestClient) -> None:
         "POST /v1/finetunes",
         "GET /v1/finetunes/{job}",
         "DELETE /v1/finetunes/{job}",
+        "GET /v1/concepts",
         "GET /v1/concepts/nearest",
         "GET /v1/avatars/{number}",
     ]
