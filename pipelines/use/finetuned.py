@@ -14,7 +14,6 @@ from pipelines.config.sections.finetune import Adapt
 from pipelines.stages.finetuning import FineTune
 from pipelines.use.finetune_request import FinetuneError
 
-
 OnStep = Callable[[int, Callable[[], float]], None]
 """Called with the step done, and with what scores its adapter as `l1_after` is scored."""
 

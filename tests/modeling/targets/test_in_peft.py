@@ -80,9 +80,7 @@ def made_by_base() -> Tensor:
 
 
 @pytest.mark.parametrize("way", ["linear", "cat", "svd"])
-def test_peft_refuses_to_combine_ours(
-    two: tuple[PeftModel, dict[str, Tensor]], way: str
-) -> None:
+def test_peft_refuses_to_combine_ours(two: tuple[PeftModel, dict[str, Tensor]], way: str) -> None:
     """The norms' affines are saved whole, and PEFT combines none that two adapters have.
 
     docs/using.md says so, and what to do instead; where this fails, PEFT has learned it.

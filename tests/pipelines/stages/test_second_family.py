@@ -18,8 +18,10 @@ from peft import PeftModel
 from safetensors.torch import load_file
 
 from modeling.editors.avatars import portrait, render
+from modeling.images import decode_image, encode_png
 from modeling.targets.families import frozen_target
 from modeling.targets.shapes import from_description
+from pipelines import Run
 from pipelines.config.error import ConfigError
 from pipelines.config.load import load_config
 from pipelines.plan.shapes import Shapes
@@ -182,3 +184,25 @@ def test_shapes_that_cannot_be_are_refused() -> None:
         assert message in str(caught.value)
     # heads are e2gan's, whose check does not bind another family
     load_config([*WORDS, "translator.heads=3"])
+
+
+def test_pictures_in_the_store_are_edited_into_it(
+    stored: tuple[RunDir, str], bucket: str, tmp_path: Path
+) -> None:
+    run, _ = stored
+    pictures, out = RunDir(f"{bucket}/pictures"), RunDir(f"{bucket}/edited")
+    drawn = render(portrait(3), 48)
+    pictures.write("a/one.png", encode_png(drawn))
+    pictures.write("two.PNG", encode_png(drawn))
+    pictures.write("bad.jpg", b"no picture")
+    command = ["translate", "concept=red hair", f"run_dir={run.uri}"]
+    command += [f"images={pictures.uri}", f"out={out.uri}"]
+    with Driver(command, tmp_path) as driver:
+        assert driver.process.wait(180) == 1, driver.output()
+    assert set(out.files("")) == {"a/one.png", "two.PNG", "translate.json"}
+    assert set(out.read_json("translate.json")["bad"]) == {"bad.jpg"}
+    used = Run(run.uri)
+    (expected,) = used.translate([drawn], used.predict("red hair"))
+    made = decode_image(out.read("a/one.png")).astype(int)
+    assert made.shape == drawn.shape and np.abs(made - expected).max() <= 1  # other threads
+    assert np.abs(made - drawn).max() > 1
