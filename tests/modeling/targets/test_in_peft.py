@@ -37,7 +37,7 @@ def saved(translator: AdaptedTranslator, adapter: Adapter, folder: Path) -> str:
 
 @pytest.fixture
 def two(tmp_path: Path) -> tuple[PeftModel, dict[str, Tensor]]:
-    """A PEFT model with the adapters `one` and `two`, and what ours makes of the picture by each."""
+    """A PEFT model with the adapters `one` and `two`, and what we make of the picture by each."""
     translator = AdaptedTranslator(make_base(), rank=2, ranks={"head": 1})
     adapters = {name: an_adapter(translator, i) for i, name in enumerate(("one", "two"))}
     folders = {k: saved(translator, a, tmp_path / k) for k, a in adapters.items()}
@@ -109,7 +109,7 @@ def test_the_low_rank_part_alone_is_combined(tmp_path: Path) -> None:
     model.load_adapter(folders[1], adapter_name="1")
     model.add_weighted_adapter(["0", "1"], [1.0, 0.5], "both", combination_type="cat")
     model.double()
-    for name, layer in model.base_model.model.named_modules():
+    for layer in model.base_model.model.modules():
         if hasattr(layer, "lora_A"):
             parts = [layer.get_delta_weight(k) for k in ("0", "1", "both")]
             torch.testing.assert_close(parts[0] + 0.5 * parts[1], parts[2])

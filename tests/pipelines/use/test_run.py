@@ -116,7 +116,7 @@ def test_a_fine_tune_trains_and_is_kept(used: Run, pictures: np.ndarray, tmp_pat
 def test_stage_adapt_predicts_and_trains_the_same(
     used: Run, run: RunDir, pictures: np.ndarray
 ) -> None:
-    """The fourth way to one adapter; service and commands: tests/pipelines/serve/test_service.py."""
+    """The fourth way; service and commands: tests/pipelines/serve/test_service.py."""
     stage = Adapting(to_dict(used.config), run)
     concept = next(c for c in load_concepts(run) if c.split == "test")
     seed, text = used.config.seed, stage.texts[concept.concept_id]
