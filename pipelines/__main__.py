@@ -24,8 +24,8 @@ from pipelines.runtime.environment import set_environment
 from pipelines.runtime.stage_table import STAGES
 from pipelines.runtime.stopping import stoppable
 
-VERBS = ("predict", "finetune", "translate", "adapters", "sheet")
-"""Commands that use a finished run (pipelines/verbs)."""
+VERBS = ("predict", "finetune", "translate", "adapters", "sheet", "status", "errors")
+"""Commands on a run (pipelines/verbs)."""
 HELP = ("-h", "--help", "-?", "help")
 
 

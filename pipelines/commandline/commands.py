@@ -111,6 +111,31 @@ OTHERS = (
         free="TEXT",
     ),
     Command(
+        "status",
+        "how far a run is, from its directory alone, wherever it is being made",
+        {
+            "run_dir": "the run; a folder or a URI",
+            "price": "money for an hour of one GPU or actor: spent so far, and planned",
+        },
+        {
+            **JSON,
+            "--watch": "again every five seconds, until it has ended",
+            "--plan": "beside what `plan` says of it",
+        },
+        required=("run_dir",),
+        keys=False,
+        example="denoised-weights status run_dir=s3://bucket/runs/one --watch",
+    ),
+    Command(
+        "errors",
+        "why rows of a run are bad: each reason with how often, and for what",
+        {"run_dir": "the run; a folder or a URI", "stage": "of this stage alone"},
+        JSON,
+        required=("run_dir",),
+        keys=False,
+        example="denoised-weights errors run_dir=runs/demo",
+    ),
+    Command(
         "submit",
         "run a command as a Ray job, and follow it",
         {

@@ -58,7 +58,7 @@ def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
     for row in map_actors(config, CompareMethods, arguments, [{"job": j} for j in todo]):
         if row["error"]:
             bad.append({"key": row["job"], "reason": row["error"]})
-        progress.add()
+        progress.add(bad=bool(row["error"]))
     record_errors(config, run_dir, "compare", bad, len(names))
     done = [j for j in names if run_dir.exists(f"{FOLDER}/jobs/{j}.parquet")]
     rows = [r for j in done for r in run_dir.read_table(f"{FOLDER}/jobs/{j}.parquet").to_pylist()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from types import TracebackType
 
 from pipelines.runtime import terminal
@@ -22,6 +23,10 @@ def span(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
+watcher: Callable[[Progress], None] | None = None
+"""Is told of each Progress of this process as it begins (pipelines/runtime/heartbeat.py)."""
+
+
 class Progress:
     """`total` units of work. Elsewhere than on a terminal: a line at most every `every` seconds.
 
@@ -34,10 +39,13 @@ class Progress:
     def __init__(self, what: str, total: int, unit: str, done: int = 0, every: float = 5.0) -> None:
         self.what, self.total, self.unit, self.every = what, total, unit, every
         self.done = done
+        self.bad = 0
         self.note = ""
         self.first: tuple[int, float] | None = None
         self.last = self.counted = time.monotonic()
         self.bar = terminal.new_bar(what, total, done, self._state)
+        if watcher is not None:
+            watcher(self)
 
     def __enter__(self) -> Progress:
         return self
@@ -51,8 +59,10 @@ class Progress:
         if self.bar is not None:
             self.bar.close()
 
-    def add(self, count: int = 1, note: str = "") -> None:
+    def add(self, count: int = 1, note: str = "", bad: bool = False) -> None:
+        """bad: nothing came of them."""
         self.done += count
+        self.bad += count if bad else 0
         self.note = note
         self.counted = time.monotonic()
         if self.first is None:
@@ -67,15 +77,20 @@ class Progress:
             self.bar.close()
         log(f"{self.what}: {self._state()}")
 
+    def rate(self) -> float:
+        """Units a second; 0 before two of them are done."""
+        first, since = self.first or (self.done, self.counted)
+        seconds = self.counted - since
+        return (self.done - first) / seconds if seconds > 0 else 0.0
+
     def _state(self) -> str:
         """Done of total, the rate, the time left (which runs down between units), the note."""
         parts = [f"{self.done}/{self.total} {self.unit}"]
-        first, since = self.first or (self.done, self.counted)
-        done, seconds = self.done - first, self.counted - since
-        if done and seconds > 0:
-            parts.append(f"{done / seconds:.1f}/s")
+        rate = self.rate()
+        if rate > 0:
+            parts.append(f"{rate:.1f}/s")
             if self.done < self.total:
-                left = (self.total - self.done) * seconds / done
+                left = (self.total - self.done) / rate
                 left = max(0.0, left - (time.monotonic() - self.counted))
                 parts.append(f"{span(left)} left")
         return ", ".join([*parts, self.note] if self.note else parts)

@@ -100,6 +100,11 @@ def _this(words: Sequence[str]) -> Holder:
     )
 
 
+def holder(run: RunDir) -> Holder | None:
+    """Who holds a run directory now, or held it when the process was ended without notice."""
+    return _read(run, NAME)
+
+
 @contextmanager
 def locked(run: RunDir, words: Sequence[str], folder: str = "") -> Iterator[None]:
     """Hold the lock of a run directory, or of one of its folders, while the block runs.
@@ -127,6 +132,14 @@ def locked(run: RunDir, words: Sequence[str], folder: str = "") -> Iterator[None
         ended.set()
         renewal.join()
         lock.release()
+
+
+def _read(run: RunDir, name: str) -> Holder | None:
+    """None: not there, not written to its end, or of another version."""
+    try:
+        return Holder(**json.loads(run.read(name)))
+    except (ArtifactError, ValueError, TypeError):
+        return None
 
 
 class _Lock:
@@ -222,11 +235,7 @@ class _Lock:
         return False
 
     def _read(self) -> Holder | None:
-        """None: not there, not written to its end, or of another version."""
-        try:
-            return Holder(**json.loads(self.run.read(self.name)))
-        except (ArtifactError, ValueError, TypeError):
-            return None
+        return _read(self.run, self.name)
 
     def _bytes(self) -> bytes:
         return (json.dumps(asdict(self.me), indent=2) + "\n").encode()

@@ -27,6 +27,7 @@ from pipelines.config.error import ConfigError
 from pipelines.config.schema import Config
 from pipelines.config.sections.finetune import Refine
 from pipelines.config.sections.scoring import Starts
+from pipelines.runtime.heartbeat import beating, forget
 from pipelines.runtime.log import log
 from pipelines.runtime.run_dir import RunDir
 from pipelines.runtime.stage_table import BY_NAME, FEATURES, SOURCES, STAGES, Stage, StageError
@@ -175,6 +176,7 @@ def redo(config: Config, run: RunDir, names: Iterable[str]) -> None:
         for path in BY_NAME[name].outputs:
             run.delete(path)
         run.delete(f"train/{name}")
+        forget(run, name)
 
 
 def _with_defaults(recorded: Any, wanted: Any, default: Any) -> Any:
@@ -257,7 +259,8 @@ def run_stage(config: Config, run: RunDir, name: str) -> None:
     log(f"{name}: {stage.summary}")
     begun = time.perf_counter()
     try:
-        summary = importlib.import_module(stage.module).run(config, run)
+        with beating(run, name):
+            summary = importlib.import_module(stage.module).run(config, run)
     finally:
         end_bar()
     seconds = time.perf_counter() - begun

@@ -121,7 +121,7 @@ def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
         if row["error"]:
             bad.append({"key": row["concept_id"], "reason": row["error"]})
         actors.add(row["actor"])
-        progress.add()
+        progress.add(bad=bool(row["error"]))
     record_errors(config, run_dir, "adapt", bad, len(ids))
     failed = {b["key"] for b in bad}
     times = [load_timings(run_dir, i) for i in ids if i not in failed]

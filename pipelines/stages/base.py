@@ -32,6 +32,7 @@ from modeling.targets.shapes import (
 )
 from pipelines.config import tree as config_tree
 from pipelines.config.schema import Config
+from pipelines.runtime import heartbeat
 from pipelines.runtime.log import Progress, log
 from pipelines.runtime.run_dir import ArtifactError, RunDir
 from pipelines.runtime.session import quiet_worker, threads_per_worker
@@ -146,6 +147,8 @@ def train_loop(settings: dict[str, Any]) -> None:
             training.load_state(Path(folder, "state.safetensors").read_bytes())
     recipe = training.recipe
     order = batch_order(len(source), recipe.steps, recipe.batch * world, config.seed)
+    if rank == 0:
+        heartbeat.tell(run_dir, "base")
     progress = Progress("base", recipe.steps, "steps", training.done)
     recent: list[float] = []
     while training.done < recipe.steps:

@@ -36,7 +36,7 @@ def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
     for row in map_actors(config, EvaluateConcept, arguments, [{"concept_id": i} for i in todo]):
         if row["error"]:
             bad.append({"key": row["concept_id"], "reason": row["error"]})
-        progress.add()
+        progress.add(bad=bool(row["error"]))
     record_errors(config, run_dir, "evaluate", bad, len(ids))
     tables = {
         kind: pa.concat_tables(

@@ -119,7 +119,9 @@ def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
             bad.append({"key": row["concept_id"], "reason": row["error"]})
         else:
             scores.append(row["l1"])
-        progress.add(note=f"validation L1 {np.mean(scores):.3f}" if scores else "")
+        progress.add(
+            bad=bool(row["error"]), note=f"validation L1 {np.mean(scores):.3f}" if scores else ""
+        )
     record_errors(config, run_dir, "gans", bad, len(ids))
     there = set(run_dir.files(FOLDER))
     done = [i for i in ids if f"{FOLDER}/{i}/metrics.json" in there]

@@ -17,6 +17,7 @@ from modeling.weights.recipe import generator_recipe
 from modeling.weights.weight_generator import build
 from pipelines.config import tree as config_tree
 from pipelines.config.schema import Config
+from pipelines.runtime import heartbeat
 from pipelines.runtime.ingest import CACHE_BYTES, Batch, cached_batches, streamed_batches
 from pipelines.runtime.log import Progress, log
 from pipelines.runtime.run_dir import RunDir
@@ -123,6 +124,8 @@ class _Loop:
                 self.world,
                 Draws(self.recipe.image_steps, g.image_concepts, g.image_batch),
             )
+        if self.rank == 0:
+            heartbeat.tell(self.run_dir, "generator")
         self.progress = Progress("generator", self.recipe.total, "steps", self.training.done)
         self.recent: dict[str, list[float]] = defaultdict(list)
 

@@ -70,8 +70,9 @@ def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
     unedited = {c.concept_id for c in groups.pop("", [])}
     for editor, group in groups.items():
         for row in edit_with(config, run_dir, EditConcept, editor, group):
-            about[row["concept_id"]] = json.loads(row["about"])
-            progress.add()
+            made = json.loads(row["about"])
+            about[row["concept_id"]] = made
+            progress.add(bad=bool(made.get("dropped")))
     for concept_id in unedited:
         about[concept_id] = {
             "editor": "",

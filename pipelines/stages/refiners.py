@@ -31,6 +31,7 @@ from modeling.weights.refiner import (
 from modeling.weights.weight_generator import predict_blocks
 from pipelines.config import tree as config_tree
 from pipelines.config.schema import Config
+from pipelines.runtime import heartbeat
 from pipelines.runtime.log import Progress, log
 from pipelines.runtime.run_dir import ArtifactError, RunDir
 from pipelines.runtime.session import quiet_worker, threads_per_worker
@@ -131,6 +132,8 @@ class _Loop:
             Draws(r.steps, r.concepts, r.pairs),
         )
         self.seconds = self._resumed()
+        if self.rank == 0:
+            heartbeat.tell(self.run_dir, "generator")
         self.progress = Progress("generator", r.steps, "steps", self.training.done)
 
     def _training(self, text_dim: int) -> RefinerTraining:

@@ -1,6 +1,6 @@
-"""Commands that use a finished run: `denoised-weights predict|finetune|translate|adapters|sheet …`.
+"""Commands on a run, most of them on a finished one: `denoised-weights predict|translate|status …`.
 
-Each is a module with `run(given, free, to_json) -> int`: its words by name, the words without a
+Each is a module with `run(given, free, flags) -> int`: its words by name, the words without a
 key, and whether JSON is wanted on standard output. What people read goes to standard error.
 """
 
@@ -15,4 +15,4 @@ def verb(command: str, words: Sequence[str]) -> int:
     given = {key: value for key, equals, value in (w.partition("=") for w in words) if equals}
     free = [w for w in words if "=" not in w and not w.startswith("--")]
     module = import_module(f"pipelines.verbs.{command}")
-    return int(module.run(given, free, "--json" in words))
+    return int(module.run(given, free, {w for w in words if w.startswith("--")}))

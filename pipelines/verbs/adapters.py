@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from pipelines.config.error import ConfigError
@@ -20,13 +20,13 @@ from pipelines.use.finetune_request import FINISHED
 KINDS = ("collected", "held-out", "service")
 
 
-def run(given: Mapping[str, str], free: Sequence[str], to_json: bool) -> int:
+def run(given: Mapping[str, str], free: Sequence[str], flags: Collection[str]) -> int:
     kinds = given.get("of", "")
     if kinds and kinds not in KINDS:
         raise ConfigError(f"adapters: of={kinds}: must be one of {', '.join(KINDS)}")
     run_dir = RunDir(given["run_dir"])
     rows = [row for row in rows_of(run_dir) if kinds in ("", row["kind"])]
-    if to_json:
+    if "--json" in flags:
         print(json.dumps(rows, indent=2, ensure_ascii=False))
         return 0
     now = time.time()

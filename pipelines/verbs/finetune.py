@@ -11,7 +11,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -62,7 +62,7 @@ class Asked:
     keep: bool
 
 
-def run(given: Mapping[str, str], free: Sequence[str], to_json: bool) -> int:
+def run(given: Mapping[str, str], free: Sequence[str], flags: Collection[str]) -> int:
     """1 if a text's fine-tune failed, 0 otherwise; ConfigError before anything is started."""
     texts = texts_of("finetune", given, free)
     own = ("out", "texts", *Asked.__dataclass_fields__)
@@ -91,7 +91,7 @@ def run(given: Mapping[str, str], free: Sequence[str], to_json: bool) -> int:
                 f"finetune: {row['text']} → {out.url(row['folder'])}: L1 {row['l1_before']:.4f} →"
                 f" {row['l1_after']:.4f} on {row['scored_on']}, {row['seconds']:.1f} s"
             )
-    if to_json:
+    if "--json" in flags:
         print(json.dumps(results, indent=2, ensure_ascii=False))
     return 1 if any(row.get("error") for row in results) else 0
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from modeling.targets.lora import CONFIG_FILE
 from pipelines.runtime.log import log
@@ -13,7 +13,7 @@ from pipelines.use.run import Run
 from pipelines.verbs.texts import folder_names, texts_of, whole_number
 
 
-def run(given: Mapping[str, str], free: Sequence[str], to_json: bool) -> int:
+def run(given: Mapping[str, str], free: Sequence[str], flags: Collection[str]) -> int:
     """The same command again writes the same bytes."""
     texts = texts_of("predict", given, free)
     seed = whole_number("predict", given, "seed", 0, 0)
@@ -35,6 +35,6 @@ def run(given: Mapping[str, str], free: Sequence[str], to_json: bool) -> int:
                 "nearest": {"text": near.text, "similarity": round(near.similarity, 4)},
             }
         )
-    if to_json:
+    if "--json" in flags:
         print(json.dumps(told, indent=2, ensure_ascii=False))
     return 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ CELL, GAP, LABEL = 192, 8, 22
 PAPER, INK = "#ffffff", "#1e293b"
 
 
-def run(given: Mapping[str, str], free: Sequence[str], to_json: bool) -> int:
+def run(given: Mapping[str, str], free: Sequence[str], flags: Collection[str]) -> int:
     texts = texts_of("sheet", given, free)
     most = whole_number("sheet", given, "most", 6, 1)
     out = Path(given["out"]).expanduser()
@@ -40,7 +40,7 @@ def run(given: Mapping[str, str], free: Sequence[str], to_json: bool) -> int:
     out.parent.mkdir(parents=True, exist_ok=True)
     drawn(rows).save(out)
     log(f"sheet: {out}")
-    if to_json:
+    if "--json" in flags:
         told = {"sheet": str(out), "texts": texts, "pictures": [str(file) for file in files]}
         print(json.dumps(told, indent=2, ensure_ascii=False))
     return 0

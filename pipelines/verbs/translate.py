@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any
@@ -41,7 +41,7 @@ KEPT = {".png": "PNG", ".webp": "WEBP", ".jpg": "JPEG", ".jpeg": "JPEG", ".jpe":
 """Suffix of a name that is kept → the format that is written."""
 
 
-def run(given: Mapping[str, str], free: Sequence[str], to_json: bool) -> int:
+def run(given: Mapping[str, str], free: Sequence[str], flags: Collection[str]) -> int:
     """1 if a picture could not be edited, 0 otherwise; ConfigError before anything is started."""
     asked = _asked(given)
     own = ("run_dir", "images", "out", *WAYS, "strength")
@@ -78,7 +78,7 @@ def run(given: Mapping[str, str], free: Sequence[str], to_json: bool) -> int:
         f"translate: {done} pictures, {rate:.1f}/s, {len(names) - len(todo)} were there,"
         f" {len(bad)} could not be edited{': ' + out.url(DONE) if bad else ''}"
     )
-    if to_json:
+    if "--json" in flags:
         told_of = {**about, "out": out.uri, "pictures": done, "a_second": round(rate, 2)}
         told_of |= {"there": len(names) - len(todo), "bad": bad, "left_out": left_out}
         print(json.dumps(told_of, indent=2, ensure_ascii=False))

@@ -41,7 +41,7 @@ from modeling.weights.image_loss import ImageBatch, ImageLoss
 from modeling.weights.interface import GeneratorConfig, TextBatch
 from modeling.weights.learned_steps import RefinerTraining
 from modeling.weights.normalisation import Normalisation
-from modeling.weights.recipe import GeneratorRecipe, RefinerRecipe
+from modeling.weights.recipe import GeneratorRecipe, GeneratorTrainingSettings, RefinerRecipe
 from modeling.weights.weight_generator import build, denoising_loss, predict_blocks
 
 BEFORE_IMAGES = "before-images.safetensors"
@@ -127,7 +127,7 @@ def pack(words: dict[str, str]) -> None:
     print(f"{file}: {file.stat().st_size / 2**20:.1f} MiB, {len(made['pairs'])} concepts")
 
 
-GENERATOR_FIELDS = [f for f in GeneratorRecipe.__dataclass_fields__ if f != "image_t"]
+GENERATOR_FIELDS = list(GeneratorTrainingSettings.__dataclass_fields__)
 
 
 # where the GPU is

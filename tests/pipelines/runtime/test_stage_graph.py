@@ -278,6 +278,8 @@ def test_redo_deletes_the_stage_and_its_followers_only(world: World) -> None:
             "config.yaml",
             "errors/side.parquet",
             *(f"{out}/{i}" for out in ("out1", "outs") for i in range(3)),
+            "progress/one.json",
+            "progress/side.json",
             *(f"stages/{s}{end}" for s in ("one", "side") for end in (".json", ".started.json")),
             "train/side/x",
         ]
