@@ -42,7 +42,7 @@ def test_ranks_to_paste_and_nothing_else_changed(
     run = RunDir(str(tmp_path / "run"))
 
     def others() -> dict[str, str]:
-        mine = ("ranks/", "stages/ranks", "config.yaml")
+        mine = ("ranks/", "stages/ranks", "progress/ranks", "config.yaml")
         return {f: run.checksum(f) for f in run.files("") if not f.startswith(mine)}
 
     before = others()
