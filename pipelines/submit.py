@@ -22,14 +22,22 @@ from typing import Any, TextIO
 
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_fixed
 
+from pipelines.commandline.commands import COMMANDS
 from pipelines.config.error import ConfigError
 from pipelines.config.load import load_config
+from pipelines.config.nearest import all_keys
 from pipelines.config.paths import paths_of
 from pipelines.runtime.log import log
 from pipelines.runtime.stage_table import BY_NAME, StageError
 
 OWN = ("address", "job", "command")
 """Words of this command; all others are the job's."""
+PLACES = {
+    "tune": ("study",),
+    "translate": ("images", "out", "adapter"),
+    "finetune": ("out", "texts", "sources", "edits", "pairs"),
+}
+"""Commands beside the stages that a job may run → words of theirs that name a place."""
 PACKAGES = ("modeling", "pipelines", "tuning")
 SUFFIXES = (".py", ".yaml", ".html", ".css", ".md")
 """What is uploaded, and nothing else: photographs, runs and `.env` may lie in a checkout, too."""
@@ -101,9 +109,18 @@ def job_of(command: str, words: Sequence[str], folder: Path | None = None) -> di
     folder: the checkout, by default the working directory. ConfigError if it is none, if the
     configuration is wrong, or if run_dir, pictures or models are not where all nodes see them.
     """
-    if command not in (*BY_NAME, "run"):
-        raise ConfigError(f"command={command}: one of run, {', '.join(BY_NAME)}")
-    config = load_config(words)
+    if command not in (*BY_NAME, "run", *PLACES):
+        raise ConfigError(f"command={command}: one of run, {', '.join([*BY_NAME, *PLACES])}")
+    places = PLACES.get(command)
+    own = COMMANDS[command].words
+    given = dict(w.partition("=")[::2] for w in words if "=" in w)
+    missing = [word for word in COMMANDS[command].required if not given.get(word)]
+    if missing:
+        raise ConfigError(f"command={command} needs {missing[0]}= ({own[missing[0]]})")
+    keys = [w for w in words if "=" in w and w.partition("=")[0] not in own]
+    if command == "tune":  # a study's keys are its own to check, where it is read
+        keys = [w for w in keys if w.partition("=")[0] in all_keys()]
+    config = load_config(words if places is None else [f"run_dir={given['run_dir']}", *keys])
     from pipelines.runtime.run_dir import RunDir  # pyarrow: not before the words are right
 
     run = RunDir(config.run_dir)
@@ -112,6 +129,15 @@ def job_of(command: str, words: Sequence[str], folder: Path | None = None) -> di
             f"run_dir={config.run_dir} is a folder of one machine: give a URI that all nodes see"
             " (s3://…, gs://…), or cluster.shared_storage=true if it is mounted on all of them"
         )
+    for key in places or ():
+        where = given.get(key, "")
+        local = where and "://" not in where and not config.cluster.shared_storage
+        is_name = key in ("adapter", "study") and not Path(where).exists()
+        if local and not is_name:
+            raise ConfigError(
+                f"{key}={where} is of this machine, and the nodes do not see it: give a URI,"
+                " or cluster.shared_storage=true if it is mounted on all of them"
+            )
     for key, path in paths_of(config):
         if not Path(path).is_absolute() and Path(path).exists():
             raise ConfigError(

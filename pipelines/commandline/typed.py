@@ -6,7 +6,9 @@ understood is a ConfigError with the line, or the nearest words, to type instead
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import get_type_hints
 
 from pipelines.commandline.commands import COMMANDS, Command
@@ -42,6 +44,7 @@ def command_of(argv: Sequence[str]) -> tuple[Command, list[str]]:
 
 def key_words(command: Command, words: Sequence[str]) -> list[str]:
     """`key=value` words, flags of the command and words without a key as they are."""
+    command = _submitted(command, words)
     known = {*command.words, *(all_keys() if command.keys else ())}
     left, out = list(words), []
     while left:
@@ -60,6 +63,19 @@ def key_words(command: Command, words: Sequence[str]) -> list[str]:
             raise ConfigError(_not_understood(word, known))
     _check_own(command, out)
     return out
+
+
+def _submitted(command: Command, words: Sequence[str]) -> Command:
+    """`submit` takes the words of the command that it is to run, too."""
+    if command.name != "submit":
+        return command
+    typed = "\n".join(words)
+    named = re.search(r"(?:^|\n)-*command(?:\n?=\n?|\n)(\S+)", typed)
+    run = COMMANDS.get(named[1]) if named else None
+    if run is None or not run.words:
+        return command
+    words_of_both = {**run.words, **command.words}
+    return replace(command, words=words_of_both, flags=run.flags, free=run.free)
 
 
 def _check_own(command: Command, words: Sequence[str]) -> None:

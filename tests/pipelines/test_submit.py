@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shlex
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from enum import Enum
@@ -13,6 +14,8 @@ import pytest
 
 from pipelines import submit as module
 from pipelines.__main__ import main
+from pipelines.commandline.commands import COMMANDS
+from pipelines.commandline.typed import key_words
 from pipelines.config.error import ConfigError
 from pipelines.config.load import load_config
 from pipelines.runtime import session
@@ -139,6 +142,47 @@ def test_wrong_words_are_found_before_anything_is_sent(words: list[str], expecte
     with pytest.raises(ConfigError, match=expected):
         submit(words, lambda address: jobs)
     assert jobs.plans == []
+
+
+TRANSLATE = ["run_dir=s3://b/run", "images=s3://b/in", "out=s3://b/out", "concept=red hair"]
+
+
+@pytest.mark.parametrize(
+    "command, words",
+    [
+        ("translate", [*TRANSLATE, "strength=0.5", "cluster.actors=4"]),
+        ("translate", [*TRANSLATE[:3], "adapter=p-abc"]),
+        ("finetune", ["indigo hair", "run_dir=s3://b/run", "out=s3://b/out", "editor=avatar"]),
+        ("tune", ["study=block_size", "run_dir=s3://b/run", "seeds=1", "cluster.actors=2"]),
+        ("translate", ["run_dir=/mnt/r", "images=/mnt/i", "out=/mnt/o", "concept=a", SHARED]),
+    ],
+)
+def test_commands_on_a_finished_run_are_jobs_too(command: str, words: list[str]) -> None:
+    typed = key_words(COMMANDS["submit"], [HEAD, f"command={command}", *words])
+    assert typed == [HEAD, f"command={command}", *words]
+    plan = job_of(command, words, ROOT)
+    assert shlex.split(plan["entrypoint"]) == ["python", "-m", "pipelines", command, *words]
+    assert plan["metadata"]["run_dir"] in ("s3://b/run", "/mnt/r")
+
+
+@pytest.mark.parametrize(
+    "command, words, reason",
+    [
+        ("translate", TRANSLATE[:2], "command=translate needs out="),
+        ("translate", [*TRANSLATE[:2], "out=o", "concept=a"], "^out=o is of this machine"),
+        ("translate", [*TRANSLATE, "clutser.actors=4"], "unknown key clutser; did"),
+        ("finetune", ["a", "run_dir=s3://b/r", "out=s3://b/o", "pairs=p"], "^pairs=p is of this"),
+        ("tune", ["study=block_size"], "command=tune needs run_dir="),
+        ("tune", ["study=tests/driver.py", "run_dir=s3://b/r"], "^study=.* is of this machine"),
+        ("tune", ["study=block_size", "run_dir=runs/x"], "is a folder of one machine"),
+    ],
+)
+def test_such_jobs_are_checked_here(
+    command: str, words: list[str], reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(ConfigError, match=reason):
+        job_of(command, words, ROOT)
 
 
 def test_a_folder_that_is_no_checkout_is_refused(tmp_path: Path) -> None:
