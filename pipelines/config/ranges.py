@@ -56,6 +56,7 @@ LANGUAGE_MODEL_LEAST = {
 
 LEAST = {
     "seed": 0,
+    **{f"serve.limits.{key}": 0 for key in ("a_minute", "burst", "a_day")},
     "repeats": 1,
     "max_error_fraction": 0,
     "images.size": 16,

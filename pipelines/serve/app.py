@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
+from typing import TextIO
 
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
+from pipelines.serve.access_log import AccessLog
+from pipelines.serve.api_keys import Keys
 from pipelines.serve.errors import add_handlers, described
 from pipelines.serve.interface import Backend, Limits
 from pipelines.serve.middleware import (
@@ -22,13 +25,14 @@ from pipelines.serve.middleware import (
     Head,
     KeyCheck,
 )
+from pipelines.serve.quotas import QuotaCheck, Quotas
 from pipelines.serve.routes import adapters, examples, finetunes, operations, translate
 
 # Room for the other form fields and the multipart boundaries
 FORM_BYTES = 64_000
 EXPOSED = (
     *("X-Adapter-Id", "X-Layout-Digest", "X-Base-Digest", "X-Seconds", "X-Concept"),
-    *("Location", "Retry-After"),
+    *("Location", "Retry-After", "X-Request-Id"),
 )
 """Headers of ours that a page of another origin may read."""
 
@@ -36,14 +40,17 @@ EXPOSED = (
 def make_app(
     limits: Limits,
     backend: Backend,
-    keys: Sequence[str] = (),
+    keys: Keys | None = None,
     copy: str = "",
     origins: Sequence[str] = (),
+    quotas: Quotas | None = None,
+    access_log: TextIO | None = None,
 ) -> FastAPI:
     """The FastAPI application.
 
-    keys: SHA-256 of those that are let in, all are if there are none. copy: names this process in
-    the metrics. origins: of other people's pages that may use the service from a browser.
+    keys: those that are let in, everybody is without any. copy: names this process in the metrics.
+    origins: of other people's pages that may use the service from a browser. quotas: of each
+    client. access_log: gets a line a request.
     """
     app = FastAPI(
         title="denoised-weights",
@@ -52,6 +59,7 @@ def make_app(
         responses={
             400: described("The body cannot be read"),
             401: described("A key is needed"),
+            429: described("As much was asked as may be: come again after Retry-After seconds"),
         },
     )
     counts = Counts(copy)
@@ -69,14 +77,17 @@ def make_app(
     app.add_middleware(BodyKind)  # behind BodyLimit, which has read what the client is sending
     app.add_middleware(BodyLimit, limit=lambda path: _body_limit(path, limits))
     app.add_middleware(Admission, ongoing=limits.max_ongoing, queued=limits.max_queued)
-    app.add_middleware(KeyCheck, keys=keys)
+    if quotas is not None:
+        app.add_middleware(QuotaCheck, quotas=quotas)
+    app.add_middleware(KeyCheck, keys=keys or Keys())
     app.add_middleware(Counting, counts=counts, routes=routes)
+    app.add_middleware(AccessLog, to=access_log, routes=routes)
     if origins:  # first of all: a browser reads no answer without its headers, not even a 401
         app.add_middleware(
             CORSMiddleware,
             allow_origins=origins,
             allow_methods=["GET", "POST", "DELETE"],
-            allow_headers=["Content-Type", "X-API-Key", "Authorization"],
+            allow_headers=["Content-Type", "X-API-Key", "Authorization", "X-Request-Id"],
             expose_headers=list(EXPOSED),
         )
     return app

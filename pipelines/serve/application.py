@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import math
+from pathlib import Path
 from typing import Any
 
 from pipelines.config import tree as config_tree
@@ -14,9 +16,11 @@ from pipelines.config.schema import Config
 from pipelines.config.sections.operation import Replicas
 from pipelines.config.values import as_typed
 from pipelines.runtime.run_dir import RunDir
-from pipelines.serve.api_keys import from_environment
+from pipelines.serve.access_log import opened
+from pipelines.serve.api_keys import Keys, from_environment, read_keys
 from pipelines.serve.app import make_app
 from pipelines.serve.interface import Limits
+from pipelines.serve.quotas import Quotas
 from pipelines.use.finetune_editors import editors
 from pipelines.use.saved_run import digests, saved_config
 
@@ -84,12 +88,20 @@ def application(config: Config, run: RunDir) -> Any:
     from pipelines.serve.backend import FINETUNES, TEXT, TRANSLATOR, WEIGHTS, RayBackend
 
     allowed, keys, s = limits(config), from_environment(config), config.serve
+    if s.require_key and s.keys_file and Path(s.keys_file).exists():  # or it is on the nodes alone
+        read_keys(Path(s.keys_file))
     saved, model = config_tree.to_dict(config), digests(run)["model"]
     deployment: Any = serve.deployment  # its overloads do not know what `ingress` returns
 
+    r = s.limits  # of all copies together: each counts its share for itself
+
     def make() -> Any:
         copy = serve.get_replica_context().replica_id.unique_id
-        return make_app(allowed, RayBackend(), keys, copy, s.allowed_origins)
+        share = [math.ceil(n / s.api.most) for n in (r.a_minute, r.burst, r.a_day)]
+        quotas = Quotas(share[0], share[1], share[2]) if any(share) else None
+        known = Keys(keys, s.keys_file if s.require_key else "")
+        log = opened(s.access_log)
+        return make_app(allowed, RayBackend(), known, copy, s.allowed_origins, quotas, log)
 
     def deployed(kind: Any, name: str, replicas: Replicas, *arguments: Any) -> Any:
         # the HTTP part alone bounds what is let in (pipelines.serve.middleware.Admission): behind

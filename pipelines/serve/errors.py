@@ -9,7 +9,7 @@ from fastapi import FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
-from pipelines.serve.middleware import RETRY
+from pipelines.serve.middleware import REQUEST, RETRY
 from pipelines.use.adapter_names import OtherModelError, UnknownAdapterError
 from pipelines.use.finetune_request import BusyError, FinetuneError
 
@@ -85,7 +85,9 @@ def _told(status: int) -> Any:
 
 
 async def _failed(request: Request, error: Exception) -> JSONResponse:
-    return JSONResponse({"detail": "the service failed; its log says why"}, 500)
+    name = request.scope.get(REQUEST, "")
+    headers = {"X-Request-Id": name} if name else None
+    return JSONResponse({"detail": "the service failed; its log says why"}, 500, headers)
 
 
 def _printable(part: object) -> str | int:

@@ -12,8 +12,12 @@ from starlette.responses import JSONResponse
 from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pipelines.serve.api_keys import allowed
+from pipelines.serve.api_keys import Keys
 
+CLIENT = "denoised_weights.client"
+"""Key of a request's scope: the SHA-256 of the key that it came with."""
+REQUEST = "denoised_weights.request"
+"""Key of a request's scope: its name (pipelines/serve/access_log.py)."""
 OPEN_PATHS = ("/", "/healthz", "/readyz")
 """Asked for no key: probes, and the page, which asks its reader for one."""
 
@@ -178,7 +182,7 @@ class BodyLimit:
 class KeyCheck:
     """401 for requests without one of the keys, in `X-API-Key` or as `Authorization: Bearer`."""
 
-    def __init__(self, app: ASGIApp, keys: Sequence[str]) -> None:
+    def __init__(self, app: ASGIApp, keys: Keys) -> None:
         self.app, self.keys = app, keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -188,7 +192,8 @@ class KeyCheck:
             scheme, _, token = headers.get(b"authorization", "").partition(" ")
             if scheme.lower() == "bearer":
                 given = given or token.strip()
-            if not given or not allowed(self.keys, given):
+            who = self.keys.owner(given) if given else ""
+            if not who:
                 reply = JSONResponse(
                     {"detail": "a key is needed: X-API-Key, or Authorization: Bearer"},
                     401,
@@ -196,6 +201,7 @@ class KeyCheck:
                 )
                 await reply(scope, receive, send)
                 return
+            scope[CLIENT] = who
         await self.app(scope, receive, send)
 
 
@@ -254,6 +260,9 @@ class Counting:
         c.ongoing.labels(c.copy).inc()
         try:
             await self.app(scope, receive, noted)
+        except Exception:  # which is answered outside of this
+            status = 500
+            raise
         finally:
             route = template(scope, self.routes)
             c.ongoing.labels(c.copy).dec()

@@ -102,7 +102,7 @@ def _check_told(given: Config, saved: Config, command: str) -> None:
 def _check_serve(config: Config) -> None:
     s = config.serve
     flat = config_tree.flat(config_tree.to_dict(config)["serve"])
-    zero = ("cpus", "gpus", "wait_ms", "finetunes_waiting")
+    zero = ("cpus", "gpus", "wait_ms", "finetunes_waiting", "a_minute", "burst", "a_day")
     for key, value in flat.items():
         if isinstance(value, bool | str | list):
             continue

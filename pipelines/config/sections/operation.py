@@ -36,6 +36,18 @@ class LightReplicas(Replicas):
 
 
 @dataclass
+class RequestLimits:
+    """How much each client of the service may ask: by its key, or without keys by its address."""
+
+    a_minute: int = 0
+    """Requests a minute on average; 0 = no bound."""
+    burst: int = 0
+    """Of these, at once; 0 = as many as a minute's."""
+    a_day: int = 0
+    """Requests in a day (UTC); 0 = no bound."""
+
+
+@dataclass
 class Serve:
     """The HTTP service."""
 
@@ -45,6 +57,13 @@ class Serve:
     """Of HTTP."""
     require_key: bool = False
     """Whether clients must send one of the keys in $DENOISED_WEIGHTS_API_KEYS."""
+    keys_file: str = ""
+    """Instead of that variable: a file of keys, one a line, or sha256:HEX; it may change while the
+    service runs."""
+    access_log: str = ""
+    """A file that gets a line of JSON for each request, without texts and pictures; - = standard
+    output."""
+    limits: RequestLimits = field(default_factory=RequestLimits)
     allowed_origins: list[str] = field(default_factory=list)
     """Origins of other people's pages that may call the service from a browser (CORS), such as
     https://my.org; [*] = all."""
