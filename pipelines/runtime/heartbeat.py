@@ -17,8 +17,9 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from modeling.reasons import one_line
-from pipelines.runtime import log
+from pipelines.runtime import log, stage_metrics
 from pipelines.runtime.run_dir import ArtifactError, RunDir
+from pipelines.runtime.stage_metrics import GAUGES
 
 EVERY = 10.0
 """Seconds between two beats."""
@@ -82,7 +83,7 @@ class _Heart:
     """Of one stage in this process."""
 
     def __init__(self, run: RunDir, stage: str, part: str) -> None:
-        self.run, self.path = run, _path(stage, part)
+        self.run, self.stage, self.path = run, stage, _path(stage, part)
         before = read(run, stage, part)
         self.begun = time.monotonic()
         self.beat = Beat(RUNNING, time.time(), platform.node(), os.getpid())
@@ -117,6 +118,8 @@ class _Heart:
         )
         with suppress(ArtifactError, OSError):
             self.run.write_json(self.path, asdict(self.beat))
+        counted = {name: getattr(self.beat, name) for name in GAUGES}
+        stage_metrics.publish(self.stage, self.beat.unit, counted)
 
 
 _active: _Heart | None = None

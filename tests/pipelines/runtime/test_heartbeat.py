@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -100,3 +102,50 @@ def test_it_stops_no_work(tmp_path: Path) -> None:
 def test_a_damaged_one_is_none(run: RunDir, text: str) -> None:
     run.write("progress/gans.json", text.encode())
     assert read(run, "gans") is None
+
+
+SCRAPED = """
+import socket, sys, time, urllib.request
+import ray
+from pipelines.runtime.heartbeat import beating
+from pipelines.runtime.log import Progress
+from pipelines.runtime.run_dir import RunDir
+with socket.socket() as free:
+    free.bind(("127.0.0.1", 0))
+    port = free.getsockname()[1]
+ray.init(num_cpus=1, include_dashboard=False, _metrics_export_port=port)
+with beating(RunDir(sys.argv[1]), "gans"):
+    progress = Progress("gans", 10, "concepts")
+    progress.add(3)
+    progress.add(2, bad=True)
+until = time.monotonic() + 90
+text = ""
+while "ray_denoised_weights_stage_done" not in text and time.monotonic() < until:
+    time.sleep(1)
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as reply:
+            text = reply.read().decode()
+    except OSError:
+        pass
+print("\\n".join(line for line in text.splitlines() if "denoised_weights" in line))
+"""
+
+
+@pytest.mark.slow
+def test_rays_exporter_has_it_too(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SCRAPED, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=True,
+    )
+    values = {
+        line.partition("{")[0]: float(line.rpartition(" ")[2])
+        for line in done.stdout.splitlines()
+        if 'stage="gans"' in line and 'unit="concepts"' in line
+    }
+    assert values["ray_denoised_weights_stage_done"] == 5, done.stdout
+    assert values["ray_denoised_weights_stage_total"] == 10
+    assert values["ray_denoised_weights_stage_bad"] == 2
+    assert values["ray_denoised_weights_stage_attempts"] == 1
