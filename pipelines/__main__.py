@@ -123,6 +123,11 @@ def _command(command: str, words: list[str], program: bool) -> int:
 
             dataset(command, words)
             return 0
+        if command in ("export-run", "import-run"):
+            from pipelines.portable_run import command as portable
+
+            portable(command, words)
+            return 0
         if command in VERBS:
             from pipelines.verbs import verb
 

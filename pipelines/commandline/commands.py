@@ -173,6 +173,26 @@ OTHERS = (
         example="denoised-weights keys generator",
     ),
     Command(
+        "export-run",
+        "a finished run in one small file, for others to use",
+        {
+            "run_dir": "the finished run",
+            "file": "a new file, NAME.tar.xz",
+            "adapters": "collected adapters in it; 8 if it is not given",
+        },
+        required=("run_dir", "file"),
+        keys=False,
+        example="denoised-weights export-run run_dir=runs/demo file=demo.tar.xz",
+    ),
+    Command(
+        "import-run",
+        "read such a file into a fresh run directory, to be served and used",
+        {"file": "the file", "run_dir": "a new run"},
+        required=("file", "run_dir"),
+        keys=False,
+        example="denoised-weights import-run file=demo.tar.xz run_dir=runs/theirs",
+    ),
+    Command(
         "export-dataset",
         "publish the collected adapters",
         {
