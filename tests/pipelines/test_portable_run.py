@@ -79,6 +79,13 @@ def test_equal_runs_give_equal_files(run: RunDir, file: Path, tmp_path: Path) ->
     assert (tmp_path / "b.tar.xz").read_bytes() == file.read_bytes()
 
 
+def test_it_does_not_say_where_the_run_lay(run: RunDir, file: Path) -> None:
+    with tarfile.open(file, "r:xz") as archive:
+        for member in archive:
+            held = archive.extractfile(member)
+            assert held is not None and run.uri.encode() not in held.read(), member.name
+
+
 def test_it_is_used_and_not_continued(theirs: Run) -> None:
     with pytest.raises(StageError, match="needs stage concepts"):
         from pipelines.runtime.stage_graph import run_stage
