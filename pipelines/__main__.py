@@ -144,6 +144,7 @@ def _command(command: str, words: list[str], program: bool) -> int:
 
 def _stages(command: str, words: list[str], config: Config) -> int:
     """Run one stage, or all of them."""
+    from pipelines.runtime import tracking
     from pipelines.runtime.foreign_output import foreign_output_to_file
     from pipelines.runtime.log import log
     from pipelines.runtime.run_dir import RunDir
@@ -155,6 +156,7 @@ def _stages(command: str, words: list[str], config: Config) -> int:
     run = RunDir(config.run_dir)
     names = [s.name for s in STAGES] if command == "run" else [command]
     check_redo(config.redo)
+    tracking.check(config, run)
     check_pictures(config, run, names)
     # a report is written anew, whatever else goes on
     alone = nullcontext() if command == "report" else locked(run, [command, *words])

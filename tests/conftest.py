@@ -117,7 +117,7 @@ def killed_and_continued(logs: Path) -> Finished:
     words = ["preset=tiny", "base.steps=30", "gans.steps=20", "gans.concepts_per_batch=1"]
     words += ["repeats=2", "rival.train=true", "evaluate.weights_only=true"]
     words += ["evaluate.scratch_steps=10", "evaluate.scratch_concepts=1"]
-    words += ["evaluate.continued=true", "concepts.val_atoms=1"]
+    words += ["evaluate.continued=true", "concepts.val_atoms=1", "tracking=tensorboard"]
     words += ["starts.joint_steps=4", "starts.reptile_steps=2", "starts.inner_steps=2"]
     controls = ["zero LoRA", "mean adapter", "nearest text", "ridge", "shuffled prompt"]
     controls += ["joint adapter", "Reptile", "LoRA-GA"]

@@ -18,6 +18,7 @@ from pipelines.config.error import ConfigError
 from pipelines.config.load import load_config
 from pipelines.config.schema import Config
 from pipelines.config.tree import from_dict, to_dict
+from pipelines.runtime import tracking
 from pipelines.runtime.actors import map_actors
 from pipelines.runtime.foreign_output import foreign_output_to_file
 from pipelines.runtime.log import log
@@ -26,6 +27,7 @@ from pipelines.runtime.run_dir import ArtifactError, RunDir
 from pipelines.runtime.run_lock import locked
 from pipelines.runtime.session import ray_session
 from pipelines.runtime.stage_graph import finished, provenance, record_errors
+from pipelines.runtime.tracking import tell_rows, tracker
 from tuning import branches, overfit_outcome, records, run_outcome
 from tuning.export import markdown
 from tuning.overfit import OVERFIT, generation_seconds, overfit_key
@@ -60,6 +62,7 @@ def tune(words: Sequence[str]) -> int:
         raise ConfigError(f"run_dir={given['run_dir']} holds no run to study: {error}") from error
     trials = planned(study, name, run_dir, known, of_config)
     session = load_config(merged(known, study.keys, of_config))
+    tracking.check(session, run_dir)
     times: dict[str, Any] = {}
     alone = locked(run_dir, ["tune", *words], FOLDER)
     with foreign_output_to_file(), alone, ray_session(session, run_dir):
@@ -69,6 +72,13 @@ def tune(words: Sequence[str]) -> int:
         if study.trial == "overfit":
             times = timed(study, [t for t in todo if t.key not in failures], run_dir)
     summary = write(study, name, run_dir, trials, failures, times)
+    tell_rows(
+        tracker(session, run_dir, f"study {name}"),
+        run_dir.read_table(f"{FOLDER}/{name}/trials.parquet").to_pylist(),
+        "step",
+        ("l1", "gap"),
+        lambda row: row["variant"],
+    )
     print(markdown(summary["table"]["heads"], summary["table"]["rows"]))
     home = f"{FOLDER}/{name}"
     log(f"study {name}: {run_dir.url(f'{home}/summary.json')}")

@@ -30,6 +30,7 @@ from pipelines.runtime.log import Progress, log
 from pipelines.runtime.run_dir import RunDir
 from pipelines.runtime.stage_graph import record_errors
 from pipelines.runtime.stage_table import StageError
+from pipelines.runtime.tracking import tell_rows, tracker
 from pipelines.stages.concepts import load_concepts
 from pipelines.stages.contenders import (
     IDENTITY,
@@ -85,6 +86,13 @@ def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
     summary["differs"] = differences(config, summary)
     run_dir.write_json(f"{FOLDER}/summary.json", summary)
     write(run_dir, FOLDER, summary, pictures.to_pylist())
+    tell_rows(
+        tracker(config, run_dir, "compare"),
+        rows,
+        "epoch",
+        ("l1", "fd"),
+        lambda row: " ".join(filter(None, (row["method"], row["finetune"]))),
+    )
     log("compare: " + " ".join(lines(summary)))
     return {"jobs": len(names), "concepts": len(everything), "from_scratch": len(scratch)}
 

@@ -43,6 +43,11 @@ class Config:
     terabytes, which take long to read."""
     max_error_fraction: float = 0.05
     """A stage fails when more than this part of its rows is bad."""
+    tracking: str = ""
+    """tensorboard | mlflow | wandb: gets curves and pictures of base, generator, compare and tune;
+    "" = none."""
+    tracking_place: str = ""
+    """Where they go, a folder or MLflow's server; "" = the folder tracking in run_dir."""
     redo: list[str] = field(default_factory=list)
     """Stages to delete and make again, with all that follow."""
     images: Images = field(default_factory=Images)

@@ -8,14 +8,16 @@ global batch that depends on seed and step alone, so a resumed training repeats 
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from modeling.settings import taken
-from modeling.targets.adapter_training import batch_order, pad_tokens, to_unit
+from modeling.targets.adapter_training import batch_order, pad_tokens, to_uint8, to_unit
 from modeling.targets.base_training import BaseTraining
 from modeling.targets.coreset import kmeans
 from modeling.targets.discriminator import PatchDiscriminator
@@ -36,6 +38,7 @@ from pipelines.runtime import heartbeat
 from pipelines.runtime.log import Progress, log
 from pipelines.runtime.run_dir import ArtifactError, RunDir
 from pipelines.runtime.session import quiet_worker, threads_per_worker
+from pipelines.runtime.tracking import tracker
 from pipelines.runtime.training import fit, report
 from pipelines.stages.concepts import load_text, with_adapter
 from pipelines.stages.editing import file_of
@@ -151,6 +154,7 @@ def train_loop(settings: dict[str, Any]) -> None:
         heartbeat.tell(run_dir, "base")
     progress = Progress("base", recipe.steps, "steps", training.done)
     recent: list[float] = []
+    told = tracker(config, run_dir, "base", training.done) if rank == 0 else None
     while training.done < recipe.steps:
         # dropout's draws depend on the step alone, so that a resumed run repeats them
         torch.manual_seed(config.seed * 1_000_003 + training.done * world + rank)
@@ -161,10 +165,31 @@ def train_loop(settings: dict[str, Any]) -> None:
         recent = [*recent[-49:], losses["l1"]]
         if rank == 0:
             progress.add(note=f"L1 {np.mean(recent):.3f}")
+        if told:
+            told.step(training.done, losses | {"steps a second": progress.rate()})
         if training.done % config.base.checkpoint_every == 0 or training.done == recipe.steps:
             metrics = {"step": training.done, "workers": world, "l1": float(np.mean(recent))}
             files = {"state.safetensors": training.state()} if rank == 0 else None
             report(run_dir, "base", metrics, files)
+            if told:
+                text = tokens[who[:4]].to(device), mask[who[:4]].to(device)
+                made = partial(_seen, training.translator, x[:4], y[:4], *text)
+                told.picture(training.done, "source, made, true", made)
+    if told:
+        told.close()
+
+
+@torch.no_grad()
+def _seen(network: TargetNetwork, x: Tensor, y: Tensor, tokens: Tensor, mask: Tensor) -> np.ndarray:
+    """uint8 [H, W, 3]: a row each of sources, what is made of them, and true edits."""
+    network.eval()
+    try:
+        with torch.random.fork_rng():
+            made = network(x, tokens, mask)
+    finally:
+        network.train()
+    rows = [torch.cat(list(row), dim=2) for row in (x, made, y)]
+    return to_uint8(torch.cat(rows, dim=1)).permute(1, 2, 0).cpu().numpy()
 
 
 def _gather(shard: Any, ids: list[str]) -> dict[str, np.ndarray]:

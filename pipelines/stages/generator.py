@@ -11,8 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from modeling.targets.adapter_training import to_uint8, to_unit
 from modeling.weights.checkpoint import CONFIG_FILE, EMA_FILE, MODEL_FILE, to_files
 from modeling.weights.generator_training import GeneratorTraining
+from modeling.weights.image_loss import ImageBatch
+from modeling.weights.interface import TextBatch
 from modeling.weights.recipe import generator_recipe
 from modeling.weights.weight_generator import build
 from pipelines.config import tree as config_tree
@@ -22,6 +25,7 @@ from pipelines.runtime.ingest import CACHE_BYTES, Batch, cached_batches, streame
 from pipelines.runtime.log import Progress, log
 from pipelines.runtime.run_dir import RunDir
 from pipelines.runtime.session import quiet_worker, threads_per_worker
+from pipelines.runtime.tracking import tracker
 from pipelines.runtime.training import fit, report
 from pipelines.stages.base import load_base
 from pipelines.stages.concepts import load_text
@@ -67,7 +71,10 @@ def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
             run_dir,
             "generator",
             train_loop,
-            {"cached": cached, "member": config_tree.to_dict(own), "pools": pools},
+            {
+                **{"cached": cached, "member": config_tree.to_dict(own), "pools": pools},
+                "name": member.folder.rpartition("/")[2],
+            },
             {"train": blocks},
             workers=g.workers,
             split_data=not cached,
@@ -128,6 +135,10 @@ class _Loop:
             heartbeat.tell(self.run_dir, "generator")
         self.progress = Progress("generator", self.recipe.total, "steps", self.training.done)
         self.recent: dict[str, list[float]] = defaultdict(list)
+        self.told = None
+        if self.rank == 0:
+            what = settings["name"]
+            self.told = tracker(self.config, self.run_dir, what, self.training.done)
 
     def _training(self) -> GeneratorTraining:
         from ray.train.torch import get_device, prepare_model
@@ -195,7 +206,8 @@ class _Loop:
         pictures = None
         if on_images and self.images:
             pictures = self.images.read(training.done - recipe.steps, rng)
-        for key, value in training.step(batch.blocks, text, pictures).items():
+        losses = training.step(batch.blocks, text, pictures)
+        for key, value in losses.items():
             self.recent[key] = [*self.recent[key][-49:], value]
         means = {k: float(np.mean(v)) for k, v in self.recent.items()}
         if training.done == recipe.steps and recipe.image_steps:
@@ -203,10 +215,35 @@ class _Loop:
             self.recent.clear()  # losses of the other phase, which a resumed run would not have
         if self.rank == 0:
             self.progress.add(note=", ".join(f"{k} {v:.3f}" for k, v in means.items()))
+        if self.told:
+            self.told.step(training.done, losses | {"steps a second": self.progress.rate()})
         every = self.config.generator.checkpoint_every
         if not training.done % every or training.done == recipe.total:
             metrics = {"step": training.done, "workers": self.world, **means}
             report(self.run_dir, "generator", metrics, self._files() if self.rank == 0 else None)
+            if self.told and pictures is not None:
+                name = "source, made, true"
+                self.told.picture(training.done, name, lambda: self._seen(pictures))
+        if self.told and training.done == recipe.total:
+            self.told.close()
+
+    @torch.no_grad()
+    def _seen(self, images: ImageBatch) -> np.ndarray:
+        """uint8 [H, W, 3]: the first picture of each of eight concepts: source, made, true."""
+        text = TextBatch(*(v[:8] for v in images.text))
+        few = ImageBatch(images.source[:8, :1], images.edited[:8, :1], text)
+        training, shared = self.training, self.training.forward
+        training.forward = training.model  # the shared one would wait for the other workers
+        try:
+            with torch.random.fork_rng():
+                made = training.pictures(few, torch.Generator().manual_seed(0)).cpu()
+        finally:
+            training.forward = shared
+        rows = [
+            torch.cat(list(row.flatten(0, 1)), dim=2)
+            for row in (to_unit(few.source), made, to_unit(few.edited))
+        ]
+        return to_uint8(torch.cat(rows, dim=1)).permute(1, 2, 0).numpy()
 
     def _files(self) -> dict[str, bytes]:
         """A checkpoint, from which training goes on."""

@@ -230,6 +230,37 @@ def test_adapters_load_in_peft_and_edit_as_ours_do(run: RunDir, config: Config) 
         assert (theirs - plain).abs().max() > 1e-3
 
 
+def test_tensorboard_has_whole_curves_and_pictures(run: RunDir) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for what, scores, steps in (
+        ("base", {"l1"}, [10, 20, 30]),  # in two attempts
+        ("generator", {"denoising", "image"}, []),
+        ("generator-1", {"denoising", "image"}, []),
+        ("rival-0", {"denoising", "image"}, []),
+    ):
+        read = EventAccumulator(run.path(f"tracking/{what}"))
+        read.Reload()
+        tags = read.Tags()
+        assert scores | {"steps a second"} <= set(tags["scalars"]), (what, tags)
+        assert tags["images"] == ["source, made, true"], (what, tags)
+        points = read.Scalars("l1" if what == "base" else "denoising")
+        assert [p.step for p in points] == (steps or sorted({p.step for p in points}))
+        assert all(np.isfinite(p.value) for p in points)
+
+
+def test_its_status_is_that_of_a_finished_run(run: RunDir) -> None:
+    from pipelines.runtime.heartbeat import FINISHED
+    from pipelines.verbs.status import rows_of
+
+    rows = {r.stage: r for r in rows_of(run)}
+    assert {r.state for r in rows.values()} == {FINISHED}
+    assert rows["base"].attempts == 2 and rows["gans"].attempts >= 2
+    assert rows["adapt"].attempts == 1
+    assert rows["gans"].done == rows["gans"].total > 0 and rows["gans"].unit == "concepts"
+    assert run.exists("progress/base.training.json")
+
+
 def test_metrics_of_the_collection(run: RunDir) -> None:
     ids = {f.split("/")[1] for f in run.files("adapters")}
     metrics = [run.read_json(f"adapters/{i}/metrics.json") for i in ids]
