@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-fast test-processors install lint docs bench chaos clean
+.PHONY: demo test test-fast test-processors image-check install lint docs bench chaos clean
 
 install: $(VENV)/.installed
 
@@ -21,6 +21,11 @@ demo: install
 test: install lint docs
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 	$(BIN)/python -m tests.processors --quick
+
+# whether what cluster/Dockerfile installs still goes together: pins may be taken back by their authors
+image-check: install
+	$(BIN)/python -m pip install --quiet --dry-run -c constraints.txt ".[s3,gs]" "ray[default]" \
+	  boto3 google-api-python-client
 
 # the tests of the maths with the kernels of other processors; a few minutes
 test-processors: install
