@@ -146,7 +146,8 @@ def check(words: list[str], known: set[str]) -> None:
         (url,) = (word for word in rest if "localhost:" in word)
         assert url.partition("localhost:8000")[2] in routes(), url
     else:
-        assert program in ("ray", "serve", "kubectl", "."), f"{program}: what is it?"
+        others = ("ray", "serve", "kubectl", "sbatch", "tensorboard", ".")
+        assert program in others, f"{program}: what is it?"
     for word in rest:
         if re.match(r"(cluster|tests|modeling|pipelines|tuning)/", word):
             assert (ROOT / word).exists(), word
@@ -162,10 +163,8 @@ def ours(words: list[str], known: set[str]) -> None:
     """Check a command of this project, and its keys, without running it."""
     command, rest = words[0], words[1:]
     assert command in known, f"{command}: the help has no such command"
-    if command in ("export-dataset", "import-dataset"):
-        given = {word.partition("=")[0] for word in rest}
-        exported = {"run_dir", "target", "licence"}
-        assert given == (exported if command.startswith("export") else {"run_dir", "source"})
+    if not COMMANDS[command].keys and COMMANDS[command].words:
+        key_words(COMMANDS[command], rest)  # its own words, and nothing else
         return
     if command == "plan":
         from pipelines.plan.words import OWN
