@@ -99,6 +99,14 @@ def ray_session(config: Config, run: RunDir | None = None) -> Iterator[None]:
         except (ConnectionError, RuntimeError, ValueError) as error:
             what = word if address else "a local Ray does not start"
             raise StageError(f"{what}: {one_line(error)}") from error
+        except Exception as error:
+            if "timed out during startup" not in str(error):
+                raise
+            load = f"load average {os.getloadavg()[0]:.0f} on {os.cpu_count()} cores"
+            raise StageError(
+                f"a local Ray was not up within 30 s, as this machine is too busy ({load}): the same"
+                " command goes on once it is less so"
+            ) from error
     stopping.claim()
     try:
         if run is not None:

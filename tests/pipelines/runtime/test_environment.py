@@ -192,3 +192,18 @@ def test_output_that_is_not_utf_8(words: list[str], encoding: str) -> None:
         timeout=120,
     )
     assert done.returncode == 0 and done.stderr == b"" and done.stdout.decode(encoding)
+
+
+def test_a_machine_too_busy_for_ray_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    def late(**_: object) -> None:
+        raise Exception("The current node timed out during startup. This could happen because …")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", late)
+    with (
+        pytest.raises(StageError, match=r"too busy \(load average \d+ on \d+ cores\)"),
+        ray_session(load_config(["preset=tiny"])),
+    ):
+        pass
