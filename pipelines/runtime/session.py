@@ -104,8 +104,8 @@ def ray_session(config: Config, run: RunDir | None = None) -> Iterator[None]:
                 raise
             load = f"load average {os.getloadavg()[0]:.0f} on {os.cpu_count()} cores"
             raise StageError(
-                f"a local Ray was not up within 30 s, as this machine is too busy ({load}): the same"
-                " command goes on once it is less so"
+                f"a local Ray was not up within 30 s, as this machine is too busy ({load}): the"
+                " same command goes on once it is less so"
             ) from error
     stopping.claim()
     try:
