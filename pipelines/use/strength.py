@@ -3,7 +3,7 @@
 A picture gets strength · (edited - picture) of each. Of two adapters that makes as good pictures as
 the adapter predicted from the joined text: L1 to the true edit of 12 held-out combinations of
 `small seed=4` .091 against .090 (left alone .454, the better of the two alone .157), of 24 more
-.107 against .093 (the interval of the difference holds zero). Adding the weights B·A and the affines'
+.107 against .093 (the difference may be chance). Adding the weights B·A and the affines'
 changes gives .227, their mean .172, one edit after the other .092 or .150, by their order.
 """
 
