@@ -64,6 +64,7 @@ class Tracker:
     def __init__(self, make: Callable[[], Tool] | None, what: str) -> None:
         self.what, self.tool = what, None
         self.waiting: dict[str, list[float]] = defaultdict(list)
+        self.last = 0
         if make is not None:
             self._try(lambda: setattr(self, "tool", make()))
 
@@ -76,10 +77,15 @@ class Tracker:
             return
         for key, value in values.items():
             self.waiting[key].append(float(value))
+        self.last = step
         if step % EVERY == 0:
-            means = {k: float(np.mean(v)) for k, v in self.waiting.items()}
-            self.waiting.clear()
-            self.scalars(step, means)
+            self.flush()
+
+    def flush(self) -> None:
+        """Tell what waits, fewer than EVERY steps: at the end of a phase."""
+        means = {k: float(np.mean(v)) for k, v in self.waiting.items()}
+        self.waiting.clear()
+        self.scalars(self.last, means)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         tool = self.tool
@@ -93,6 +99,8 @@ class Tracker:
             self._try(lambda: tool.picture(step, name, make()))
 
     def close(self) -> None:
+        if self.waiting:
+            self.flush()
         tool = self.tool
         if tool is not None:
             self._try(tool.close)

@@ -217,6 +217,8 @@ class _Loop:
             self.progress.add(note=", ".join(f"{k} {v:.3f}" for k, v in means.items()))
         if self.told:
             self.told.step(training.done, losses | {"steps a second": self.progress.rate()})
+            if training.done == recipe.steps:
+                self.told.flush()
         every = self.config.generator.checkpoint_every
         if not training.done % every or training.done == recipe.total:
             metrics = {"step": training.done, "workers": self.world, **means}

@@ -133,7 +133,8 @@ def test_config_prints_yaml_that_gives_the_same_configuration(
     printed = capsys.readouterr().out
     tree = yaml.safe_load(printed)
     again = [
-        f"{key}={yaml.safe_dump(value, default_flow_style=True)}" for key, value in tree.items()
+        f"{key}={yaml.safe_dump(value, default_flow_style=True) if value != '' else ''}"
+        for key, value in tree.items()
     ]
     again = [word.removesuffix("\n").removesuffix("\n...") for word in again]
     assert load_config(again) == load_config(words)

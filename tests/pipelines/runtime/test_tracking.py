@@ -102,6 +102,16 @@ def test_wandb_is_asked_for_one_run_of_two_attempts(
     assert {s: v["denoising"] for v, s in logged if "denoising" in v} == EXPECTED
 
 
+def test_the_last_steps_are_told_though_they_are_few(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    config, run = told("tensorboard", tmp_path)
+    train(config, run, 0, 13)
+    read = EventAccumulator(f"{run.uri}/tracking/generator-1")
+    read.Reload()
+    assert {e.step: e.value for e in read.Scalars("denoising")} == {10: 5.5, 13: 12.0}
+
+
 def test_a_table_is_told_by_its_means(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
