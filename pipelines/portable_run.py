@@ -1,8 +1,8 @@
 """A finished run in one small file, for people who want to use one before they train their own.
 
 Of the run it holds what the service reads: base, layout, normalisation, the weight generator's
-average, of the fine-tune the basis and the refiner, the concepts that adapters were collected for,
-and a few of those adapters. Weights of generator, refiner and basis are stored in half precision,
+average, of the fine-tune the basis and, if wanted, the refiner, the concepts that adapters were
+collected for, and a few of those adapters. Weights of generator, refiner and basis are stored in half precision,
 which moves no pixel by more than 1/255 (tests/pipelines/test_portable_run.py). Texts are embedded
 again where it is read. Such a run is used, and not continued.
 """
@@ -46,8 +46,13 @@ class PortableRunError(StageError):
     """A run cannot be written to a file, or read from one; the text says what is wrong."""
 
 
-def export_run(run: RunDir, file: Path, adapters: int = ADAPTERS) -> dict[str, Any]:
+def export_run(
+    run: RunDir, file: Path, adapters: int = ADAPTERS, refiner: bool = False
+) -> dict[str, Any]:
     """Write a finished run to a file (.tar.xz); returns its manifest.
+
+    refiner: with that of its learned steps, which makes up half of the file; without it fine-tunes
+    take as many of Adam's.
 
     Raises what `saved_config` raises for a run that is not finished, PortableRunError for a file
     that is there already.
@@ -55,6 +60,8 @@ def export_run(run: RunDir, file: Path, adapters: int = ADAPTERS) -> dict[str, A
     if file.exists():
         raise PortableRunError(f"{file} is there already: give another file")
     config = saved_config(run, load_config([f"run_dir={run.uri}"]), "export-run")
+    if not refiner:
+        config = replace(config, adapt=replace(config.adapt, learned_steps=0))
     known = [c for c in with_adapter(load_concepts(run)) if c.split == "train"]
     names = [f for files in READ.values() for f in files if f != MODEL] + of_finetunes(config)
     contents = {name: run.read(name) for name in names}
@@ -183,14 +190,20 @@ def _sha256(data: bytes) -> str:
 
 
 def command(name: str, words: list[str]) -> None:
-    """`export-run run_dir=RUN file=FILE [adapters=N]` or `import-run file=FILE run_dir=RUN`."""
+    """`export-run run_dir=RUN file=FILE [adapters=N] [refiner=true]`, or
+
+    `import-run file=FILE run_dir=RUN`.
+    """
     given = {key: value for key, _, value in (word.partition("=") for word in words)}
     run, file = RunDir(given["run_dir"]), Path(given["file"]).expanduser()
     if name == "export-run":
         count = given.get("adapters", str(ADAPTERS))
         if not count.isdigit():
             raise PortableRunError(f"adapters={count}: must be a whole number")
-        export_run(run, file, int(count))
+        keep = given.get("refiner", "false")
+        if keep not in ("true", "false"):
+            raise PortableRunError(f"refiner={keep}: must be true or false")
+        export_run(run, file, int(count), keep == "true")
         return
     with locked(run, [name, *words]):
         import_run(file, run)

@@ -179,6 +179,7 @@ OTHERS = (
             "run_dir": "the finished run",
             "file": "a new file, NAME.tar.xz",
             "adapters": "collected adapters in it; 8 if it is not given",
+            "refiner": "true: with that of learned steps, which makes up half of the file",
         },
         required=("run_dir", "file"),
         keys=False,

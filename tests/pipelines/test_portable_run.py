@@ -59,6 +59,17 @@ def test_it_fine_tunes(theirs: Run) -> None:
     assert tuned.outcome is not None and len(tuned.outcome.losses) == 5
 
 
+def test_the_refiner_travels_if_it_is_wanted(run: RunDir, theirs: Run, tmp_path: Path) -> None:
+    assert Run(run.uri).config.adapt.learned_steps > 0
+    assert theirs.config.adapt.learned_steps == 0 and theirs.config.adapt.basis
+    words = [f"run_dir={run.uri}", f"file={tmp_path / 'run.tar.xz'}", "refiner=true"]
+    assert main(["export-run", *words]) == 0
+    again = RunDir(str(tmp_path / "again"))
+    import_run(tmp_path / "run.tar.xz", again)
+    assert Run(again.uri).config.adapt == Run(run.uri).config.adapt
+    assert again.files("generator/refiner") == run.files("generator/refiner") != []
+
+
 def test_adapters_travel_with_it(own_run: RunDir, tmp_path: Path) -> None:
     adapter = Run(own_run.uri).predict("sepia")
     files = adapter.files()
