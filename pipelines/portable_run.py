@@ -2,9 +2,9 @@
 
 Of the run it holds what the service reads: base, layout, normalisation, the weight generator's
 average, of the fine-tune the basis and, if wanted, the refiner, the concepts that adapters were
-collected for, and a few of those adapters. Weights of generator, refiner and basis are stored in half precision,
-which moves no pixel by more than 1/255 (tests/pipelines/test_portable_run.py). Texts are embedded
-again where it is read. Such a run is used, and not continued.
+collected for, and a few of those adapters. Weights of generator, refiner and basis are stored in
+half precision, which moves no pixel by more than 1/255 (tests/pipelines/test_portable_run.py).
+Texts are embedded again where it is read. Such a run is used, and not continued.
 """
 
 from __future__ import annotations
