@@ -196,7 +196,7 @@ def _about(given: Mapping[str, str], example: bool) -> dict[str, Any]:
         "cpus": _count(given, "cpus", 96 if slurm else cpus),
         "memory": given.get("memory", memory),
         "run_dir": _run_dir(given["bucket"], provider, preset),
-        "group": f"{gpu.replace('-', 'x8-') if '-' in gpu else gpu + 'x8'}",
+        "group": node_name(gpu),
         "selector": _selector(given),
         "gpus": _count(given, "gpus", 8),
         "redis": given.get("redis", ""),
@@ -214,6 +214,12 @@ def _about(given: Mapping[str, str], example: bool) -> dict[str, Any]:
     own["head_ami"] = own.get("head_ami") or own.get("ami", "")
     own["head_disk"] = own.get("head_disk") or own.get("disk", "")
     return {**own, **about}
+
+
+def node_name(gpu: str) -> str:
+    """Of a node of eight: a100 → a100x8, a100-80gb → a100x8-80gb."""
+    kind, dash, memory = gpu.partition("-")
+    return f"{kind}x8{dash}{memory}"
 
 
 def _place(
@@ -242,9 +248,7 @@ def _place(
             )
 
     def type_of(kind: str, spot: bool, most: int) -> dict[str, Any]:
-        name = (kind.replace("-", "x8-") if "-" in kind else f"{kind}x8") + (
-            "-spot" if spot else ""
-        )
+        name = node_name(kind) + ("-spot" if spot else "")
         return {"name": name, "machine": machines[kind], "spot": spot, "most": most}
 
     wanted = [type_of(gpu, about["spot"], about["nodes"])]

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import lzma
 import re
 import tarfile
 from collections.abc import Mapping
@@ -21,6 +22,7 @@ from typing import Any
 
 import safetensors.torch
 import torch
+from safetensors import SafetensorError
 
 from modeling.concepts.table import to_table
 from modeling.text import TextEncoder
@@ -144,12 +146,8 @@ def _contents(file: Path) -> dict[str, bytes]:
                 if ".." in about.name.split("/"):
                     raise PortableRunError(f"{file} holds {about.name!r}, outside of the run")
                 found[about.name] = data.read()
-    except (OSError, tarfile.TarError, EOFError) as error:
+    except (OSError, EOFError, tarfile.TarError, lzma.LZMAError) as error:
         raise PortableRunError(f"{file} cannot be read as a run in a file: {error}") from error
-    except Exception as error:
-        if isinstance(error, PortableRunError):
-            raise
-        raise PortableRunError(f"{file} is damaged: {error}") from error
     try:
         manifest = json.loads(found[MANIFEST])
         form, sums = (manifest["format"], manifest["version"]), dict(manifest["files"])
@@ -172,7 +170,7 @@ def _halved(data: bytes) -> bytes:
 def _widened(data: bytes, name: str) -> bytes:
     try:
         return _cast(data, torch.float32)
-    except Exception as error:  # safetensors' own, of many kinds
+    except (SafetensorError, ValueError) as error:
         raise ArtifactError(f"{name} is damaged: {error}") from error
 
 

@@ -21,6 +21,16 @@ from pipelines.runtime.stage_table import StageError
 Files = dict[str, bytes]
 
 
+def held_in(file: Path) -> Files:
+    found = {}
+    with tarfile.open(file, "r:xz") as archive:
+        for member in archive:
+            held = archive.extractfile(member)
+            assert held is not None, member.name
+            found[member.name] = held.read()
+    return found
+
+
 @pytest.fixture(scope="module")
 def file(run: RunDir, tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("portable") / "new" / "run.tar.xz"
@@ -91,10 +101,7 @@ def test_equal_runs_give_equal_files(run: RunDir, file: Path, tmp_path: Path) ->
 
 
 def test_it_does_not_say_where_the_run_lay(run: RunDir, file: Path) -> None:
-    with tarfile.open(file, "r:xz") as archive:
-        for member in archive:
-            held = archive.extractfile(member)
-            assert held is not None and run.uri.encode() not in held.read(), member.name
+    assert not [name for name, data in held_in(file).items() if run.uri.encode() in data]
 
 
 def test_it_is_used_and_not_continued(theirs: Run) -> None:
@@ -105,8 +112,7 @@ def test_it_is_used_and_not_continued(theirs: Run) -> None:
 
 
 def rewritten(file: Path, to: Path, change: Callable[[Files], None]) -> Path:
-    with tarfile.open(file, "r:xz") as archive:
-        files = {m.name: archive.extractfile(m).read() for m in archive}  # type: ignore[union-attr]
+    files = held_in(file)
     change(files)
     with tarfile.open(to, "w:xz") as archive:
         for name, data in files.items():
