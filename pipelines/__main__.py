@@ -111,11 +111,10 @@ def _command(command: str, words: list[str], program: bool) -> int:
         return 0
     if command == "serve":
         config = load_config(words)
-        from pipelines.runtime.run_dir import RunDir
         from pipelines.serve.command import serve_forever
 
         with stoppable("stopped") if program else nullcontext():
-            serve_forever(config, RunDir(config.run_dir))
+            serve_forever(config)
         return 0
     with stoppable() if program else nullcontext():
         if command in ("export-dataset", "import-dataset"):

@@ -27,6 +27,9 @@ class Config:
     """A file of values in pipelines/config/presets."""
     run_dir: str = "runs/${preset}"
     """Local path or fsspec URI (s3://bucket/prefix)."""
+    runs: dict[str, str] = field(default_factory=dict)
+    """For `serve`, instead of run_dir: name → run directory, the first for requests that name
+    none."""
     seed: int = 0
     """Of every random choice of the run."""
     editor: str = "auto"

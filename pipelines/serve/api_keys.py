@@ -20,6 +20,10 @@ from pipelines.config.error import ConfigError
 from pipelines.config.schema import Config
 
 VARIABLE = "DENOISED_WEIGHTS_API_KEYS"
+ADMINS = "DENOISED_WEIGHTS_ADMIN_KEYS"
+"""Of those who may change which runs are served."""
+ADMIN = "admin:"
+"""Before such a key in a file."""
 LEAST = 16
 """Characters of a key: shorter ones can be guessed."""
 LOOK_SECONDS = 5.0
@@ -36,37 +40,49 @@ def from_environment(config: Config) -> list[str]:
     """SHA-256 of every key, [] if none is asked for or a file has them; ConfigError if none."""
     if not config.serve.require_key or config.serve.keys_file:
         return []
-    keys = [k.strip() for k in os.environ.get(VARIABLE, "").split(",") if k.strip()]
+    keys = _listed(VARIABLE)
     if not keys:
         raise ConfigError(
             f"serve.require_key=true: give the keys in ${VARIABLE}, separated by , or in a file"
             " (serve.keys_file=FILE)"
         )
-    if min(map(len, keys)) < LEAST:
-        raise ConfigError(f"${VARIABLE}: a key needs {LEAST} characters or more")
+    return keys
+
+
+def admins_from_environment() -> list[str]:
+    """SHA-256 of every key of those who may change which runs are served."""
+    return _listed(ADMINS)
+
+
+def _listed(variable: str) -> list[str]:
+    keys = [k.strip() for k in os.environ.get(variable, "").split(",") if k.strip()]
+    if keys and min(map(len, keys)) < LEAST:
+        raise ConfigError(f"${variable}: a key needs {LEAST} characters or more")
     return [hashed(k) for k in keys]
 
 
-def read_keys(file: Path) -> list[str]:
-    """SHA-256 of the keys of a file, one a line, or `sha256:HEX`; # begins a comment.
+def read_keys(file: Path) -> dict[str, bool]:
+    """SHA-256 of the keys of a file, and whether it is an administrator's.
 
+    One a line: KEY or sha256:HEX, an administrator's after `admin:`; # begins a comment.
     ConfigError if it cannot be read, or holds none, or one that can be guessed.
     """
     try:
         lines = file.read_text().splitlines()
     except (OSError, ValueError) as error:
         raise ConfigError(f"serve.keys_file={file}: cannot be read ({error})") from error
-    found = []
+    found = {}
     for number, line in enumerate(lines, 1):
-        key = line.partition("#")[0].strip()
+        given = line.partition("#")[0].strip()
+        admin, key = given.startswith(ADMIN), given.removeprefix(ADMIN).strip()
         if re.fullmatch(r"sha256:[0-9a-fA-F]{64}", key):
-            found.append(key.removeprefix("sha256:").lower())
-        elif key and len(key) < LEAST:
+            found[key.removeprefix("sha256:").lower()] = admin
+        elif given and len(key) < LEAST:
             raise ConfigError(
                 f"serve.keys_file={file}, line {number}: a key needs {LEAST} characters or more"
             )
         elif key:
-            found.append(hashed(key))
+            found[hashed(key)] = admin
     if not found:
         raise ConfigError(f"serve.keys_file={file}: holds no key")
     return found
@@ -79,15 +95,20 @@ class Keys:
     and the log says so.
     """
 
-    def __init__(self, fixed: Sequence[str] = (), file: str = "") -> None:
+    def __init__(
+        self, fixed: Sequence[str] = (), file: str = "", admins: Sequence[str] = ()
+    ) -> None:
+        """fixed, admins: SHA-256 of keys. An administrator's opens everything."""
         self.file = Path(file) if file else None
-        self.known = list(fixed)
+        self.known = dict.fromkeys(fixed, False)
+        self.admins = list(admins)
         self.looked = time.monotonic()
         self.seen = self._state()
         if self.file is not None:
             self.known = read_keys(self.file)
 
     def __bool__(self) -> bool:
+        """Whether a key is asked for at all."""
         return bool(self.known)
 
     def owner(self, given: str) -> str:
@@ -96,8 +117,15 @@ class Keys:
         In a time that does not tell how near it came.
         """
         self._look()
+        return self._among(given, [*self.known, *self.admins])
+
+    def is_admin(self, given: str) -> bool:
+        self._look()
+        return bool(self._among(given, [*(k for k, a in self.known.items() if a), *self.admins]))
+
+    def _among(self, given: str, keys: Sequence[str]) -> str:
         mine = hashed(given)
-        return mine if any([hmac.compare_digest(mine, k) for k in self.known]) else ""
+        return mine if any([hmac.compare_digest(mine, k) for k in keys]) else ""
 
     def _look(self) -> None:
         if self.file is None or time.monotonic() - self.looked < LOOK_SECONDS:

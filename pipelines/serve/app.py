@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import TextIO
 
-from fastapi import FastAPI
+from fastapi import APIRouter, Depends, FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
 from pipelines.serve.access_log import AccessLog
 from pipelines.serve.api_keys import Keys
+from pipelines.serve.choice import RunChoice
 from pipelines.serve.errors import add_handlers, described
-from pipelines.serve.interface import Backend, Limits
+from pipelines.serve.interface import Runs
 from pipelines.serve.middleware import (
     Admission,
     BodyKind,
@@ -27,6 +28,9 @@ from pipelines.serve.middleware import (
 )
 from pipelines.serve.quotas import QuotaCheck, Quotas
 from pipelines.serve.routes import adapters, examples, finetunes, operations, translate
+from pipelines.serve.routes import runs as served_runs
+from pipelines.serve.routes.fields import named_run
+from pipelines.serve.served import Limits, Served
 
 # Room for the other form fields and the multipart boundaries
 FORM_BYTES = 64_000
@@ -39,47 +43,39 @@ EXPOSED = (
 
 def make_app(
     limits: Limits,
-    backend: Backend,
+    runs: Runs,
     keys: Keys | None = None,
     copy: str = "",
     origins: Sequence[str] = (),
     quotas: Quotas | None = None,
     access_log: TextIO | None = None,
 ) -> FastAPI:
-    """The FastAPI application.
+    """The HTTP application; behind it each run that is served has its own (`of_run`).
 
-    keys: those that are let in, everybody is without any. copy: names this process in the metrics.
-    origins: of other people's pages that may use the service from a browser. quotas: of each
-    client. access_log: gets a line a request.
+    limits: of these the service's own, which hold for all runs. keys: those that are let in,
+    everybody is without any. copy: names this process in the metrics. origins: of other people's
+    pages that may use the service from a browser. quotas: of each client. access_log: gets a line a
+    request.
     """
-    app = FastAPI(
-        title="denoised-weights",
-        version=_version(),
-        description="Text → LoRA adapter of an image-to-image GAN; text + image → edited image.",
-        responses={
-            400: described("The body cannot be read"),
-            401: described("A key is needed"),
-            429: described("As much was asked as may be: come again after Retry-After seconds"),
-        },
-    )
     counts = Counts(copy)
-    app.state.limits, app.state.backend, app.state.counts = limits, backend, counts
-    routers = [
-        operations.router,
-        *(part.make_router(limits) for part in (adapters, translate, finetunes, examples)),
-    ]
-    routes = [*app.routes, *(route for router in routers for route in router.routes)]
-    for router in routers:
-        app.include_router(router)
-    add_handlers(app)
+
+    def make(served: Served) -> FastAPI:
+        return of_run(served, runs, counts)
+
+    app = FastAPI(openapi_url=None)  # it is the runs' own
+    first = runs.table.of("")
+    # FastAPI keeps a router's routes behind one without a path
+    found = [*make(first).routes, *(r for router in _routers(first.limits) for r in router.routes)]
+    routes = [route for route in found if getattr(route, "path", "")]
     # the last added sees a request first
+    app.add_middleware(RunChoice, runs=runs, make=make)
     app.add_middleware(Head)
     app.add_middleware(BodyKind)  # behind BodyLimit, which has read what the client is sending
     app.add_middleware(BodyLimit, limit=lambda path: _body_limit(path, limits))
     app.add_middleware(Admission, ongoing=limits.max_ongoing, queued=limits.max_queued)
     if quotas is not None:
         app.add_middleware(QuotaCheck, quotas=quotas)
-    app.add_middleware(KeyCheck, keys=keys or Keys())
+    app.add_middleware(KeyCheck, keys=Keys() if keys is None else keys)
     app.add_middleware(Counting, counts=counts, routes=routes)
     app.add_middleware(AccessLog, to=access_log, routes=routes)
     if origins:  # first of all: a browser reads no answer without its headers, not even a 401
@@ -91,6 +87,33 @@ def make_app(
             expose_headers=list(EXPOSED),
         )
     return app
+
+
+def of_run(served: Served, runs: Runs, counts: Counts) -> FastAPI:
+    """The routes, with what a request to this run may hold."""
+    app = FastAPI(
+        title="denoised-weights",
+        version=_version(),
+        description="Text → LoRA adapter of an image-to-image GAN; text + image → edited image.",
+        responses={
+            400: described("The body cannot be read"),
+            401: described("A key is needed"),
+            429: described("As much was asked as may be: come again after Retry-After seconds"),
+        },
+    )
+    app.state.limits, app.state.backend = served.limits, runs.backend(served)
+    app.state.runs, app.state.counts = runs, counts
+    for router in _routers(served.limits):
+        the_same = router in (operations.probes, served_runs.router)
+        app.include_router(router, dependencies=[] if the_same else [Depends(named_run)])
+    add_handlers(app)
+    return app
+
+
+def _routers(limits: Limits) -> list[APIRouter]:
+    parts = (adapters, translate, finetunes, examples)
+    made = [part.make_router(limits) for part in parts]
+    return [operations.probes, operations.router, *made, served_runs.router]
 
 
 def _body_limit(path: str, limits: Limits) -> int:

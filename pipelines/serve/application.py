@@ -1,4 +1,4 @@
-"""The Serve application of a run: which deployments there are, with how many copies of each.
+"""The Serve application: which deployments there are, with how many copies of each.
 
 `build` makes it for `serve deploy cluster/serve.yaml`, pipelines/serve/command.py for a local Ray.
 """
@@ -15,43 +15,12 @@ from pipelines.config.load import load_config
 from pipelines.config.schema import Config
 from pipelines.config.sections.operation import Replicas
 from pipelines.config.values import as_typed
-from pipelines.runtime.run_dir import RunDir
 from pipelines.serve.access_log import opened
-from pipelines.serve.api_keys import Keys, from_environment, read_keys
+from pipelines.serve.api_keys import Keys, admins_from_environment, from_environment, read_keys
 from pipelines.serve.app import make_app
-from pipelines.serve.interface import Limits
 from pipelines.serve.quotas import Quotas
-from pipelines.use.finetune_editors import editors
-from pipelines.use.saved_run import digests, saved_config
 
 DRAIN_SECONDS = 5.0
-
-
-def limits(config: Config) -> Limits:
-    """What a request may hold, from a run's configuration."""
-    s, a, g = config.serve, config.adapt, config.generator
-    sequential = g.block_conditioning == "previous"  # which can be recovered directly only
-    return Limits(
-        max_text=s.max_text,
-        max_image_bytes=s.max_image_bytes,
-        max_pixels=s.max_pixels,
-        size=config.images.size,
-        # DDIM visits as many distinct time steps between t and 0 as it takes steps
-        t_min=max(g.t_min, a.ddim_steps - 1 if a.sampler == "ddim" else 0),
-        t_max=999,
-        t=a.t,
-        steps=a.ddim_steps if a.sampler == "ddim" else 1,
-        max_steps=1 if sequential else s.max_steps,
-        max_pairs=s.max_pairs,
-        max_train_steps=s.max_finetune_steps,
-        train_steps=min(a.steps, s.max_finetune_steps),
-        learned_steps=a.learned_steps,
-        max_upload_bytes=s.max_upload_bytes,
-        editors=tuple(editors(config)),
-        avatars=config.images.source == "avatars",
-        max_ongoing=s.max_ongoing,
-        max_queued=s.max_queued,
-    )
 
 
 def _copies(replicas: Replicas, ongoing: int, target: int = 0) -> dict[str, Any]:
@@ -79,18 +48,24 @@ def _copies(replicas: Replicas, ongoing: int, target: int = 0) -> dict[str, Any]
     }
 
 
-def application(config: Config, run: RunDir) -> Any:
-    """The Serve application of a run whose configuration `saved_config` gave."""
+def application(given: Config) -> Any:
+    """The Serve application of the runs that `given` names; its serve.* and cluster.* hold for all.
+
+    Raises StageError, ArtifactError or ConfigError if one cannot be served.
+    """
     from ray import serve
     from ray.serve.config import BackpressureConfig
 
     from pipelines.serve import deployments as parts  # seconds: it imports torch
-    from pipelines.serve.backend import FINETUNES, TEXT, TRANSLATOR, WEIGHTS, RayBackend
+    from pipelines.serve import finetuning, swapping
+    from pipelines.serve.backend import FINETUNES, RUNS, TEXT, TRANSLATOR, WEIGHTS, RayRuns
+    from pipelines.serve.describing import configured
 
-    allowed, keys, s = limits(config), from_environment(config), config.serve
+    table, s = configured(given), given.serve
+    keys = from_environment(given)
     if s.require_key and s.keys_file and Path(s.keys_file).exists():  # or it is on the nodes alone
         read_keys(Path(s.keys_file))
-    saved, model = config_tree.to_dict(config), digests(run)["model"]
+    told, admins = config_tree.to_dict(given), admins_from_environment()
     deployment: Any = serve.deployment  # its overloads do not know what `ingress` returns
 
     r = s.limits  # of all copies together: each counts its share for itself
@@ -99,22 +74,23 @@ def application(config: Config, run: RunDir) -> Any:
         copy = serve.get_replica_context().replica_id.unique_id
         share = [math.ceil(n / s.api.most) for n in (r.a_minute, r.burst, r.a_day)]
         quotas = Quotas(share[0], share[1], share[2]) if any(share) else None
-        known = Keys(keys, s.keys_file if s.require_key else "")
+        known = Keys(keys, s.keys_file if s.require_key else "", admins)
+        runs = RayRuns(swapping.current(table))
         log = opened(s.access_log)
-        return make_app(allowed, RayBackend(), known, copy, s.allowed_origins, quotas, log)
+        return make_app(table.of("").limits, runs, known, copy, s.allowed_origins, quotas, log)
 
     def deployed(kind: Any, name: str, replicas: Replicas, *arguments: Any) -> Any:
         # the HTTP part alone bounds what is let in (pipelines.serve.middleware.Admission): behind
         # it nothing is turned away, and no copy is full
         options = _copies(replicas, 2 * s.max_ongoing * s.api.most)
-        return deployment(kind, name=name, **options).bind(saved, run, *arguments)
+        return deployment(kind, name=name, **options).bind(told, table, *arguments)
 
     text = deployed(parts.Text, TEXT, s.text)
-    weights = deployed(parts.Weights, WEIGHTS, s.weights, model, text)
-    keeping = parts.translator_class(s.cache)
-    translator = deployed(keeping, TRANSLATOR, s.translator, model, weights)
+    weights = deployed(parts.Weights, WEIGHTS, s.weights, text)
+    translator = deployed(parts.translator_class(s.cache), TRANSLATOR, s.translator, weights)
     one = Replicas(cpus=0)  # it only waits
-    finetunes = deployed(parts.Finetunes, FINETUNES, one, weights)
+    finetunes = deployed(finetuning.Finetunes, FINETUNES, one, weights)
+    runs = deployed(swapping.Runs, RUNS, one)
     # room for probes beside what is let in, and for being told no
     room = 2 * (s.max_ongoing + s.max_queued)
     api = deployment(
@@ -128,21 +104,20 @@ def application(config: Config, run: RunDir) -> Any:
         graceful_shutdown_timeout_s=s.timeout_s + DRAIN_SECONDS,
         **_copies(s.api, room, s.max_ongoing),
     )
-    return api.bind(text, weights, translator, finetunes)
+    return api.bind(text, weights, translator, finetunes, runs)
 
 
 def build(args: dict[str, Any]) -> Any:
     """Builder for `serve deploy` (cluster/serve.yaml): the same keys as on the command line.
 
-    `run_dir` is required; host, port and timeout are `http_options` of the Serve config there.
+    `run_dir` or `runs` is required; host, port and timeout are `http_options` of the Serve config
+    there.
     """
-    if "run_dir" not in args:
-        raise ConfigError("args must give run_dir")
+    if not {"run_dir", "runs"} & set(args):
+        raise ConfigError("args must give run_dir, or runs: {NAME: RUN_DIR, …}")
     for key in ("serve.host", "serve.port", "serve.timeout_s"):
         if key in args:
             raise ConfigError(
                 f"args: {key} has no effect here, set http_options in the Serve config"
             )
-    given = load_config([f"{k}={as_typed(v)}" for k, v in args.items()])
-    run = RunDir(given.run_dir)
-    return application(saved_config(run, given), run)
+    return application(load_config([f"{k}={as_typed(v)}" for k, v in args.items()]))

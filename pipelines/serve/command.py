@@ -1,8 +1,8 @@
 """Command `serve`: text → adapter and text + image → image over HTTP, by Ray Serve.
 
 The routes are pipelines/serve/routes/, the models behind them pipelines/serve/deployments.py's.
-`denoised-weights serve run_dir=…` starts them on a local Ray; `serve deploy cluster/serve.yaml` on
-a cluster, through pipelines/serve/application.py's `build`.
+`denoised-weights serve run_dir=…` (or runs={NAME: RUN_DIR, …}) starts them on a local Ray; `serve
+deploy cluster/serve.yaml` on a cluster, through pipelines/serve/application.py's `build`.
 
 Ray's token does not guard the HTTP port: whoever reaches it may use the service, unless
 serve.require_key asks for a key. It listens on 127.0.0.1 unless told otherwise.
@@ -24,26 +24,27 @@ from pipelines.runtime.stage_table import StageError
 from pipelines.runtime.stopping import cleaned_up
 from pipelines.serve.api_keys import from_environment
 from pipelines.serve.application import application
+from pipelines.serve.served import named_runs
 from pipelines.use.parts import TextPart, WeightPart
 from pipelines.use.saved_run import saved_config
 
 APP = "denoised-weights"
 
 
-def start(config: Config, run: RunDir) -> str:
+def start(given: Config) -> str:
     """Start the service on the Ray of this process; returns its URL once it answers.
 
-    `config` is what `saved_config` gave. StageError if a deployment fails.
+    StageError if a deployment fails; raises as `application`.
     """
     from ray import serve
     from ray.serve.schema import LoggingConfig
 
-    s = config.serve
+    s = given.serve
     quiet = LoggingConfig(log_level="WARNING")
     options = {"host": s.host, "port": s.port, "request_timeout_s": s.timeout_s}
     serve.start(proxy_location="HeadOnly", http_options=options, logging_config=quiet)
     try:
-        serve.run(application(config, run), name=APP, logging_config=quiet)
+        serve.run(application(given), name=APP, logging_config=quiet)
     except RuntimeError as error:
         raise StageError(f"the service did not start: {error}") from error
     host = f"[{s.host}]" if ":" in s.host else s.host
@@ -73,18 +74,21 @@ def _check_port(host: str, port: int) -> None:
 
 
 @foreign_output_to_file()
-def serve_forever(config: Config, run: RunDir) -> None:
+def serve_forever(given: Config) -> None:
     """Serve until a signal ends it (pipelines/runtime/stopping.py).
 
-    `config` is the command's; see `saved_config` for what it decides.
+    given: the command's; see `saved_config` for what it decides.
     """
-    log(f"serve: loading {run.uri}")
-    saved = saved_config(run, config)
-    clustered = bool(cluster_address(config))
+    named = {name: RunDir(uri) for name, uri in named_runs(given).items()}
+    for name, run in named.items():
+        log(f"serve: loading {run.uri}" + (f" as {name}" if given.runs else ""))
+    saved = {name: saved_config(run, given) for name, run in named.items()}
+    clustered = bool(cluster_address(given))
     if not clustered:
-        _check_port(saved.serve.host, saved.serve.port)
-    check_run(saved, run)
-    with ray_session(saved):
+        _check_port(given.serve.host, given.serve.port)
+    for name, run in named.items():
+        check_run(saved[name], run)
+    with ray_session(given):
         from ray import serve
 
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
@@ -96,9 +100,9 @@ def serve_forever(config: Config, run: RunDir) -> None:
 
         with cleaned_up(delete):
             try:
-                url = start(saved, run)
+                url = start(given)
                 log(f"serve: {url}  (documentation: {url}/docs; Ctrl-C stops)")
-                if saved.serve.host not in LOOPBACK:
+                if given.serve.host not in LOOPBACK:
                     log("serve: anyone who reaches this address can use it: put a proxy before it")
                 log(
                     f"serve: try  curl -s {url}/v1/adapters -H 'content-type: application/json'"

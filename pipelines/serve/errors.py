@@ -10,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
 from pipelines.serve.middleware import REQUEST, RETRY
+from pipelines.serve.served import RunRefusedError, UnknownRunError
 from pipelines.use.adapter_names import OtherModelError, UnknownAdapterError
 from pipelines.use.finetune_request import BusyError, FinetuneError
 
@@ -20,6 +21,8 @@ def add_handlers(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _invalid)
     for kind, status in (
         (UnknownAdapterError, 404),
+        (UnknownRunError, 404),
+        (RunRefusedError, 409),
         (OtherModelError, 409),
         (FinetuneError, 422),
         (BusyError, 503),

@@ -3,45 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
+from pipelines.serve.served import Served, Table
 from pipelines.use.answers import AdapterFiles, Known, Near
 from pipelines.use.finetune_request import Request
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a request may hold. `size` is the side of the pictures that the translator edits."""
-
-    max_text: int
-    max_image_bytes: int
-    max_pixels: int
-    size: int
-    t_min: int
-    t_max: int
-    t: int
-    """The run's own."""
-    steps: int
-    """The run's own."""
-    max_steps: int
-    max_pairs: int
-    max_train_steps: int
-    train_steps: int
-    """The run's own fine-tune."""
-    learned_steps: int
-    """Of these, learned ones."""
-    max_upload_bytes: int
-    """Of all pictures of a fine-tune."""
-    editors: tuple[str, ...]
-    avatars: bool
-    """Whether the run's pictures are drawn portraits."""
-    max_ongoing: int
-    """Requests at work."""
-    max_queued: int
-    """Requests that wait; further ones get 503."""
 
 
 class Backend(Protocol):
@@ -75,3 +43,23 @@ class Backend(Protocol):
     async def status(self, job: str) -> dict[str, Any]: ...
 
     async def cancel(self, job: str) -> dict[str, Any]: ...
+
+
+class Runs(Protocol):
+    """Which runs are served, wherever they run."""
+
+    table: Table
+    """As it was last looked at."""
+
+    async def now(self) -> Table: ...
+
+    def backend(self, served: Served) -> Backend: ...
+
+    async def serve(self, name: str, uri: str) -> Served:
+        """Serve a run under a name from now on; uri "": the one of this name, as it is now.
+
+        RunRefusedError, UnknownRunError.
+        """
+
+    async def remove(self, name: str) -> None:
+        """RunRefusedError for the first; UnknownRunError."""

@@ -12,12 +12,15 @@ from starlette.responses import JSONResponse
 from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pipelines.serve.api_keys import Keys
+from pipelines.serve.api_keys import ADMINS, Keys
 
 CLIENT = "denoised_weights.client"
 """Key of a request's scope: the SHA-256 of the key that it came with."""
 REQUEST = "denoised_weights.request"
 """Key of a request's scope: its name (pipelines/serve/access_log.py)."""
+IS_ADMIN = "denoised_weights.is_admin"
+"""Key of a request's scope: whether its key is an administrator's."""
+RUNS_PATH = "/v1/runs"
 OPEN_PATHS = ("/", "/healthz", "/readyz")
 """Asked for no key: probes, and the page, which asks its reader for one."""
 
@@ -180,29 +183,42 @@ class BodyLimit:
 
 
 class KeyCheck:
-    """401 for requests without one of the keys, in `X-API-Key` or as `Authorization: Bearer`."""
+    """401 for requests without one of the keys, in `X-API-Key` or as `Authorization: Bearer`.
+
+    What changes the runs that are served wants an administrator's, whether other requests need a
+    key or not; 403 for another one's.
+    """
 
     def __init__(self, app: ASGIApp, keys: Keys) -> None:
         self.app, self.keys = app, keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and self.keys and scope["path"] not in OPEN_PATHS:
-            headers = {k.lower(): v.decode("latin-1") for k, v in scope["headers"]}
-            given = headers.get(b"x-api-key", "")
-            scheme, _, token = headers.get(b"authorization", "").partition(" ")
-            if scheme.lower() == "bearer":
-                given = given or token.strip()
-            who = self.keys.owner(given) if given else ""
-            if not who:
-                reply = JSONResponse(
-                    {"detail": "a key is needed: X-API-Key, or Authorization: Bearer"},
-                    401,
-                    {"WWW-Authenticate": "Bearer"},
-                )
-                await reply(scope, receive, send)
-                return
-            scope[CLIENT] = who
-        await self.app(scope, receive, send)
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        given = _key(scope)
+        scope[IS_ADMIN] = bool(given) and self.keys.is_admin(given)
+        who = self.keys.owner(given) if given else ""
+        changes = scope["path"].startswith(RUNS_PATH) and scope["method"] not in ("GET", "HEAD")
+        needed = changes or (self.keys and scope["path"] not in OPEN_PATHS)
+        if needed and not who:
+            text = "a key is needed: X-API-Key, or Authorization: Bearer"
+            headers = {"WWW-Authenticate": "Bearer"}
+            await JSONResponse({"detail": text}, 401, headers)(scope, receive, send)
+        elif changes and not scope[IS_ADMIN]:
+            text = f"this wants an administrator's key (${ADMINS} of the service)"
+            await JSONResponse({"detail": text}, 403)(scope, receive, send)
+        else:
+            if who:
+                scope[CLIENT] = who
+            await self.app(scope, receive, send)
+
+
+def _key(scope: Scope) -> str:
+    headers = {k.lower(): v.decode("latin-1") for k, v in scope["headers"]}
+    given: str = headers.get(b"x-api-key", "")
+    scheme, _, token = headers.get(b"authorization", "").partition(" ")
+    return given or (token.strip() if scheme.lower() == "bearer" else "")
 
 
 class Counts:

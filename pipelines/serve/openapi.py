@@ -11,16 +11,24 @@ from pathlib import Path
 from typing import Any, cast
 
 from pipelines.config.load import load_config
-from pipelines.serve.app import make_app
-from pipelines.serve.application import limits
+from pipelines.serve.app import of_run
+from pipelines.serve.limits import limits
+from pipelines.serve.middleware import Counts
+from pipelines.serve.served import ONLY, Model, Served
 
 FILE = Path(__file__).parents[2] / "docs" / "openapi.json"
 
 
+class _Nothing:
+    """Answers nothing."""
+
+    def backend(self, served: Served) -> None: ...
+
+
 def document() -> str:
     """JSON, the same for the same code."""
-    app = make_app(limits(load_config([])), cast(Any, None))
-    described = app.openapi()
+    served = Served(ONLY, Model("", ""), limits(load_config([])))
+    described = of_run(served, cast(Any, _Nothing()), Counts()).openapi()
     described["info"]["version"] = "1"  # of /v1, not of the package
     return json.dumps(described, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
 

@@ -16,6 +16,10 @@ PREDICTED, FINETUNED = "p-", "f-"
 JOB = re.compile(r"[0-9a-f]{16}")
 MODEL_DIGITS = 12
 """Of the model's digest, in a predicted adapter's name."""
+OTHER_MODEL = (
+    "this adapter is of another model than the one that is served: ask for its text again, make the"
+    " fine-tune anew, or have its run served"
+)
 
 
 class UnknownAdapterError(LookupError):
@@ -69,7 +73,7 @@ def ask_of(name: str, model: str) -> Ask:
     """What a name asks for; OtherModelError if it is of another model; raises as `parse`."""
     ask, digits = parse(name)
     if digits not in ("", model[:MODEL_DIGITS]):
-        raise OtherModelError("this adapter is of another model than the one that is served")
+        raise OtherModelError(OTHER_MODEL)
     return ask
 
 

@@ -37,7 +37,12 @@ from pipelines.stages.base import load_base
 from pipelines.stages.concepts import load_concepts, load_text, with_adapter
 from pipelines.stages.prediction import Decoder
 from pipelines.stages.weight_generators import load_generator
-from pipelines.use.adapter_names import Ask, OtherModelError, UnknownAdapterError
+from pipelines.use.adapter_names import (
+    OTHER_MODEL,
+    Ask,
+    OtherModelError,
+    UnknownAdapterError,
+)
 from pipelines.use.answers import AdapterFiles, Known, Near
 from pipelines.use.finetune_jobs import JOBS, TOKENS_FILE
 from pipelines.use.saved_run import digests
@@ -86,8 +91,9 @@ def _device(replicas: Replicas, device: str) -> torch.device:
 class TextPart:
     """The text encoder, and the texts of the concepts that adapters were collected for."""
 
-    def __init__(self, config: Config, run: RunDir) -> None:
-        self.encoder = TextEncoder(config.text_encoder, config.allow_download)
+    def __init__(self, config: Config, run: RunDir, encoder: TextEncoder | None = None) -> None:
+        """encoder: the configuration's, if it has been loaded."""
+        self.encoder = encoder or TextEncoder(config.text_encoder, config.allow_download)
         texts = load_text(run)
         known = [c for c in with_adapter(load_concepts(run)) if c.split == "train"]
         self.known = [Known(c.concept_id, c.text) for c in known]
@@ -186,7 +192,7 @@ class WeightPart:
     def check_base(self, about: Mapping[str, str]) -> None:
         """OtherModelError if the metadata of an adapter's file names another base."""
         if about.get("base") != self.digests["base"]:
-            raise OtherModelError("this adapter is of another model than the one that is served")
+            raise OtherModelError(OTHER_MODEL)
 
     def files(self, adapter: Adapter, name: str, about: Mapping[str, str]) -> AdapterFiles:
         """PEFT's two files; equal adapters give equal bytes. about: goes into the metadata."""
@@ -209,7 +215,7 @@ class TranslatorPart:
     def merge(self, loaded: Loaded) -> Merged:
         """OtherModelError if another model made it, as during a rolling update."""
         if loaded.model != self.model:
-            raise OtherModelError("this adapter is of another model than the one that is served")
+            raise OtherModelError(OTHER_MODEL)
         adapter = {k: v.to(self.device) for k, v in loaded.adapter.items()}
         self.translator.check(adapter)
         with torch.no_grad():

@@ -91,7 +91,10 @@ def _check_told(given: Config, saved: Config, command: str) -> None:
     trees = [config_tree.flat(config_tree.to_dict(c)) for c in (given, default, saved)]
     for key in trees[0]:
         told, unset, made = (t.get(key) for t in trees)
-        if key.split(".")[0] not in ("preset", "run_dir", "redo") and told not in (unset, made):
+        if key.split(".")[0] not in ("preset", "run_dir", "runs", "redo") and told not in (
+            unset,
+            made,
+        ):
             raise ConfigError(
                 f"{key}={told}: the run in {saved.run_dir} was made with {key}={made}, and"
                 f" {command} answers as the run was made; it takes run_dir, serve.* and cluster.*"

@@ -100,7 +100,7 @@ def main(words: list[str]) -> int:
     config = saved_config(run, told)
     answers: Answers = Counter()
     with ray_session(config):
-        url = start(config, run)
+        url = start(config)
         points = []
         for work in (drawn, damaged):
             points.append({"requests": sum(answers.values()), "mib": memory()})

@@ -188,7 +188,7 @@ def main(words: list[str]) -> int:
         "translate, 400 adapters": translation(100),
     }
     with ray_session(config):
-        url = start(config, run)
+        url = start(config)
         result["served"] = {}
         for name, call in kinds.items():
             asyncio.run(load(url, call, 4, 2.0, numbers))  # warm
@@ -197,20 +197,20 @@ def main(words: list[str]) -> int:
             ]
             print(name, json.dumps(result["served"][name]), flush=True)
         result["memory"] = asyncio.run(soak(url, adapter, translation(100)))
-        result["autoscaling"] = autoscaling(config, run, translation(1), numbers)
+        result["autoscaling"] = autoscaling(config, translation(1), numbers)
     path = RESULTS / "serve_load.json"
     path.write_text(json.dumps(result, indent=1) + "\n")
     print(f"written: {path}")
     return 0
 
 
-def autoscaling(config: Config, run: RunDir, call: Call, numbers: Iterator[int]) -> dict[str, Any]:
+def autoscaling(config: Config, call: Call, numbers: Iterator[int]) -> dict[str, Any]:
     """Copies of the translator under load and after it; the service is deployed anew for it."""
     from ray import serve as ray_serve
 
     scaled = replace(config.serve.translator, most=2, batch=2, up_s=5.0, down_s=10.0)
     changed = replace(config, serve=replace(config.serve, translator=scaled))
-    url = start(changed, run)
+    url = start(changed)
     begun, points, over = time.monotonic(), [], threading.Event()
 
     def watch() -> None:

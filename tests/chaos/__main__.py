@@ -237,17 +237,14 @@ def serve_trials(source: Path, home: Path, seeds: list[int], done: Callable[[Any
     from cluster.local import free_port
     from pipelines.config.load import load_config
     from pipelines.serve.command import start
-    from pipelines.use.saved_run import saved_config
     from tests.pipelines.serve.clients import Load, copies
 
-    run = RunDir(str(source))
     words = [f"run_dir={source}", f"serve.port={free_port()}"]
     with cluster() as nodes:
         ray.init(address=nodes.address, log_to_driver=False)
         try:
-            given = load_config(words)
-            url = start(saved_config(run, given), run)
-            parts = ("Api", "Text", "Weights", "Translator", "Finetunes")
+            url = start(load_config(words))
+            parts = ("Api", "Runs", "Text", "Weights", "Translator", "Finetunes")
             for seed in seeds:
                 draw = random.Random(f"serve {seed}")
                 part = draw.choice(parts)

@@ -13,7 +13,6 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import Field
 
 from pipelines.serve.errors import ADAPTER_GONE, BUSY, current, described
-from pipelines.serve.interface import Limits
 from pipelines.serve.routes.fields import (
     BINARY,
     Prediction,
@@ -24,6 +23,7 @@ from pipelines.serve.routes.fields import (
     time_step,
 )
 from pipelines.serve.routes.state import StateBackend, StateLimits
+from pipelines.serve.served import Limits
 from pipelines.use.adapter_names import name_of
 from pipelines.use.answers import AdapterFiles
 

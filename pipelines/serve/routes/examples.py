@@ -9,10 +9,10 @@ from fastapi import APIRouter, Path, Query, Response
 
 from modeling.editors.avatars import portrait, render
 from modeling.images import encode_png
-from pipelines.serve.interface import Limits
 from pipelines.serve.routes.fields import BINARY, Words
 from pipelines.serve.routes.state import StateBackend, StateLimits
 from pipelines.serve.routes.translate import PNG
+from pipelines.serve.served import Limits
 
 
 def make_router(limits: Limits) -> APIRouter:

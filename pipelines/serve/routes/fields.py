@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
+from fastapi import Query
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from pipelines.serve.interface import Limits
+from pipelines.serve.served import Limits
 from pipelines.use.adapter_names import FINETUNED, PREDICTED, Ask, UnknownAdapterError, parse
 from pipelines.use.wording import says_something, worded
 
@@ -19,6 +20,19 @@ BINARY = {"type": "string", "format": "binary"}
 
 
 Words = Annotated[str, AfterValidator(worded)]
+
+
+async def named_run(
+    run: Annotated[
+        str,
+        Query(
+            max_length=40,
+            description="Name of one of the runs that are served (GET /v1/runs); the first if left"
+            " out.",
+        ),
+    ] = "",
+) -> None:
+    """Of every route that a run answers; read by pipelines/serve/choice.py."""
 
 
 class Prediction(BaseModel):

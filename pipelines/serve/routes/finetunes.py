@@ -6,15 +6,17 @@
 import hashlib
 import uuid
 from typing import Annotated, Any, Literal
+from urllib.parse import quote
 
 from fastapi import APIRouter, Form, Header, Path, UploadFile
+from fastapi import Request as HttpRequest
 from fastapi.responses import JSONResponse
 from pydantic import Field
 
 from pipelines.serve.errors import current, described, wrong
-from pipelines.serve.interface import Limits
 from pipelines.serve.routes.fields import Prediction, Words, sampling_steps, time_step
 from pipelines.serve.routes.state import StateBackend, StateLimits
+from pipelines.serve.served import Limits
 from pipelines.serve.uploads import read_picture
 from pipelines.use.finetune_request import Request
 
@@ -54,6 +56,7 @@ def make_router(limits: Limits) -> APIRouter:
     )
     async def start_finetune(
         form: Annotated[Finetune, Form(media_type="multipart/form-data")],
+        request: HttpRequest,
         allowed: StateLimits,
         backend: StateBackend,
         idempotency_key: Annotated[
@@ -81,7 +84,9 @@ def make_router(limits: Limits) -> APIRouter:
         job = job_name(idempotency_key)
         await current(backend.submit(job, wanted, pairs))
         told = await backend.status(job)
-        return JSONResponse(told, 202, {"Location": f"/v1/finetunes/{job}"})
+        run = request.query_params.get("run", "")
+        where = f"/v1/finetunes/{job}" + (f"?run={quote(run)}" if run else "")
+        return JSONResponse(told, 202, {"Location": where})
 
     router.get(
         "/v1/finetunes/{job}",

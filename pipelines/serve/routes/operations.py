@@ -15,9 +15,11 @@ PAGE = Path(__file__).parents[1] / "page.html"
 READY_SECONDS = 5.0
 
 router = APIRouter()
+probes = APIRouter()
+"""The same for all runs."""
 
 
-@router.get("/", summary="A page to try it on", response_class=FileResponse)
+@probes.get("/", summary="A page to try it on", response_class=FileResponse)
 async def page() -> FileResponse:
     return FileResponse(PAGE, media_type="text/html")
 
@@ -42,7 +44,7 @@ async def index(request: Request, limits: StateLimits) -> dict[str, Any]:
     }
 
 
-@router.get("/healthz", summary="Does this process answer?")
+@probes.get("/healthz", summary="Does this process answer?")
 async def healthz() -> dict[str, str]:
     return {"status": "ok"}
 
@@ -60,7 +62,7 @@ async def readyz(request: Request, backend: StateBackend) -> dict[str, Any]:
     return {"status": "ok", "version": request.app.version, **about}
 
 
-@router.get(
+@probes.get(
     "/metrics",
     summary="Requests and their seconds, for Prometheus",
     response_class=PlainTextResponse,

@@ -6,8 +6,9 @@ from typing import Annotated, cast
 
 from fastapi import Depends, Request
 
-from pipelines.serve.interface import Backend, Limits
+from pipelines.serve.interface import Backend, Runs
 from pipelines.serve.middleware import Counts
+from pipelines.serve.served import Limits
 
 # async: FastAPI would send plain functions to a thread, for each request
 
@@ -20,10 +21,15 @@ async def _backend(request: Request) -> Backend:
     return cast(Backend, request.app.state.backend)
 
 
+async def _runs(request: Request) -> Runs:
+    return cast(Runs, request.app.state.runs)
+
+
 async def _counts(request: Request) -> Counts:
     return cast(Counts, request.app.state.counts)
 
 
 StateLimits = Annotated[Limits, Depends(_limits)]
 StateBackend = Annotated[Backend, Depends(_backend)]
+StateRuns = Annotated[Runs, Depends(_runs)]
 StateCounts = Annotated[Counts, Depends(_counts)]

@@ -13,7 +13,6 @@ from pydantic import Field
 
 from modeling.images import encode_like
 from pipelines.serve.errors import ADAPTER_GONE, BUSY, current, described, wrong
-from pipelines.serve.interface import Limits
 from pipelines.serve.routes.fields import (
     BINARY,
     Prediction,
@@ -24,6 +23,7 @@ from pipelines.serve.routes.fields import (
     time_step,
 )
 from pipelines.serve.routes.state import StateBackend, StateLimits
+from pipelines.serve.served import Limits
 from pipelines.serve.uploads import open_upload
 from pipelines.use.adapter_names import name_of
 from pipelines.use.strength import MOST, TOGETHER, checked, mix_of

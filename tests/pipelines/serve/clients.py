@@ -45,7 +45,8 @@ def finished_job(url: str, reply: httpx.Response) -> dict[str, Any]:
 class Load:
     """Clients that ask until the block ends; `statuses` counts their answers."""
 
-    def __init__(self, url: str, clients: int = 3) -> None:
+    def __init__(self, url: str, clients: int = 3, run: str = "") -> None:
+        self.path = f"/v1/translate?run={run}" if run else "/v1/translate"
         self.url, self.statuses, self.over = url, Counter[Any](), threading.Event()
         self.picture = encode_png(np.zeros((32, 32, 3), dtype=np.uint8))
         self.threads = [threading.Thread(target=self._ask, args=(i,)) for i in range(clients)]
@@ -57,9 +58,7 @@ class Load:
                 number += 1
                 fields = {"concept": f"concept {number % 5}", "seed": str(client)}
                 try:
-                    reply = http.post(
-                        "/v1/translate", data=fields, files={"image": ("x", self.picture)}
-                    )
+                    reply = http.post(self.path, data=fields, files={"image": ("x", self.picture)})
                     told = "" if reply.status_code in (200, 503) else reply.text[:300]
                     self.statuses[f"{reply.status_code} {told}" if told else reply.status_code] += 1
                 except httpx.HTTPError as error:

@@ -7,12 +7,12 @@ import pytest
 from fastapi.testclient import TestClient
 
 from pipelines.serve.app import make_app
-from tests.pipelines.serve.fake import LIMITS, Fake
+from tests.pipelines.serve.fake import LIMITS, Fake, OneRun
 
 
 @pytest.fixture(scope="session")
 def client() -> TestClient:
-    return TestClient(make_app(LIMITS, Fake()), raise_server_exceptions=False)
+    return TestClient(make_app(LIMITS, OneRun(Fake())), raise_server_exceptions=False)
 
 
 @pytest.fixture(scope="session")

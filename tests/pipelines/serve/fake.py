@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import base64
 import io
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from pipelines.serve.interface import Limits
+from pipelines.serve.served import ONLY, Limits, Model, RunRefusedError, Served, Table
 from pipelines.use.adapter_names import parse
 from pipelines.use.answers import AdapterFiles, Known, Near
 
@@ -70,6 +71,31 @@ class Fake:
 
     async def cancel(self, job: str) -> dict[str, Any]:
         return await self.status(job)
+
+
+class OneRun:
+    """One run, which a backend answers for; others may come and go."""
+
+    def __init__(self, backend: Any, limits: Limits = LIMITS) -> None:
+        self.fake = backend
+        self.table = Table((Served(ONLY, Model("runs/one", "1" * 64), limits),))
+
+    async def now(self) -> Table:
+        return self.table
+
+    def backend(self, served: Served) -> Any:
+        return self.fake
+
+    async def serve(self, name: str, uri: str) -> Served:
+        if "bad" in uri:
+            raise RunRefusedError("this run is bad")
+        uri = uri or self.table.of(name).model.uri
+        new = Served(name, Model(uri, "2" * 64), replace(LIMITS, avatars=False, max_text=10))
+        self.table = self.table.with_run(new)
+        return new
+
+    async def remove(self, name: str) -> None:
+        self.table = self.table.without(name)
 
 
 def encoded(image: Image.Image, format: str) -> bytes:

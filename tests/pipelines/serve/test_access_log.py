@@ -13,14 +13,14 @@ from fastapi.testclient import TestClient
 from pipelines.serve.access_log import opened
 from pipelines.serve.api_keys import Keys, hashed
 from pipelines.serve.app import make_app
-from tests.pipelines.serve.fake import LIMITS, SMALL, Fake, encoded
+from tests.pipelines.serve.fake import LIMITS, SMALL, Fake, OneRun, encoded
 
 KEY = "the key of one client"
 
 
 def test_what_is_in_a_line_and_what_is_not() -> None:
     log = io.StringIO()
-    app = make_app(LIMITS, Fake(), Keys([hashed(KEY)]), access_log=log)
+    app = make_app(LIMITS, OneRun(Fake()), Keys([hashed(KEY)]), access_log=log)
     client = TestClient(app, raise_server_exceptions=False, headers={"X-API-Key": KEY})
     image = {"image": ("secret.png", encoded(SMALL, "PNG"))}
     client.post("/v1/translate", data={"concept": "secret hair"}, files=image)

@@ -22,7 +22,7 @@ def test_serve_yaml_is_strictly_valid_and_listens_on_loopback(run: RunDir) -> No
     assert application["import_path"] == "pipelines.serve:build"
     built = build({**application["args"], "run_dir": run.uri})
     parts = {p._bound_deployment.name for p in built._bound_deployment.init_args}
-    assert parts == {"Text", "Weights", "Translator", "Finetunes"}
+    assert parts == {"Text", "Weights", "Translator", "Finetunes", "Runs"}
     assert {d["name"] for d in application["deployments"]} <= {"Api", *parts}
 
 

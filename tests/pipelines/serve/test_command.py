@@ -21,4 +21,4 @@ def test_a_taken_port_is_named_before_anything_is_loaded(
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(StageError, match=rf"serve\.port={port}"):
-            serve_forever(told(run, f"serve.port={port}"), run)
+            serve_forever(told(run, f"serve.port={port}"))

@@ -12,35 +12,37 @@ from modeling.text import TextEmbedding
 from pipelines.config import tree as config_tree
 from pipelines.runtime.run_dir import RunDir
 from pipelines.serve.deployments import Weights
+from pipelines.serve.describing import configured
+from pipelines.serve.served import Model
 from pipelines.use.adapter_names import Ask, name_of
-from pipelines.use.parts import Loaded
-from pipelines.use.saved_run import digests, saved_config
+from pipelines.use.parts import Loaded, WeightPart
 from tests.pipelines.use.untrained_run import TEXT_DIM, told
 
 
 class Encoder:
-    async def remote(self, text: str) -> TextEmbedding:
+    async def remote(self, model: Model, text: str) -> TextEmbedding:
         return TextEmbedding(torch.zeros(2, TEXT_DIM), torch.zeros(TEXT_DIM))
 
 
-def predicting(run: RunDir, seconds: float) -> tuple[Weights, list[int]]:
+def predicting(run: RunDir, seconds: float) -> tuple[Weights, Model, list[int]]:
     """The part, keeping two adapters, each predicted in so many seconds; seeds of those made.
 
     Serve takes what is cancelled out of a batch; its batches are for copies alone, so there is
     another one here.
     """
-    config = saved_config(run, told(run, "serve.cache=2"))
-    text, model = SimpleNamespace(encode=Encoder()), digests(run)["model"]
-    weights = Weights(config_tree.to_dict(config), run, model, text)
+    given = told(run, "serve.cache=2")
+    text, table = SimpleNamespace(encode=Encoder()), configured(given)
+    weights = Weights(config_tree.to_dict(given), table, text)
     made: list[int] = []
 
-    async def predict(ask: tuple[Ask, TextEmbedding]) -> Any:
+    async def predict(asked: tuple[WeightPart, tuple[Ask, TextEmbedding]]) -> Any:
+        part, ask = asked
         await asyncio.sleep(seconds)
         made.append(ask[0].seed)
-        return weights.part.predict([ask])[0]
+        return part.predict([ask])[0]
 
     weights._predict = predict
-    return weights, made
+    return weights, table.runs[0].model, made
 
 
 def name(seed: int) -> str:
@@ -51,8 +53,8 @@ def test_what_nobody_waits_for_is_not_made(run: RunDir) -> None:
     """Four requests wait for three adapters; two of them go."""
 
     async def main() -> tuple[list[Any], list[int]]:
-        weights, made = predicting(run, 0.3)
-        asked = [asyncio.create_task(weights.load(name(seed))) for seed in (0, 1, 1, 2)]
+        weights, model, made = predicting(run, 0.3)
+        asked = [asyncio.create_task(weights.load(model, name(seed))) for seed in (0, 1, 1, 2)]
         await asyncio.sleep(0.1)
         asked[2].cancel()  # its twin still waits
         asked[3].cancel()
@@ -68,9 +70,9 @@ def test_the_adapters_asked_for_last_are_kept(run: RunDir) -> None:
     """Room for two: the third takes the place of the one that nobody asked for again."""
 
     async def main() -> list[int]:
-        weights, made = predicting(run, 0.0)
+        weights, model, made = predicting(run, 0.0)
         for seed in (0, 1, 0, 2, 0, 1):
-            await weights.load(name(seed))
+            await weights.load(model, name(seed))
         return made
 
     assert asyncio.run(main()) == [0, 1, 2, 1]

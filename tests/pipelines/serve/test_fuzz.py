@@ -16,7 +16,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from pipelines.serve.app import make_app
-from tests.pipelines.serve.fake import LIMITS, SMALL, Fake, encoded
+from tests.pipelines.serve.fake import LIMITS, SMALL, Fake, OneRun, encoded
 
 schemathesis.openapi.media_type("image/png", st.just(encoded(SMALL, "PNG")))
 
@@ -26,7 +26,7 @@ class Ready(Fake):
         return {"model": "0" * 64}
 
 
-schema = schemathesis.openapi.from_asgi("/openapi.json", make_app(LIMITS, Ready()))
+schema = schemathesis.openapi.from_asgi("/openapi.json", make_app(LIMITS, OneRun(Ready())))
 
 
 CHECKS = [

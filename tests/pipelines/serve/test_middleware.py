@@ -12,12 +12,12 @@ from starlette.responses import Response
 from pipelines.serve.api_keys import Keys, hashed
 from pipelines.serve.app import make_app
 from pipelines.serve.middleware import Admission, proxy_middlewares
-from tests.pipelines.serve.fake import LIMITS, Fake
+from tests.pipelines.serve.fake import LIMITS, Fake, OneRun
 
 
 def test_a_key_is_asked_for_everywhere_but_by_probes() -> None:
     key = "a key of sixteen or more"
-    guarded = TestClient(make_app(LIMITS, Fake(), Keys([hashed(key)])))
+    guarded = TestClient(make_app(LIMITS, OneRun(Fake()), Keys([hashed(key)])))
     for path in ("/", "/healthz"):
         assert guarded.get(path).status_code == 200
     for path in ("/v1", "/metrics", "/docs", "/openapi.json", "/v1/concepts/nearest?text=a"):
@@ -153,7 +153,7 @@ def test_a_body_of_another_kind_is_told_which_is_read(
 
 def test_pages_of_the_origins_that_are_allowed_and_no_others() -> None:
     key, mine = "a key of sixteen or more", "https://my.org"
-    app = make_app(LIMITS, Fake(), Keys([hashed(key)]), origins=[mine])
+    app = make_app(LIMITS, OneRun(Fake()), Keys([hashed(key)]), origins=[mine])
     for origin, allowed in ((mine, mine), ("https://other.org", None)):
         asked = TestClient(app).get("/v1", headers={"Origin": origin})
         assert asked.status_code == 401  # and a browser may read it

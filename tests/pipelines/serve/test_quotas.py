@@ -11,7 +11,7 @@ from pipelines.serve import quotas as module
 from pipelines.serve.api_keys import Keys, hashed
 from pipelines.serve.app import make_app
 from pipelines.serve.quotas import Quotas
-from tests.pipelines.serve.fake import LIMITS, Fake
+from tests.pipelines.serve.fake import LIMITS, Fake, OneRun
 
 
 class Clock:
@@ -66,7 +66,7 @@ def test_few_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_client_is_its_key() -> None:
     keys = ["the key of one client", "the key of another one"]
     known = Keys([hashed(k) for k in keys])
-    client = TestClient(make_app(LIMITS, Fake(), known, quotas=Quotas(60, 2, 0, Clock())))
+    client = TestClient(make_app(LIMITS, OneRun(Fake()), known, quotas=Quotas(60, 2, 0, Clock())))
 
     def ask(key: str, path: str = "/v1/concepts") -> int:
         return client.get(path, headers={"X-API-Key": key}).status_code

@@ -39,12 +39,13 @@ from pipelines import Run
 from pipelines.__main__ import main
 from pipelines.runtime.run_dir import RunDir
 from pipelines.runtime.session import set_environment
+from pipelines.serve.api_keys import ADMINS
 from pipelines.serve.command import start
 from pipelines.stages.base import load_base
 from pipelines.stages.concepts import load_concepts
 from pipelines.use.adapter_names import Ask, name_of, parse
 from pipelines.use.parts import Loaded, WeightPart
-from pipelines.use.saved_run import READ, digest, saved_config
+from pipelines.use.saved_run import READ, digest, digests, saved_config
 from tests.pipelines.serve.clients import (
     PATIENCE,
     Load,
@@ -54,7 +55,7 @@ from tests.pipelines.serve.clients import (
     replaced,
     translate,
 )
-from tests.pipelines.use.untrained_run import told
+from tests.pipelines.use.untrained_run import make_run, told
 
 # One service for all tests, as starting Ray and its parts takes longest: few places, small requests
 WORDS = [
@@ -69,6 +70,7 @@ WORDS = [
     "serve.translator.least=2",
     "serve.translator.most=2",
 ]
+ADMIN = "the administrator's key"
 
 
 @pytest.fixture(scope="module")
@@ -76,13 +78,15 @@ def url(run: RunDir) -> Iterator[str]:
     import ray
     from ray import serve as ray_serve
 
+    os.environ[ADMINS] = ADMIN
     set_environment(local=True)  # as the command does: no worker is started before it is needed
     ray.init(address="local", num_cpus=8, include_dashboard=False, log_to_driver=False)
     try:
-        yield start(saved_config(run, told(run, *WORDS)), run)
+        yield start(told(run, *WORDS))
     finally:
         ray_serve.shutdown()
         ray.shutdown()
+        del os.environ[ADMINS]
 
 
 @pytest.fixture(scope="module")
@@ -414,6 +418,80 @@ def test_a_full_queue_gets_503(url: str) -> None:
     assert ask(url, concept="after the flood").status_code == 200
 
 
+def serve_run(url: str, name: str, run_dir: str = "") -> httpx.Response:
+    headers = {"X-API-Key": ADMIN}
+    body = {"run_dir": run_dir}
+    return httpx.post(f"{url}/v1/runs/{name}", json=body, headers=headers, timeout=PATIENCE)
+
+
+@pytest.fixture(scope="module")
+def others(tmp_path_factory: pytest.TempPathFactory) -> list[RunDir]:
+    """Two more runs, of other models."""
+    return [make_run(tmp_path_factory.mktemp(f"run-{seed}"), seed) for seed in (1, 2)]
+
+
+def test_runs_come_and_go_under_load_and_no_request_is_lost(
+    url: str, others: list[RunDir], picture: np.ndarray, background: str
+) -> None:
+    mine = ask(url, concept="red hair")
+    assert serve_run(url, "second", others[0].uri).status_code == 200
+    theirs = httpx.post(f"{url}/v1/adapters?run=second", json={"concept": "red hair"}).content
+    assert Run(others[0].uri).predict("red hair").files()[WEIGHTS_FILE] == theirs != mine.content
+    fields = {"concept": background, "editor": "avatar", "images": 8, "train_steps": 500}
+    tuning = httpx.post(f"{url}/v1/finetunes?run=second", data=fields, timeout=PATIENCE)
+    with Load(url, 2) as first, Load(url, 2, "second") as second:
+        for other in (1, 0, 1):
+            swapped = serve_run(url, "second", others[other].uri)
+            assert swapped.json()["run_dir"] == others[other].uri, swapped.text
+            second.answered(5)
+        for broken in ("/nowhere", "s3:/half"):
+            assert serve_run(url, "second", broken).status_code == 409
+        first.answered(5)
+        second.answered(5)
+    assert {*first.statuses, *second.statuses} == {200}, (first.statuses, second.statuses)
+    # names: of a run under another name, and of one that is served no longer
+    new = httpx.post(f"{url}/v1/adapters?run=second", json={"concept": "red hair"})
+    name = new.headers["x-adapter-id"]
+    for asked in (f"/v1/adapters/{name}", f"/v1/finetunes/{tuning.json()['id']}"):
+        assert httpx.get(f"{url}{asked}?run=second", timeout=PATIENCE).status_code == 200
+    told = httpx.get(f"{url}/v1/adapters/{name}", timeout=PATIENCE)
+    assert told.status_code == 409 and "run=second" in told.text
+    job = finished_job(url, tuning)  # of a run that has gone: it is finished
+    assert job["status"] == "finished"
+    old = name_of(Ask("red hair", 0, 900, 1), digest_of(others[0]))
+    for gone in (old, job["adapter"]):
+        refused = httpx.get(f"{url}/v1/adapters/{gone}?run=second", timeout=PATIENCE)
+        assert refused.status_code == 409 and "have its run served" in refused.text, refused.text
+    headers = {"X-API-Key": ADMIN}
+    assert httpx.delete(f"{url}/v1/runs/second", headers=headers, timeout=PATIENCE).is_success
+    assert httpx.get(f"{url}/v1?run=second").status_code == 404
+    assert ask(url, concept="red hair").content == mine.content
+
+
+def digest_of(run: RunDir) -> str:
+    return digests(run)["model"]
+
+
+def test_a_change_outlives_the_copies_that_knew_it(url: str, others: list[RunDir]) -> None:
+    """All that know which runs are served die at once; Ray's store remembers."""
+    assert serve_run(url, "third", others[0].uri).status_code == 200
+    for part in ("Runs", "Weights", "Api"):
+        before = copies(part)
+        for process in before:
+            os.kill(process, signal.SIGKILL)
+        replaced(part, before, len(before))
+    limit = time.monotonic() + PATIENCE
+    while True:
+        try:
+            reply = httpx.get(f"{url}/readyz?run=third", timeout=PATIENCE)
+        except httpx.HTTPError:
+            reply = httpx.Response(503)
+        if reply.status_code != 503 or time.monotonic() > limit:
+            break
+        time.sleep(0.2)
+    assert reply.json()["model"] == digest_of(others[0])
+
+
 # From here on its parts die or are replaced, under load: only 503s, and nothing lost
 
 
@@ -435,7 +513,7 @@ def test_a_rolling_update_costs_no_request(url: str, run: RunDir) -> None:
     with Load(url) as load:
         words = [word for word in WORDS if not word.startswith("serve.max_text=")]
         changed = told(run, *words, "serve.cache=7", "serve.max_text=77")
-        assert start(saved_config(run, changed), run) == url
+        assert start(changed) == url
         replaced("Translator", before, 2)
         load.answered(30)
     assert set(load.statuses) <= {200, 503}, load.statuses

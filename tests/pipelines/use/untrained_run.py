@@ -45,11 +45,11 @@ TRAINED = [
 ]
 
 
-def make_run(folder: Path) -> RunDir:
+def make_run(folder: Path, seed: int = 0) -> RunDir:
     """A finished run with random networks, made without Ray or training."""
     run = RunDir(str(folder))
     config = load_config([*TRAINED, f"run_dir={folder}"])
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     network = Translator(translator_config(config, TEXT_DIM)).freeze_statistics()
     torch.nn.init.normal_(network.head.weight, std=0.02)  # zero at the start: it would edit nothing
     discriminator = base.PatchDiscriminator(discriminator_config(config))

@@ -7,7 +7,7 @@ from dataclasses import replace
 from fastapi.testclient import TestClient
 
 from pipelines.serve.app import make_app
-from tests.pipelines.serve.fake import LIMITS, Fake
+from tests.pipelines.serve.fake import LIMITS, Fake, OneRun
 
 
 def test_the_index_names_what_there_is(client: TestClient) -> None:
@@ -22,11 +22,14 @@ def test_the_index_names_what_there_is(client: TestClient) -> None:
         "GET /v1/concepts",
         "GET /v1/concepts/nearest",
         "GET /v1/avatars/{number}",
+        "GET /v1/runs",
+        "POST /v1/runs/{name}",
+        "DELETE /v1/runs/{name}",
     ]
     assert (index["size"], index["avatars"], index["editors"]) == (32, True, ["avatar"])
     assert client.get("/v1/avatars/3").headers["content-type"] == "image/png"
     # of photographs there are none that it could draw
-    others = TestClient(make_app(replace(LIMITS, avatars=False), Fake()))
+    others = TestClient(make_app(LIMITS, OneRun(Fake(), replace(LIMITS, avatars=False))))
     assert "GET /v1/avatars/{number}" not in others.get("/v1").json()["endpoints"]
     assert others.get("/v1/avatars/3").status_code == 404
 
