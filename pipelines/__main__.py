@@ -102,8 +102,15 @@ def _command(command: str, words: list[str], program: bool) -> int:
         from pipelines.plan.words import own_words
 
         own, rest = own_words(words)
+        if own.get("command") == "tune":
+            from tuning.planning import plan_study
+
+            return plan_study(own, rest)
         config = load_config(rest)  # before what plans is imported
-        from pipelines.plan.command import plan
+        if own.get("command") == "compare":
+            from pipelines.comparison.planning import plan
+        else:
+            from pipelines.plan.command import plan
 
         return plan(config, own, rest)
     if command == "config":

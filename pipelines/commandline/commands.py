@@ -149,6 +149,8 @@ OTHERS = (
         "plan",
         "what a run takes, before it is started: work, hours, bytes, cost",
         {
+            "command": "what is planned: run (if it is not given), compare or tune",
+            "study": "with command=tune: one of tuning/studies, or a YAML file",
             "price": "money for an hour of one GPU, or of one actor where there is none",
             "json": "a file to write the plan to, beside the table",
         },

@@ -115,7 +115,7 @@ def _with_run_dir(config: Config) -> dict[str, Any]:
 
 
 MAPPINGS = {
-    "lora.ranks",
+    *("runs", "lora.ranks"),
     *(f"editing.{k}" for k in ("models", "extras", "exponents", "least", "steps", "guidance")),
     *(f"editing.{k}" for k in ("image_guidance", "strength", "prompts", "instructions")),
     "cluster.editor_actors",

@@ -1,5 +1,8 @@
 """`denoised-weights plan`: what a run of this configuration takes, before anything is started.
 
+`command=compare` plans that stage (pipelines/comparison/planning.py), `command=tune` a study
+(tuning/planning.py).
+
 Work (pipelines/plan/work.py) ÷ rates (pipelines/plan/rates.py) = time, stage after stage. What a
 plan leaves out: waiting for machines, failures, gradients between workers, reading from storage.
 """
@@ -8,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,28 +20,48 @@ from pipelines.config.error import ConfigError
 from pipelines.config.schema import Config
 from pipelines.plan.alternatives import alternatives, changed, in_words
 from pipelines.plan.estimate import cluster_devices, rows_of, with_editors
-from pipelines.plan.outcome import Alternative, Plan
+from pipelines.plan.outcome import Alternative, Plan, Row
 from pipelines.plan.rates import Rates, assumed
 from pipelines.plan.rates import to_json as rates_to_json
 from pipelines.plan.shapes import Shapes
 from pipelines.plan.table import table
 
 
-def plan(config: Config, own: Mapping[str, str], words: Sequence[str]) -> int:
-    """Print the plan, or write it as JSON; ConfigError if it cannot be written.
+@dataclass(frozen=True)
+class Grounds:
+    """What a plan rests on."""
 
-    own: `own_words`. json=- prints JSON in place of the table, json=FILE writes it beside the
-    table, calibrate=true measures here first. words: what the configuration was made of.
-    """
+    config: Config
+    shapes: Shapes
+    rates: Rates
+    machine: dict[str, Any] | None
+    """Where rates were measured, if they were."""
+
+
+def grounds(config: Config, own: Mapping[str, str]) -> Grounds:
+    """Assumed rates, or with calibrate=true those of this machine. own: `own_words`."""
     shapes = Shapes(config)
     rates = assumed(config, shapes)
-    machine = None
-    if own.get("calibrate") == "true":
-        from pipelines.plan.calibration import calibrate
+    if own.get("calibrate") != "true":
+        return Grounds(config, shapes, rates, None)
+    from pipelines.plan.calibration import calibrate
 
-        rates, machine = calibrate(config, shapes, rates)
-    made = make_plan(config, shapes, rates)
-    data = to_json(config, made, rates, shapes, words) | {"measured_on": machine}
+    rates, machine = calibrate(config, shapes, rates)
+    return Grounds(config, shapes, rates, machine)
+
+
+def plan(config: Config, own: Mapping[str, str], words: Sequence[str]) -> int:
+    """The plan of a run. words: what the configuration was made of; raises as `tell`."""
+    on = grounds(config, own)
+    return tell(on, make_plan(config, on.shapes, on.rates), own, words)
+
+
+def tell(on: Grounds, made: Plan, own: Mapping[str, str], words: Sequence[str]) -> int:
+    """Print a plan, or write it as JSON; ConfigError if it cannot be written.
+
+    json=- prints JSON in place of the table, json=FILE writes it beside the table.
+    """
+    data = to_json(on.config, made, on.rates, on.shapes, words) | {"measured_on": on.machine}
     text = json.dumps(data, indent=2, ensure_ascii=False) + "\n"
     target = own.get("json", "")
     if target and target != "-":
@@ -46,15 +69,15 @@ def plan(config: Config, own: Mapping[str, str], words: Sequence[str]) -> int:
             Path(target).expanduser().write_text(text)
         except OSError as error:
             raise ConfigError(f"json={target}: cannot be written ({error.strerror})") from error
-    print(text if target == "-" else table(config, made), end="")
+    print(text if target == "-" else table(on.config, made), end="")
     return 0
 
 
 def make_plan(config: Config, shapes: Shapes, rates: Rates) -> Plan:
     """The plan and, by the same rates, what would make it cheaper."""
     rows = rows_of(config, shapes, rates)
-    held = sum(r.held_hours for r in rows)
-    found = []
+    made = summed(config, rows)
+    held, found = made.held_hours, []
     for what, keys in alternatives(config, rates):
         try:
             other = changed(config, keys)
@@ -65,6 +88,12 @@ def make_plan(config: Config, shapes: Shapes, rates: Rates) -> Plan:
         found.append(Alternative(words, what, hours, hours / held if held else 1.0))
     found.sort(key=lambda a: a.held_hours)
     helps = [a for a in found if a.of_total <= 0.995]
+    return replace(made, alternatives=[a for a in helps if a.of_total <= 0.5] or helps[:3])
+
+
+def summed(config: Config, rows: list[Row], each: str = "stage") -> Plan:
+    """Rows with their sums, one after another; each: what a row is of."""
+    held = sum(r.held_hours for r in rows)
     return Plan(
         rows,
         *cluster_devices(config),
@@ -75,7 +104,7 @@ def make_plan(config: Config, shapes: Shapes, rates: Rates) -> Plan:
         sum(r.stored_bytes for r in rows),
         held * config.plan.price if config.plan.price else None,
         max(rows, key=lambda r: r.held_hours).stage,
-        [a for a in helps if a.of_total <= 0.5] or helps[:3],
+        each=each,
     )
 
 

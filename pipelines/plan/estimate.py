@@ -43,10 +43,10 @@ def cluster_devices(config: Config) -> tuple[str, int]:
 
 def rows_of(config: Config, shapes: Shapes, rates: Rates) -> list[Row]:
     stages = work_of(config, shapes, rates.weights, concept_counts(config))
-    return [_row(config, stage, rates) for stage in stages]
+    return [row_of(config, stage, rates) for stage in stages]
 
 
-def _row(config: Config, stage: StageWork, rates: Rates) -> Row:
+def row_of(config: Config, stage: StageWork, rates: Rates) -> Row:
     kind, whole = cluster_devices(config)
     count, notes = stage.pool.devices, list(stage.notes)
     if stage.pool.gpus:

@@ -54,5 +54,7 @@ class Plan:
     stored_bytes: float
     money: float | None
     dominant: str
-    alternatives: list[Alternative]
+    alternatives: list[Alternative] = field(default_factory=list)
     """Those that bring the device-hours to half or less; else the best three."""
+    each: str = "stage"
+    """What a row is of: a stage, a variant of a study, a command."""

@@ -67,7 +67,7 @@ def assumed(config: Config, shapes: Shapes) -> Rates:
     out = Rates()
 
     def network(name: str, flops: float, pool: Pool, utilisation: float) -> None:
-        out.table[name] = _of_network(config, flops, pool, utilisation)
+        out.table[name] = of_network(config, flops, pool, utilisation)
 
     g, a, e, actor = config.gans, config.adapt, config.evaluate, actors_of(config)
     training = p.training_utilisation
@@ -111,7 +111,7 @@ def assumed(config: Config, shapes: Shapes) -> Rates:
     return out
 
 
-def _of_network(config: Config, flops: float, device: Pool, utilisation: float) -> Rate:
+def of_network(config: Config, flops: float, device: Pool, utilisation: float) -> Rate:
     p = config.plan
     if not device.gpus:
         return Rate(

@@ -9,7 +9,7 @@ from pipelines.plan.outcome import Plan, Row
 def table(config: Config, made: Plan) -> str:
     """Rows, total, what dominates, what would halve it, and what each row rests on."""
     device, priced = made.device, made.money is not None
-    cells = [["stage", "FLOPs", "stored", f"{device}-hours", "wall", "cost", "rates"]]
+    cells = [[made.each, "FLOPs", "stored", f"{device}-hours", "wall", "cost", "rates"]]
     for row in made.rows:
         sizes = [scaled(row.flops, "FLOP"), scaled(row.stored_bytes, "B")]
         cells.append([row.stage, *sizes, *_time_and_money(row), _basis(row)])
@@ -44,6 +44,8 @@ def _findings(made: Plan) -> list[str]:
         f" {hours(made.busy_hours)} of {hours(made.held_hours)} {made.device}-hours.",
         f"{made.dominant} dominates: {part:.0%} of the {made.device}-hours.",
     ]
+    if made.each != "stage":  # nothing else was tried
+        return lines[: len(made.rows)]
     if not made.alternatives:
         return [*lines, "No change tried here makes the plan cheaper."]
     halves = made.alternatives[0].of_total <= 0.5

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from pipelines.config.error import ConfigError
 
-OWN = ("calibrate", "json", "price")
+OWN = ("calibrate", "command", "json", "price")
+PLANNED = ("run", "compare", "tune")
 """Words of this command; all others are the configuration's."""
 
 
@@ -30,6 +31,8 @@ def own_words(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
         own[key] = value
     if own.get("calibrate", "false") not in ("true", "false"):
         raise ConfigError(f"calibrate={own['calibrate']}: calibrate must be true or false")
+    if own.get("command", "run") not in PLANNED:
+        raise ConfigError(f"command={own['command']}: must be one of {', '.join(PLANNED)}")
     if "price" in own:
         rest.append(f"plan.price={own['price']}")
     return own, rest

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from pipelines.__main__ import main
 from pipelines.config.error import ConfigError
 from pipelines.config.load import load_config
 from pipelines.runtime.run_dir import RunDir
@@ -224,3 +225,33 @@ def test_export_copies_a_study(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert kept == {"table": table}
     assert (tmp_path / "docs/mine-size.png").read_bytes() == b"png"
     assert export.main([run.uri, "mine", "nix"]) == 1 and export.main([run.uri]) == 2
+
+
+def test_a_study_is_planned_by_what_each_variant_makes_again(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def planned(study: str, *words: str) -> dict[str, dict[str, Any]]:
+        given = ["command=tune", f"study={study}", "preset=tiny", "json=-", *words]
+        assert main(["plan", *given]) == 0
+        return {row["stage"]: row for row in json.loads(capsys.readouterr().out)["rows"]}
+
+    made = {name: row["work"] for name, row in planned("checkpoints", "gans.steps=20").items()}
+    after = "generator, adapt, evaluate"
+    again = f"again: gans, weights, {after}"
+    assert made == {"1": f"again: {after}", "2": again, "4": again}
+    one, three = (planned("generator_size", f"seeds={n}") for n in (1, 3))
+    assert all("gans" not in row["work"] for row in one.values())
+    assert all(three[name]["wall_hours"] > row["wall_hours"] for name, row in one.items())
+    blocks = planned("block_size", "seeds=2", "generator.steps=10")
+    assert blocks["128"]["work"] == "4 trials × 200 steps × 1"  # the study's own word counts
+    assert blocks["128"]["counts"]["concepts denoised"] == 800
+
+
+def test_a_plan_of_no_study_or_no_command_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    for words, told in (
+        (["command=tune"], "study=NAME"),
+        (["command=tune", "study=none"], "no study"),
+        (["command=serve"], "must be one of run, compare, tune"),
+    ):
+        assert main(["plan", *words]) == 2
+        assert told in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,15 @@ from pipelines.comparison.budgets import spent
 from pipelines.comparison.fairness import UnfairError
 from pipelines.comparison.jobs import ADAPTING, chosen, jobs
 from pipelines.comparison.methods import E2GAN_BY_OURS
+from pipelines.comparison.planning import compare_work
 from pipelines.comparison.scoring import Scorer
 from pipelines.comparison.table import markdown
 from pipelines.config.load import load_config
 from pipelines.config.schema import Config
 from pipelines.config.sections.scoring import BASELINES
 from pipelines.config.tree import to_dict
+from pipelines.plan.counts import concept_counts
+from pipelines.plan.shapes import Shapes
 from pipelines.runtime.run_dir import RunDir
 from pipelines.runtime.session import ray_session
 from pipelines.stages.concepts import load_concepts
@@ -118,6 +122,24 @@ def test_scores_are_those_of_the_pictures(run: RunDir, actor: CompareMethods) ->
     truth = [p for p in pictures if p["concept_id"] == concept_id and p["method"] == "ground truth"]
     shown = torch.from_numpy(decode_image(truth[0]["image"])).permute(2, 0, 1)
     assert truth[0]["image_id"] == judged.ids[0] and torch.equal(shown, judged.edited[0])
+
+
+def test_what_was_planned_is_what_was_done(run: RunDir, config: Config) -> None:
+    """Images that each kind of training has seen, and pictures that were drawn, by the rows."""
+    work = compare_work(config, Shapes(config), concept_counts(config)).work
+    planned = {w.rate: w.count for w in work}
+    rows = [r for r in rows_of(run) if r["method"] != IDENTITY]
+    done: Counter[str] = Counter(draw=sum(r["n"] for r in rows))
+    for row in rows:
+        if row["epoch"] != row["epochs"]:
+            continue
+        if row["method"] in BASELINES:
+            done[row["method"]] += row["epochs"] * row["images"]
+        elif row["method"] in ("E²GAN", "prediction, E²GAN’s budget"):
+            done["collect"] += row["step"] * config.gans.batch
+        else:
+            done["finetune"] += row["step"] * config.adapt.batch
+    assert {k: planned[k] for k in done} == done
 
 
 def test_what_was_trained_is_counted(run: RunDir) -> None:
