@@ -30,7 +30,7 @@ from modeling.targets.lora import (
 from pipelines.runtime.log import Progress, log
 from pipelines.runtime.run_dir import RunDir, parquet_bytes
 from pipelines.runtime.run_lock import locked
-from pipelines.runtime.stage_graph import finished, inventory, made_with
+from pipelines.runtime.stage_graph import finished, inventory, made_with, unchanged
 from pipelines.runtime.stage_table import BY_NAME, StageError
 from pipelines.stages.base import load_base
 from pipelines.stages.concepts import load_concepts
@@ -287,8 +287,7 @@ def _check(translator: AdaptedTranslator, data: bytes, where: str) -> None:
 
 
 def _same(recorded: dict[str, str], there: dict[str, str], name: str) -> bool:
-    """As far as the record goes: with verify=size it holds no CRC."""
-    return name in recorded and name in there and there[name].startswith(recorded[name])
+    return name in recorded and unchanged(recorded[name], there.get(name))
 
 
 def _outputs(run: RunDir, stage: str) -> list[str]:

@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any, NamedTuple, TypeVar
 
 import fsspec
 import pyarrow as pa
@@ -70,6 +70,19 @@ def parquet_bytes(table: pa.Table) -> bytes:
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd")
     return buffer.getvalue()
+
+
+class Listed(NamedTuple):
+    """What a listing says of a file."""
+
+    size: int
+    stamp: str
+    """Changes with the contents, by the store's own word (ETag, MD5, CRC-32C); "" on a disk."""
+
+
+def _stamp(info: Mapping[str, Any]) -> str:
+    given = next((info[key] for key in ("ETag", "etag", "md5Hash", "crc32c") if info.get(key)), "")
+    return str(given).strip('"').replace(":", "")
 
 
 class RunDir:
@@ -204,11 +217,19 @@ class RunDir:
 
     def files(self, folder: str) -> list[str]:
         """Relative paths of all files under a folder, sorted; hidden ones left out."""
+        return list(self.listing(folder))
+
+    def listing(self, folder: str) -> dict[str, Listed]:
+        """The same with what the listing says of each, which asks for no file by itself."""
         if not self.exists(folder):
-            return []
-        there = self._asked("read", folder, self.fs.find, self.path(folder))
-        found = [f[len(self.root) + 1 :] for f in there]
-        return sorted(f for f in found if not any(p.startswith(".") for p in f.split("/")))
+            return {}
+        there = self._asked("read", folder, self.fs.find, self.path(folder), detail=True)
+        found = {path[len(self.root) + 1 :]: info for path, info in sorted(there.items())}
+        return {
+            name: Listed(int(info["size"] or 0), _stamp(info))
+            for name, info in found.items()
+            if not any(part.startswith(".") for part in name.split("/"))
+        }
 
     def delete(self, name: str) -> None:
         if self.exists(name):

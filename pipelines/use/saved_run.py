@@ -13,7 +13,7 @@ from pipelines.config.load import load_config
 from pipelines.config.schema import Config
 from pipelines.config.sections.operation import Replicas
 from pipelines.runtime.run_dir import ArtifactError, RunDir
-from pipelines.runtime.stage_graph import finished, made_with
+from pipelines.runtime.stage_graph import finished, made_with, unchanged
 from pipelines.runtime.stage_table import StageError
 from pipelines.stages.gradients import BASIS_FILE
 from pipelines.stages.refiners import folder_of
@@ -79,7 +79,7 @@ def _check_files(run: RunDir, stage: str, files: Sequence[str]) -> None:
     """ArtifactError if one is not what its stage wrote."""
     written = (finished(run, stage) or {"files": {}})["files"]
     for file in files:
-        if run.checksum(file) != written.get(file):
+        if not unchanged(written.get(file, ":"), run.checksum(file)):
             raise ArtifactError(
                 f"{run.url(file)} is not what stage {stage} wrote: give redo=[{stage}]"
             )

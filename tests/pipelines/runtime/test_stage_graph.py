@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 import sys
 import time
+import uuid
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import fsspec
 import pytest
 
 from pipelines.config.error import ConfigError
@@ -224,6 +228,75 @@ def test_no_clock_decides(world: World, monkeypatch: pytest.MonkeyPatch, moment:
     world("one", "two")
     assert one.made == ["out1/0", "out1/1", "out1/2"]
     assert (world.runs["one"], world.runs["two"]) == (2, 1)
+
+
+@pytest.fixture
+def in_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[World, Counter[str]]]:
+    """A run in an object store, and what has been asked of the store for the stages' files."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://{}:{}".format(*server.get_host_and_port()))
+    for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(key, "testing")
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+    world = World(tmp_path, monkeypatch)
+    bucket = f"bucket-{uuid.uuid4().hex}"
+    world.run = RunDir(f"s3://{bucket}/run")
+    world.run.fs.mkdir(bucket)
+    asked: Counter[str] = Counter()
+    for name in ("cat_file", "info", "find", "size"):
+        call = getattr(world.run.fs, name)
+
+        def counted(path: str, *rest: Any, name: str = name, call: Any = call, **more: Any) -> Any:
+            asked[name] += path.startswith(f"{bucket}/run/out")
+            return call(path, *rest, **more)
+
+        monkeypatch.setattr(world.run.fs, name, counted)
+    yield world, asked
+    server.stop()
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+
+
+@pytest.mark.parametrize("verify", ["content", "size"])
+def test_a_store_is_asked_for_no_file_that_it_vouches_for(
+    in_store: tuple[World, Counter[str]], verify: str
+) -> None:
+    """One listing an output says what has changed, however many files there are."""
+    world, asked = in_store
+    world("one", "two", words=(f"verify={verify}",))
+    asked.clear()
+    world("one", words=(f"verify={verify}",))
+    assert +asked == {"find": 1, "info": 1}
+    assert world.runs["one"] == 1
+    world.run.write("out1/1", b"OUT1 0 1")  # as long as it was
+    world("one", words=(f"verify={verify}",))
+    assert world.runs["one"] == (2 if verify == "content" else 1)
+    world("two", words=(f"verify={verify}",))  # its input is what it was
+    assert world.runs["two"] == 1
+
+
+def test_a_run_that_is_copied_into_a_store_is_read_once(
+    in_store: tuple[World, Counter[str]], tmp_path: Path
+) -> None:
+    """What a disk's record says is no store's stamp; nor is it the other way round."""
+    world, asked = in_store
+    there, world.run = world.run, RunDir(str(tmp_path / "run"))
+    world("one", "two")
+    for name in world.run.files(""):
+        there.write(name, world.run.read(name))
+    asked.clear()
+    here, world.run = world.run, there
+    world("one", "two")
+    assert asked["cat_file"] == 6 and world.runs == {"one": 1, "two": 1, "three": 0, "side": 0}
+    for name in there.files("stages"):
+        here.write(name, there.read(name))
+    world.run = here
+    world("one", "two")
+    assert (world.runs["one"], world.runs["two"]) == (1, 1)
 
 
 def test_work_can_be_verified_by_size_alone(world: World) -> None:

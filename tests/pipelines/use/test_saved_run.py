@@ -50,6 +50,18 @@ def test_an_unfinished_run_names_the_command(own_run: RunDir, tmp_path: Path) ->
             saved_config(where, told(where))
 
 
+def test_a_run_whose_files_are_known_by_size_alone_is_served(own_run: RunDir) -> None:
+    """As the paper's preset has it (verify=size)."""
+    for name in ("base", "weights", "generator"):
+        marker = own_run.read_json(f"stages/{name}.json")
+        marker["files"] = {f: f"{s.partition(':')[0]}:" for f, s in marker["files"].items()}
+        own_run.write_json(f"stages/{name}.json", marker)
+    saved_config(own_run, told(own_run))
+    own_run.write("generator/ema.safetensors", b"short")
+    with pytest.raises(ArtifactError, match="ema"):
+        saved_config(own_run, told(own_run))
+
+
 @pytest.mark.parametrize("name", ["ema", "basis", "refiner/refiner"])
 def test_a_foreign_file_is_noticed(own_run: RunDir, name: str) -> None:
     path = f"generator/{name}.safetensors"
