@@ -7,6 +7,7 @@ trains a weight generator on one adapter, once a concept and seed.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from pipelines.config.error import ConfigError
 from pipelines.config.load import load_config
@@ -15,7 +16,7 @@ from pipelines.plan.command import grounds, summed, tell
 from pipelines.plan.counts import concept_counts
 from pipelines.plan.estimate import row_of, with_editors
 from pipelines.plan.outcome import Row
-from pipelines.plan.rates import Rates, assumed
+from pipelines.plan.rates import Rates, assumed, of_network
 from pipelines.plan.shapes import Shapes
 from pipelines.plan.work import Pool, StageWork, Work, work_of
 from pipelines.runtime.stage_graph import depends_on
@@ -57,7 +58,7 @@ def _run_row(
 ) -> Row:
     """Measured rates hold where a variant leaves the run's networks as they are."""
     repeats = (f"repeats={study.seeds}",)
-    config = load_config(merged(given, study.keys, variant, repeats, VALIDATION))
+    config = load_config(merged(study.keys, given, variant, repeats, VALIDATION))
     shapes = Shapes(config)
     mine = with_editors(config, _measured_where_alike(rates, assumed(config, shapes)))
     stages = work_of(config, shapes, mine.weights, concept_counts(config))
@@ -87,9 +88,11 @@ def _overfit_row(
     study: Study, name: str, run: Config, given: Sequence[str], variant: Sequence[str]
 ) -> Row:
     network = generator_words(run, study.overfit.network)
-    config = load_config(merged(given, network, study.keys, variant, OVERFIT))
+    config = load_config(merged(given, network, study.keys, given, variant, OVERFIT))
     shapes = Shapes(config)
     g, e = config.generator, config.evaluate
+    pool = Pool(1, study.gpus, max(1, int(study.cpus)))
+    rates = _on(config, assumed(config, shapes), pool)
     trials = len(study.overfit.concepts) * study.seeds
     scored = e.images * study.overfit.points + e.fd_images
     work = StageWork(
@@ -101,11 +104,23 @@ def _overfit_row(
             Work("images embedded", trials * (e.images + e.fd_images), "features"),
         ),
         0.0,
-        Pool(min(study.concurrent, trials), study.gpus, max(1, int(study.cpus))),
+        replace(pool, devices=min(study.concurrent, trials)),
         starts=-(-trials // study.concurrent),
         notes=("without each concept's own adapter, which is made once",),
     )
-    return row_of(config, work, assumed(config, shapes))
+    return row_of(config, work, rates)
+
+
+def _on(config: Config, rates: Rates, pool: Pool) -> Rates:
+    """The rates of what an overfit trial does, on what it has."""
+    p, table = config.plan, dict(rates.table)
+    for name, device in (
+        ("generator step", pool),
+        ("draw", pool),
+        ("features", replace(pool, gpus=0.0)),  # the extractor stays on the cores
+    ):
+        table[name] = of_network(config, table[name].flops, device, p.training_utilisation)
+    return Rates(table, rates.weights)
 
 
 def _together(name: str, what: str, rows: Sequence[Row], run: Config) -> Row:

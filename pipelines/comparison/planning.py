@@ -26,7 +26,7 @@ def plan(config: Config, own: Mapping[str, str], words: Sequence[str]) -> int:
     on = grounds(config, own)
     work = compare_work(config, on.shapes, concept_counts(config))
     row = row_of(config, work, with_baselines(config, on.rates))
-    return tell(on, summed(config, [row], "command"), own, words)
+    return tell(on, summed(config, [row], "command"), own, ["command=compare", *words])
 
 
 def compare_work(config: Config, shapes: Shapes, counts: ConceptCounts) -> StageWork:
@@ -63,26 +63,29 @@ def compare_work(config: Config, shapes: Shapes, counts: ConceptCounts) -> Stage
     for method in methods:
         keys = config.pix2pix if method == "pix2pix" else config.comodgan
         seen = whole * c.scratch_repeats * keys.epochs * train
-        work.append(Work(f"images trained on by {method}", seen, method))
+        jobs = whole * c.scratch_repeats
+        work.append(Work(f"images trained on by {method}", seen, method, jobs))
         points = 1 + len([e for e in c.score_at if 0 < e < keys.epochs])
         curves += whole * (c.scratch_repeats - 1 + points)
-    pictures = curves * c.images
+    fresh = config.images.source == "avatars" and exact_editor(config)
+    judged = c.images if fresh else image_splits(config.images.count)["test"]
+    pictures = curves * judged
     work += [
         Work("images drawn", pictures, "draw"),
         # with the true edits; equal pictures are embedded once, which is not counted
-        Work("images embedded", pictures + concepts * c.images, "features"),
+        Work("images embedded", pictures + concepts * judged, "features"),
     ]
-    if config.images.source == "avatars" and exact_editor(config):
+    if fresh:
         editor = f"edit {resolve_editor(config)}"
-        work.append(Work("true edits", concepts * c.images, editor))
+        work.append(Work("true edits", concepts * judged, editor))
     count = len(starts) + len(methods) + len(lengthy)
     return StageWork(
         "compare",
         f"{concepts:,} concepts × {count} methods × {repeats} seed{'s' * (repeats > 1)},"
-        f" {c.images:,} images" + (f"; whole networks on {whole:,}" if methods else ""),
+        f" {judged:,} images" + (f"; whole networks on {whole:,}" if methods else ""),
         tuple(w for w in work if w.count),
         2 * count * concepts * config.report.pictures * png_bytes(config),
-        actors_of(config).at_most(concepts * repeats),
+        actors_of(config).at_most(concepts * repeats + whole * len(methods) * c.scratch_repeats),
         notes=("without the timing of every method by one actor at the end",),
     )
 

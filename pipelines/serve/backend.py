@@ -38,6 +38,7 @@ from pipelines.use.adapter_names import (
     OTHER_MODEL,
     OtherModelError,
     UnknownAdapterError,
+    job_of,
     parse,
 )
 from pipelines.use.answers import AdapterFiles, Known, Near
@@ -205,7 +206,7 @@ class RayBackend:
         others = [served for served in table.runs if served.model != self.model]
         if name.startswith(FINETUNED):
             uris = [served.model.uri for served in others] + list(table.former)
-            job = name.removeprefix(FINETUNED)
+            job = job_of(name)
             uri = await answered(lambda: self.finetunes.find.remote(job, uris))
             known = bool(uri)
             there = [served.name for served in others if served.model.uri == uri]

@@ -9,6 +9,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pipelines.serve.interface import Runs
+from pipelines.serve.middleware import path_of
 from pipelines.serve.served import Served, UnknownRunError
 
 ASKED_PATHS = ("/v1", "/readyz")
@@ -26,7 +27,7 @@ class RunChoice:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        asked = scope["path"].startswith(ASKED_PATHS)
+        asked = path_of(scope).startswith(ASKED_PATHS)
         table = await self.runs.now() if asked else self.runs.table
         names = parse_qs(scope["query_string"].decode("latin-1")).get("run", [""])
         try:

@@ -67,16 +67,30 @@ def _set_batch(method: Any, replicas: Replicas) -> None:
     method.set_batch_wait_timeout_s(replicas.wait_ms / 1000)
 
 
+class Asked(Generic[Part, One]):
+    """A request in a batch. Emptied with its answer: Serve keeps a batch until the next one comes,
+    and the part may be of a model that goes."""
+
+    def __init__(self, part: Part, one: One) -> None:
+        self.it: tuple[Part, One] | None = (part, one)
+
+    def taken(self) -> tuple[Part, One]:
+        it, self.it = self.it, None
+        assert it is not None
+        return it
+
+
 def each_by_its_part(
-    asks: Sequence[tuple[Part, One]], work: Callable[[Part, Sequence[One]], Sequence[Done]]
+    asks: Sequence[Asked[Part, One]], work: Callable[[Part, Sequence[One]], Sequence[Done]]
 ) -> list[Done]:
     """`work` for the requests of each part together; answers in the order of the requests."""
+    taken = [ask.taken() for ask in asks]
     places: dict[int, list[int]] = defaultdict(list)
-    for i, (part, _) in enumerate(asks):
+    for i, (part, _) in enumerate(taken):
         places[id(part)].append(i)
     done: dict[int, Done] = {}
     for same in places.values():
-        made = work(asks[same[0]][0], [asks[i][1] for i in same])
+        made = work(taken[same[0]][0], [taken[i][1] for i in same])
         done |= dict(zip(same, made, strict=True))
     return [done[i] for i in range(len(asks))]
 
@@ -120,11 +134,11 @@ class Text(Holding[TextPart]):
 
     async def encode(self, model: Model, text: str) -> TextEmbedding:
         one: Any = self._encode  # serve.batch takes one and gives one, which its type does not say
-        made: TextEmbedding = await one((await self.held.of(model), text))
+        made: TextEmbedding = await one(Asked(await self.held.of(model), text))
         return made
 
     @serve.batch
-    async def _encode(self, asks: list[tuple[TextPart, str]]) -> list[TextEmbedding]:
+    async def _encode(self, asks: list[Asked[TextPart, str]]) -> list[TextEmbedding]:
         return await asyncio.to_thread(each_by_its_part, asks, TextPart.encode)
 
     async def containing(self, model: Model, words: str, count: int) -> list[Known]:
@@ -199,7 +213,7 @@ class Weights(Holding[WeightPart]):
             ask = ask_of(name, part.digests["model"])
             embedding = await answered(lambda: self.text.encode.remote(model, ask.concept))
             one: Any = self._predict  # serve.batch takes one and gives one
-            made = await one((part, (ask, embedding)))
+            made = await one(Asked(part, (ask, embedding)))
             if isinstance(made, AdapterError):
                 raise made
             loaded = made
@@ -209,7 +223,7 @@ class Weights(Holding[WeightPart]):
 
     @serve.batch
     async def _predict(
-        self, asks: list[tuple[WeightPart, tuple[Ask, TextEmbedding]]]
+        self, asks: list[Asked[WeightPart, tuple[Ask, TextEmbedding]]]
     ) -> list[Loaded | AdapterError]:
         return await asyncio.to_thread(each_by_its_part, asks, WeightPart.predict)
 
@@ -283,7 +297,9 @@ class Translator(Holding[TranslatorPart]):
     async def merged(self, model: Model, name: str) -> Merged:
         self.asked[model.key] = model
         slot = await self.slot(place_of(model, name))
-        return slot.merged or await self.merge(model, name)
+        if slot.merged is None:  # its model went, and has come again
+            slot.merged = await self.merge(model, name)
+        return slot.merged
 
     @refusing
     async def translate(
@@ -293,13 +309,13 @@ class Translator(Holding[TranslatorPart]):
         part = await self.held.of(model)
         # one after the other: what Serve keeps of adapters counts those that are being loaded, too
         merged = [(await self.merged(model, n))._replace(strength=strength) for n, strength in mix]
-        ask: Any = (part, (picture, merged))
+        ask: Any = Asked(part, (picture, merged))
         made: Any = await in_one_batch(self._translate(ask))
         return made, [_full(name, part.model) for name, _ in mix]
 
     @serve.batch
     async def _translate(
-        self, asks: list[tuple[TranslatorPart, tuple[np.ndarray, Sequence[Merged]]]]
+        self, asks: list[Asked[TranslatorPart, tuple[np.ndarray, Sequence[Merged]]]]
     ) -> list[np.ndarray]:
         return await asyncio.to_thread(each_by_its_part, asks, TranslatorPart.translate)
 

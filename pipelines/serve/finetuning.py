@@ -27,6 +27,7 @@ from pipelines.use.finetune_editors import check
 from pipelines.use.finetune_request import ENDED, FAILED, BusyError, Request
 from pipelines.use.finetune_task import finetune
 from pipelines.use.parts import Loaded
+from pipelines.use.saved_run import saved_config
 
 Of = tuple[Config, RunDir]
 """A run, and the configuration that it was made with."""
@@ -52,24 +53,30 @@ class Finetunes(Holding[Of]):
         self.turn = asyncio.Semaphore(self.given.serve.finetunes)
         self.recovered: set[str] = set()
 
-    async def _recover(self, model: Model) -> None:
-        if model.key in self.recovered:
+    async def _recover(self, uri: str, of: Of) -> None:
+        if uri in self.recovered:
             return
-        self.recovered.add(model.key)
-        of = await self.held.of(model)
         run = of[1]
         for _, job in await asyncio.to_thread(jobs.stored, run):
-            told = jobs.status(run, job)
+            told = await asyncio.to_thread(jobs.status, run, job)
             if told and told["status"] not in ENDED and (run.uri, job) not in self.working:
                 self._start(of, job)
+        self.recovered.add(uri)
 
     async def check_health(self) -> None:
         """Called soon after the start, and again and again."""
-        for model in current(self.table).models:
+        table = current(self.table)
+        for uri in [*(model.uri for model in table.models), *table.former]:
+            if uri in self.recovered:
+                continue
             try:
-                await self._recover(model)
+                run = RunDir(uri)
+                config = await asyncio.to_thread(saved_config, run, self.given)
+                await self._recover(uri, (config, run))
             except Exception as error:  # the other runs' go on
-                log(f"serve: fine-tunes of {model.uri}: {type(error).__name__}: {error}")
+                log(f"serve: fine-tunes of {uri}: {type(error).__name__}: {error}")
+                if uri in table.former:  # it may be gone for good
+                    self.recovered.add(uri)
 
     def _start(self, of: Of, job: str) -> None:
         task = asyncio.create_task(self._work(of, job))
@@ -108,7 +115,7 @@ class Finetunes(Holding[Of]):
         job: a name that nobody had before; asking for it once more changes nothing.
         """
         config, run = of = await self.held.of(model)
-        await self._recover(model)
+        await self._recover(model.uri, of)
         stored = await asyncio.to_thread(jobs.status, run, job)
         if (run.uri, job) in self.working or stored:
             return
@@ -126,8 +133,12 @@ class Finetunes(Holding[Of]):
     async def find(self, job: str, uris: Sequence[str]) -> str:
         """Which of these run directories has a fine-tune, "" if none."""
         for uri in uris:
-            if await asyncio.to_thread(RunDir(uri).exists, f"{jobs.folder(job)}/{jobs.REQUEST}"):
-                return uri
+            try:
+                there = RunDir(uri).exists
+                if await asyncio.to_thread(there, f"{jobs.folder(job)}/{jobs.REQUEST}"):
+                    return uri
+            except (ArtifactError, OSError) as error:  # one that has gone keeps no other back
+                log(f"serve: fine-tunes of {uri}: {error}")
         return ""
 
     @refusing

@@ -8,9 +8,10 @@ from typing import Generic, TypeVar
 
 from pipelines.config.schema import Config
 from pipelines.runtime.log import log
-from pipelines.runtime.run_dir import ArtifactError, RunDir
+from pipelines.runtime.run_dir import RunDir
 from pipelines.serve.served import Model
 from pipelines.serve.shared_work import SharedWork
+from pipelines.use.adapter_names import OtherModelError
 from pipelines.use.saved_run import digests, saved_config
 
 Part = TypeVar("Part")
@@ -31,14 +32,14 @@ class Held(Generic[Part]):
     def load(self, model: Model) -> Part:
         """Load it here and now.
 
-        ArtifactError, also if the run was made again since its model had this digest; StageError,
-        ConfigError; and what `make` raises.
+        OtherModelError if the run was made again since its model had this digest; ArtifactError,
+        StageError, ConfigError; and what `make` raises.
         """
         run = RunDir(model.uri)
         config = saved_config(run, self.given)
         found = digests(run)["model"]
         if found != model.digest:
-            raise ArtifactError(f"{run.uri} was made again since it was deployed: deploy it anew")
+            raise OtherModelError(f"{run.uri} was made again since it was deployed: deploy it anew")
         self.parts[model.key] = part = self.make(config, run)
         return part
 

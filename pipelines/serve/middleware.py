@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pipelines.serve.api_keys import ADMINS, Keys
+from pipelines.serve.api_keys import Keys
 
 CLIENT = "denoised_weights.client"
 """Key of a request's scope: the SHA-256 of the key that it came with."""
@@ -20,13 +20,19 @@ REQUEST = "denoised_weights.request"
 """Key of a request's scope: its name (pipelines/serve/access_log.py)."""
 IS_ADMIN = "denoised_weights.is_admin"
 """Key of a request's scope: whether its key is an administrator's."""
-RUNS_PATH = "/v1/runs"
 OPEN_PATHS = ("/", "/healthz", "/readyz")
 """Asked for no key: probes, and the page, which asks its reader for one."""
 
 
 QUEUED_PATHS = "/v1/"
 RETRY = {"Retry-After": "1"}
+ASK_FOR_KEY = {"WWW-Authenticate": "Bearer"}
+
+
+def path_of(scope: Scope) -> str:
+    """The path below the prefix that the service may be mounted at, as routes are matched."""
+    path, prefix = str(scope["path"]), str(scope.get("root_path", ""))
+    return path[len(prefix) :] if prefix and path.startswith(f"{prefix}/") else path
 
 
 class Admission:
@@ -42,7 +48,7 @@ class Admission:
         self.places, self.there = asyncio.Semaphore(ongoing), 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not scope["path"].startswith(QUEUED_PATHS):
+        if scope["type"] != "http" or not path_of(scope).startswith(QUEUED_PATHS):
             await self.app(scope, receive, send)
             return
         if self.there >= self.most:
@@ -125,7 +131,7 @@ class BodyKind:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        kind = KINDS.get(scope["path"]) if scope["type"] == "http" else None
+        kind = KINDS.get(path_of(scope)) if scope["type"] == "http" else None
         if kind is None or scope["method"] != "POST":
             await self.app(scope, receive, send)
             return
@@ -155,7 +161,7 @@ class BodyLimit:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        limit = self.limit(scope["path"])
+        limit = self.limit(path_of(scope))
         parts: list[bytes] = []
         size, more = 0, True
         while more:
@@ -185,8 +191,7 @@ class BodyLimit:
 class KeyCheck:
     """401 for requests without one of the keys, in `X-API-Key` or as `Authorization: Bearer`.
 
-    What changes the runs that are served wants an administrator's, whether other requests need a
-    key or not; 403 for another one's.
+    Whose key it is stands in the request's scope (CLIENT, IS_ADMIN), whether one is needed or not.
     """
 
     def __init__(self, app: ASGIApp, keys: Keys) -> None:
@@ -199,19 +204,13 @@ class KeyCheck:
         given = _key(scope)
         scope[IS_ADMIN] = bool(given) and self.keys.is_admin(given)
         who = self.keys.owner(given) if given else ""
-        changes = scope["path"].startswith(RUNS_PATH) and scope["method"] not in ("GET", "HEAD")
-        needed = changes or (self.keys and scope["path"] not in OPEN_PATHS)
-        if needed and not who:
+        if self.keys and not who and path_of(scope) not in OPEN_PATHS:
             text = "a key is needed: X-API-Key, or Authorization: Bearer"
-            headers = {"WWW-Authenticate": "Bearer"}
-            await JSONResponse({"detail": text}, 401, headers)(scope, receive, send)
-        elif changes and not scope[IS_ADMIN]:
-            text = f"this wants an administrator's key (${ADMINS} of the service)"
-            await JSONResponse({"detail": text}, 403)(scope, receive, send)
-        else:
-            if who:
-                scope[CLIENT] = who
-            await self.app(scope, receive, send)
+            await JSONResponse({"detail": text}, 401, ASK_FOR_KEY)(scope, receive, send)
+            return
+        if who:
+            scope[CLIENT] = who
+        await self.app(scope, receive, send)
 
 
 def _key(scope: Scope) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from pipelines.serve.middleware import CLIENT
+from pipelines.serve.middleware import CLIENT, path_of
 
 DAY = 86400.0
 LIMITED_PATHS = "/v1/"
@@ -72,7 +72,7 @@ class QuotaCheck:
         self.app, self.quotas = app, quotas
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not scope["path"].startswith(LIMITED_PATHS):
+        if scope["type"] != "http" or not path_of(scope).startswith(LIMITED_PATHS):
             await self.app(scope, receive, send)
             return
         who = scope.get(CLIENT) or (scope.get("client") or ("",))[0]

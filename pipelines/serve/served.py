@@ -61,6 +61,13 @@ class Limits:
     """Requests that wait; further ones get 503."""
 
 
+OF_THE_SERVICE = (
+    *("max_text", "max_image_bytes", "max_pixels", "max_pairs", "max_train_steps"),
+    *("max_upload_bytes", "max_ongoing", "max_queued"),
+)
+"""Those of them that are the same for all runs: keys of serve.*."""
+
+
 class Model(NamedTuple):
     """What predicts and edits: a run directory, as it was when its model had this digest."""
 

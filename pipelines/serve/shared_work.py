@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from typing import Any, Generic, TypeVar
@@ -23,7 +24,8 @@ class SharedWork(Generic[Result]):
         A caller that is cancelled leaves it to the others; with the last one it is cancelled too.
         """
         if name not in self.tasks:
-            self.tasks[name] = asyncio.create_task(begin())
+            # in no caller's context, by which Ray would cancel it with that caller's request
+            self.tasks[name] = asyncio.create_task(begin(), context=contextvars.Context())
         task = self.tasks[name]
         self.waiting[name] += 1
         try:

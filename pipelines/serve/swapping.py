@@ -11,8 +11,9 @@ change for as long as the cluster lives, or until other runs are configured.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import json
-from collections.abc import Awaitable, Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import asdict
 from typing import Any, TypeVar
 
@@ -34,6 +35,7 @@ from pipelines.serve.backend import (
     refusing,
 )
 from pipelines.serve.served import (
+    OF_THE_SERVICE,
     Limits,
     Model,
     RunRefusedError,
@@ -44,6 +46,8 @@ from pipelines.serve.served import (
 Result = TypeVar("Result")
 PLACE = b"served_runs"
 NAMESPACE = b"denoised_weights"
+DRAIN_SECONDS = 10.0
+"""After a change until the old model is dropped."""
 LOAD_SECONDS = 600.0
 """A copy that has not loaded a run by then is not waited for."""
 
@@ -54,24 +58,27 @@ def current(table: Table) -> Table:
         return table
     data = internal_kv._internal_kv_get(PLACE, namespace=NAMESPACE)
     stored = json.loads(data) if data else {}
-    return _from_json(stored["now"]) if stored.get("configured") == _to_json(table) else table
+    if stored.get("configured") != _models(table):
+        return table
+    return _from_json(stored["now"], table.of("").limits)
 
 
 def remember(table: Table, now: Table) -> None:
     """That `now` is served where `table` is configured."""
-    data = json.dumps({"configured": _to_json(table), "now": _to_json(now)})
+    data = json.dumps({"configured": _models(table), "now": asdict(now)})
     internal_kv._internal_kv_put(PLACE, data.encode(), overwrite=True, namespace=NAMESPACE)
 
 
-def _to_json(table: Table) -> dict[str, Any]:
-    tree: dict[str, Any] = json.loads(json.dumps(asdict(table)))  # lists for tuples, as it reads
-    return tree
+def _models(table: Table) -> list[list[str]]:
+    return [[served.name, *served.model] for served in table.runs]
 
 
-def _from_json(tree: dict[str, Any]) -> Table:
+def _from_json(tree: dict[str, Any], service: Limits) -> Table:
+    """service: limits of a run by the present configuration, which may have other serve.*."""
+    own = {name: getattr(service, name) for name in OF_THE_SERVICE}
     runs = []
     for served in tree["runs"]:
-        fields = {**served["limits"], "editors": tuple(served["limits"]["editors"])}
+        fields = {**served["limits"], "editors": tuple(served["limits"]["editors"]), **own}
         runs.append(Served(served["name"], Model(*served["model"]), Limits(**fields)))
     return Table(tuple(runs), tuple(tree["former"]))
 
@@ -82,8 +89,16 @@ class Runs:
     def __init__(self, given: dict[str, Any], table: Table) -> None:
         self.given, self.configured = config_tree.from_dict(given), table
         self.now = current(table)
+        remember(table, self.now)  # what other runs' configuration left is forgotten
+        self.begun = False
         self.turn = asyncio.Lock()
         self.tidying: set[asyncio.Task[None]] = set()
+
+    async def check_health(self) -> None:
+        """Called soon after the start: a copy that died in a change left something."""
+        if not self.begun:
+            self.begun = True
+            self._tidy(DRAIN_SECONDS)
 
     async def table(self) -> Table:
         return self.now
@@ -102,6 +117,7 @@ class Runs:
             finetunes = serve.get_deployment_handle(FINETUNES)
             new: Served = await answered(lambda: finetunes.describe.remote(name, wanted))
             log(f"serve: loading {new.model.uri} as {name}")
+            await self._everywhere("keep", self.now.models)  # of an earlier change, if in a row
             refused = await self._everywhere("hold", new.model)
             if any(refused):
                 await self._everywhere("keep", self.now.models)
@@ -123,15 +139,20 @@ class Runs:
         await asyncio.to_thread(remember, self.configured, table)
         self.now = table
         await asyncio.sleep(2 * LOOK_SECONDS)  # then every copy of the HTTP part has looked
-        await self._everywhere("keep", table.models)
-        # a request that had waited may have had its model loaded once more
-        task = asyncio.create_task(self._tidied(self.given.serve.timeout_s))
+        # requests that began before; those that waited long may have had the old model loaded again
+        for seconds in (DRAIN_SECONDS, self.given.serve.timeout_s):
+            self._tidy(seconds)
+
+    def _tidy(self, seconds: float) -> None:
+        """Drop what is not served, so many seconds from now."""
+        task = asyncio.create_task(self._tidied(seconds))
         self.tidying.add(task)
         task.add_done_callback(self.tidying.discard)
 
     async def _tidied(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
-        await self._everywhere("keep", self.now.models)
+        async with self.turn:  # not while another run is being loaded
+            await self._everywhere("keep", self.now.models)
 
     async def _everywhere(self, method: str, *arguments: Any) -> list[str]:
         """What each copy of each part answers, or what kept it from answering; "" for no trouble.
@@ -159,10 +180,10 @@ async def _copies_answers(part: str, method: str, arguments: Sequence[Any]) -> l
         answers = await _asked(part, method, arguments)
     except (RayServeException, TimeoutError) as error:
         answers = [error]
-    errors = [f"{part}: {type(a).__name__}" if isinstance(a, Exception) else "" for a in answers]
-    return [error or answer or "" for error, answer in zip(errors, answers, strict=True)]
+    return [f"{part}: {type(a).__name__}" if isinstance(a, BaseException) else a for a in answers]
 
 
-async def _to_its_end(work: Awaitable[Result]) -> Result:
+async def _to_its_end(work: Coroutine[Any, Any, Result]) -> Result:
     """Also if the client goes: a change that is half done would be nobody's."""
-    return await asyncio.shield(asyncio.ensure_future(work))
+    # in a context of its own: Ray cancels what a request calls by what its context says
+    return await asyncio.shield(asyncio.create_task(work, context=contextvars.Context()))

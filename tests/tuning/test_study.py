@@ -243,8 +243,8 @@ def test_a_study_is_planned_by_what_each_variant_makes_again(
     assert all("gans" not in row["work"] for row in one.values())
     assert all(three[name]["wall_hours"] > row["wall_hours"] for name, row in one.items())
     blocks = planned("block_size", "seeds=2", "generator.steps=10")
-    assert blocks["128"]["work"] == "4 trials × 200 steps × 1"  # the study's own word counts
-    assert blocks["128"]["counts"]["concepts denoised"] == 800
+    assert blocks["128"]["work"] == "4 trials × 10 steps × 1"  # the words go before the study's
+    assert blocks["128"]["counts"]["concepts denoised"] == 40
 
 
 def test_a_plan_of_no_study_or_no_command_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:

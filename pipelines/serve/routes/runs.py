@@ -4,11 +4,12 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Path, Request
+from fastapi import APIRouter, Body, Depends, HTTPException, Path, Request
 from pydantic import BaseModel, ConfigDict, Field
 
+from pipelines.serve.api_keys import ADMINS
 from pipelines.serve.errors import described
-from pipelines.serve.middleware import IS_ADMIN
+from pipelines.serve.middleware import ASK_FOR_KEY, CLIENT, IS_ADMIN
 from pipelines.serve.routes.state import StateRuns
 from pipelines.serve.served import NAME, Served
 
@@ -19,6 +20,19 @@ NOT_YOURS: dict[int | str, dict[str, Any]] = {
     409: described("The run cannot be served, or the name cannot go; those that are served go on"),
 }
 NONE: dict[int | str, dict[str, Any]] = {404: described("No run is served under this name")}
+
+
+async def administrator(request: Request) -> None:
+    """401 or 403 for all others, whether other requests need a key or not."""
+    if request.scope.get(IS_ADMIN):
+        return
+    told = f"this wants an administrator's key (${ADMINS} of the service)"
+    if request.scope.get(CLIENT):
+        raise HTTPException(403, told)
+    raise HTTPException(401, told, ASK_FOR_KEY)
+
+
+ADMINISTRATORS = [Depends(administrator)]
 
 
 class Wanted(BaseModel):
@@ -46,6 +60,7 @@ async def served_runs(request: Request, runs: StateRuns) -> dict[str, Any]:
     " with what they began with. Wants an administrator's key. One that takes longer to load than"
     " a request may goes on: GET /v1/runs says when it is there.",
     responses={**NOT_YOURS, **NONE},
+    dependencies=ADMINISTRATORS,
 )
 async def serve_run(
     name: Name, runs: StateRuns, wanted: Annotated[Wanted | None, Body()] = None
@@ -58,6 +73,7 @@ async def serve_run(
     summary="Serve a run no longer",
     description="Wants an administrator's key. The first one stays.",
     responses={**NOT_YOURS, **NONE},
+    dependencies=ADMINISTRATORS,
 )
 async def remove_run(name: Name, runs: StateRuns) -> dict[str, Any]:
     await runs.remove(name)

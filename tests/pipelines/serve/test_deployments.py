@@ -11,7 +11,7 @@ import torch
 from modeling.text import TextEmbedding
 from pipelines.config import tree as config_tree
 from pipelines.runtime.run_dir import RunDir
-from pipelines.serve.deployments import Weights
+from pipelines.serve.deployments import Asked, Weights
 from pipelines.serve.describing import configured
 from pipelines.serve.served import Model
 from pipelines.use.adapter_names import Ask, name_of
@@ -35,8 +35,8 @@ def predicting(run: RunDir, seconds: float) -> tuple[Weights, Model, list[int]]:
     weights = Weights(config_tree.to_dict(given), table, text)
     made: list[int] = []
 
-    async def predict(asked: tuple[WeightPart, tuple[Ask, TextEmbedding]]) -> Any:
-        part, ask = asked
+    async def predict(asked: Asked[WeightPart, tuple[Ask, TextEmbedding]]) -> Any:
+        part, ask = asked.taken()
         await asyncio.sleep(seconds)
         made.append(ask[0].seed)
         return part.predict([ask])[0]

@@ -13,12 +13,12 @@ import pytest
 
 from modeling.text import TextEncoder
 from pipelines.config import tree as config_tree
-from pipelines.runtime.run_dir import ArtifactError, RunDir
-from pipelines.serve.deployments import Text, Translator, Weights, each_by_its_part
+from pipelines.runtime.run_dir import RunDir
+from pipelines.serve.deployments import Asked, Text, Translator, Weights, each_by_its_part
 from pipelines.serve.describing import configured, describe
 from pipelines.serve.held import Held
 from pipelines.serve.served import FORMER, Model, RunRefusedError, Table, UnknownRunError
-from pipelines.use.adapter_names import Ask, name_of
+from pipelines.use.adapter_names import Ask, OtherModelError, name_of
 from tests.pipelines.use.untrained_run import make_run, told
 
 
@@ -79,7 +79,7 @@ def test_a_model_is_loaded_once_and_freed_when_it_goes(run: RunDir, other: RunDi
 def one_by_one(method: str) -> object:
     """Serve's batches are for its copies alone."""
 
-    async def work(asked: tuple[object, object]) -> object:
+    async def work(asked: Asked[object, object]) -> object:
         (made,) = each_by_its_part([asked], lambda part, asks: getattr(part, method)(asks))
         return made
 
@@ -96,9 +96,9 @@ def test_a_run_that_was_made_again_is_not_taken_for_the_one_before(
     held.keep([])
     shutil.rmtree(other.uri)
     make_run(Path(other.uri), seed=2)
-    with pytest.raises(ArtifactError, match="made again"):
+    with pytest.raises(OtherModelError, match="made again"):
         held.load(served.model)
-    with pytest.raises(ArtifactError, match="made again"):
+    with pytest.raises(OtherModelError, match="made again"):
         held.load_all([served.model])
     good = configured(given).models[0]
     held.load_all([served.model, good])  # the other run's clients go on
@@ -107,10 +107,11 @@ def test_a_run_that_was_made_again_is_not_taken_for_the_one_before(
 
 def test_requests_of_two_parts_are_answered_in_their_order() -> None:
     a, b = "a", "b"
-    asks = [(a, 1), (b, 2), (a, 3), (b, 4)]
+    asks = [Asked(part, n) for part, n in ((a, 1), (b, 2), (a, 3), (b, 4))]
     assert each_by_its_part(asks, lambda part, ns: [f"{part}{n}{len(ns)}" for n in ns]) == [
         *("a12", "b22", "a32", "b42")
     ]
+    assert all(ask.it is None for ask in asks)  # Serve keeps a batch until the next one
 
 
 def test_the_table_remembers_what_was_served(run: RunDir) -> None:

@@ -462,6 +462,9 @@ def test_runs_come_and_go_under_load_and_no_request_is_lost(
     for gone in (old, job["adapter"]):
         refused = httpx.get(f"{url}/v1/adapters/{gone}?run=second", timeout=PATIENCE)
         assert refused.status_code == 409 and "have its run served" in refused.text, refused.text
+    for forged in ("f-../../x", "f-" + "a" * 300, "f-\x01"):  # no part of it becomes a path
+        reply = translate(url, encode_png(picture), adapter=forged)
+        assert reply.status_code == 404, reply.text
     headers = {"X-API-Key": ADMIN}
     assert httpx.delete(f"{url}/v1/runs/second", headers=headers, timeout=PATIENCE).is_success
     assert httpx.get(f"{url}/v1?run=second").status_code == 404

@@ -77,6 +77,10 @@ def test_only_an_administrator_changes_runs_and_sees_where_they_lie(tmp_path: Pa
             for method, path in (("POST", f"/v1/runs/{ONLY}"), ("DELETE", "/v1/runs/none")):
                 reply = client.request(method, path, headers=headers)
                 assert reply.status_code == (404 if changed == 200 and "none" in path else changed)
+    below = TestClient(make_app(LIMITS, OneRun(Fake()), everybody), root_path="/api")
+    for key, status in (("", 401), (PLAIN, 401), (ADMIN, 200)):  # mounted under a prefix, too
+        headers = {"X-API-Key": key} if key else {}
+        assert below.post(f"/api/v1/runs/{ONLY}", headers=headers).status_code == status
     nobody = TestClient(make_app(LIMITS, OneRun(Fake()), Keys([hashed(PLAIN)])))
     refused = nobody.post(f"/v1/runs/{ONLY}", headers={"X-API-Key": PLAIN})
     assert refused.status_code == 403 and "DENOISED_WEIGHTS_ADMIN_KEYS" in refused.text
