@@ -8,7 +8,7 @@ pooled text embeddings [M, D], and keep padding exactly zero.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 
 import numpy as np
@@ -18,6 +18,11 @@ from torch import Tensor
 
 RIDGES = (1e-3, 1e-2, 0.03, 0.1, 0.3, 1.0, 3.0)
 BANDWIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)
+LANDMARKS = 2000
+"""Of more training prompts so many carry the regression: with all of the paper's 85,145 its matrix
+alone would take 58 GB."""
+CHUNK = 1024
+"""Rows whose kernel with the landmarks is held at once."""
 
 
 class ControlError(ValueError):
@@ -61,18 +66,22 @@ class KernelRidge:
 
     Dual form: K = exp(-gamma·|x - x'|²), G = K + ridge·I, f(x) = intercept + k(x)·alpha. Far from
     all training prompts it returns the intercept, a weighted mean adapter.
+
+    With more rows than landmarks the function is a sum of kernels at m of them, still fitted to all
+    rows (subset of regressors; Quiñonero-Candela and Rasmussen 2005, Sec. 5.1).
     """
 
     pooled: Tensor
-    """Float64 [M, D]."""
+    """Float64 [m, D]; m = M unless there are more rows than landmarks."""
     alpha: Tensor
-    """Float64 [M, N, b]."""
+    """Float64 [m, N, b]."""
     intercept: Tensor
     """Float64 [N, b]."""
     gamma: float
     ridge: float
     loo_r2: float
-    """1 - squared leave-one-out error ÷ that of the mean of the others; at most 1, may be < 0."""
+    """1 - squared leave-one-out error ÷ that of the mean of the others; at most 1, may be < 0. Of
+    the landmarks, where not all rows are."""
 
     @classmethod
     def fit(
@@ -81,6 +90,7 @@ class KernelRidge:
         blocks: Tensor,
         ridges: Sequence[float] = RIDGES,
         bandwidths: Sequence[float] = BANDWIDTHS,
+        landmarks: int = LANDMARKS,
     ) -> KernelRidge:
         """Fit to pooled [M, D] and blocks [M, N, b], choosing ridge and bandwidth by leave-one-out.
 
@@ -88,11 +98,17 @@ class KernelRidge:
         gamma = 1 / (2·(bandwidth·median)²). The choice minimises squared error over all slots, so
         pass *normalised* blocks, or tensors of large deviation decide alone. Repeated prompts
         (several checkpoints, or one text twice) would leak across the folds: one row per concept.
+        Of more rows than `landmarks`, as many drawn ones choose, and carry the sum.
         Raises ControlError on fewer than two rows, non-finite values or a non-positive grid.
         """
         _check_training(pooled, blocks, least=2)
         if not ridges or not bandwidths or min(*ridges, *bandwidths) <= 0:
             raise ControlError("ridges and bandwidths must be non-empty and positive")
+        if len(pooled) > landmarks:
+            draw = torch.randperm(len(pooled), generator=torch.Generator().manual_seed(0))
+            chosen = draw[:landmarks].sort().values.to(pooled.device)
+            few = cls.fit(pooled[chosen], blocks[chosen], ridges, bandwidths, landmarks)
+            return few._on_all(pooled, blocks)
         x, y = pooled.double(), blocks.double().flatten(1)
         count = len(x)
         mean = y.mean(0)
@@ -121,6 +137,39 @@ class KernelRidge:
         shape = blocks.shape[1:]
         return cls(x, alpha.view(count, *shape), intercept.view(shape), gamma, ridge, r2)
 
+    def _on_all(self, pooled: Tensor, blocks: Tensor) -> KernelRidge:
+        """With the same kernels and ridge, fitted to all rows: least squares plus ridge·αᵀKα."""
+        shape = self.intercept.shape
+        m, width = len(self.pooled), self.intercept.numel()
+        # sums first, so that rows are centred without a second copy of them
+        places = range(0, len(pooled), CHUNK)
+        kernel_sum = pooled.new_zeros(m, dtype=torch.float64)
+        sums = kernel_sum.new_zeros(width)
+        for at in places:
+            kernel_sum += self._kernel(pooled[at : at + CHUNK]).sum(0)
+            sums += blocks[at : at + CHUNK].double().flatten(1).sum(0)
+        k_mean, y_mean = kernel_sum / len(pooled), sums / len(pooled)
+        left = kernel_sum.new_zeros(m, m)
+        right = kernel_sum.new_zeros(m, width)
+        for at in places:
+            kernel = self._kernel(pooled[at : at + CHUNK]) - k_mean
+            left += kernel.T @ kernel
+            right += kernel.T @ (blocks[at : at + CHUNK].double().flatten(1) - y_mean)
+        left += self.ridge * self._kernel(self.pooled)
+        values, vectors = torch.linalg.eigh(left)
+        # directions in which the kernels hardly differ say nothing, and would say anything
+        kept = values > values.max() * 1e-12
+        inverse = torch.where(kept, 1 / values, 0.0)
+        alpha = vectors @ (inverse[:, None] * (vectors.T @ right))
+        intercept = y_mean - k_mean @ alpha
+        return replace(self, alpha=alpha.view(m, *shape), intercept=intercept.view(shape))
+
+    def _kernel(self, pooled: Tensor) -> Tensor:
+        """[Q, D] → [Q, m]."""
+        x = pooled.double()
+        squared = torch.cdist(x, self.pooled, compute_mode="donot_use_mm_for_euclid_dist").square()
+        return torch.exp(-self.gamma * squared)
+
     def predict(self, query: Tensor) -> Tensor:
         """query [D] or [Q, D] → float32 [N, b] or [Q, N, b]."""
         if query.shape[-1:] != self.pooled.shape[1:] or query.dim() > 2:
@@ -128,9 +177,7 @@ class KernelRidge:
                 f"query of shape {list(query.shape)},"
                 f" fitted on embeddings of {self.pooled.shape[1]}"
             )
-        x = query.double().reshape(-1, self.pooled.shape[1])
-        squared = torch.cdist(x, self.pooled, compute_mode="donot_use_mm_for_euclid_dist").square()
-        kernel = torch.exp(-self.gamma * squared)
+        kernel = self._kernel(query.reshape(-1, self.pooled.shape[1]))
         out = torch.einsum("qm,mnb->qnb", kernel, self.alpha) + self.intercept
         return out.float().reshape(*query.shape[:-1], *self.intercept.shape)
 

@@ -116,6 +116,37 @@ def test_the_search_takes_the_best_of_the_grid(training: tuple[Tensor, Tensor]) 
     assert searched.loo_r2 > 0.1  # the text does tell something here
 
 
+def test_ridge_on_landmarks(training: tuple[Tensor, Tensor]) -> None:
+    """On all rows it is the same; on fewer the best sum of their kernels, by least squares."""
+    pooled, blocks = training
+    exact = KernelRidge.fit(pooled, blocks, [0.1], [0.7])
+    all_rows = exact._on_all(pooled, blocks)
+    torch.testing.assert_close(all_rows.predict(pooled), exact.predict(pooled), atol=1e-5, rtol=0)
+    few = KernelRidge.fit(pooled, blocks, [0.1], [0.7], landmarks=M // 2)
+    assert len(few.pooled) == M // 2 and few.ridge == 0.1
+
+    def objective(alpha: Tensor, intercept: Tensor) -> float:
+        fit = blocks.double() - intercept - torch.einsum("qm,mnb->qnb", few._kernel(pooled), alpha)
+        smooth = torch.einsum("mnb,mk,knb->", alpha, few._kernel(few.pooled), alpha)
+        return float(fit.square().sum() + few.ridge * smooth)
+
+    best = objective(few.alpha, few.intercept)
+    torch.manual_seed(0)
+    for scale in (1e-2, 1e-3):
+        for _ in range(5):
+            near = few.alpha + scale * torch.randn_like(few.alpha)
+            assert objective(near, few.intercept) > best
+            moved = few.intercept + scale * torch.randn_like(few.intercept)
+            assert objective(few.alpha, moved) > best
+    # the rows that are no landmarks count, too
+    subset = KernelRidge.fit(few.pooled.float(), blocks[_rows(few.pooled, pooled)], [0.1], [0.7])
+    assert objective(subset.alpha, subset.intercept) > best
+
+
+def _rows(some: Tensor, of: Tensor) -> Tensor:
+    return torch.cdist(some, of.double()).argmin(1)
+
+
 def test_ridge_limits(training: tuple[Tensor, Tensor]) -> None:
     pooled, blocks = training
     flat = KernelRidge.fit(pooled, blocks, [1e9], [1.0])
