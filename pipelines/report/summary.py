@@ -25,7 +25,7 @@ from pipelines.stages.adapt import load_timings
 from pipelines.stages.concepts import load_concepts
 from pipelines.stages.contenders import CEILING, IDENTITY, PREDICTION, PUBLISHED
 from pipelines.stages.evaluation_tables import load_rows
-from pipelines.stages.gans import load_metrics
+from pipelines.stages.gans import all_metrics
 from pipelines.stages.trainer import FOLDER as ADAPTERS
 
 
@@ -114,7 +114,7 @@ def _adapters(run_dir: RunDir) -> Numbers:
     """The collection: how many adapters there are, and which do not beat doing nothing."""
     texts = {c.concept_id: c.text for c in load_concepts(run_dir)}
     ids = [f.split("/")[1] for f in run_dir.files(ADAPTERS) if f.endswith("/metrics.json")]
-    metrics = [load_metrics(run_dir, i) for i in ids]
+    metrics = all_metrics(run_dir, ids)
     failing = [
         {
             "concept_id": m["concept_id"],
