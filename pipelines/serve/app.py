@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
-from typing import TextIO
+from typing import Any, TextIO
 
 from fastapi import APIRouter, Depends, FastAPI
 from fastapi.middleware.cors import CORSMiddleware
@@ -34,6 +34,7 @@ from pipelines.serve.served import Limits, Served
 
 # Room for the other form fields and the multipart boundaries
 FORM_BYTES = 64_000
+NO_RUN: dict[int | str, dict[str, Any]] = {404: described("No run is served under this name")}
 EXPOSED = (
     *("X-Adapter-Id", "X-Layout-Digest", "X-Base-Digest", "X-Seconds", "X-Concept"),
     *("Location", "Retry-After", "X-Request-Id"),
@@ -104,8 +105,10 @@ def of_run(served: Served, runs: Runs, counts: Counts) -> FastAPI:
     app.state.limits, app.state.backend = served.limits, runs.backend(served)
     app.state.runs, app.state.counts = runs, counts
     for router in _routers(served.limits):
-        the_same = router in (operations.probes, served_runs.router)
-        app.include_router(router, dependencies=[] if the_same else [Depends(named_run)])
+        if router in (operations.probes, served_runs.router):  # the same for all
+            app.include_router(router)
+        else:
+            app.include_router(router, dependencies=[Depends(named_run)], responses=NO_RUN)
     add_handlers(app)
     return app
 
