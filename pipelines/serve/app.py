@@ -14,7 +14,6 @@ from fastapi.middleware.cors import CORSMiddleware
 
 from pipelines.serve.access_log import AccessLog
 from pipelines.serve.api_keys import Keys
-from pipelines.serve.choice import RunChoice
 from pipelines.serve.errors import add_handlers, described
 from pipelines.serve.interface import Runs
 from pipelines.serve.middleware import (
@@ -30,7 +29,8 @@ from pipelines.serve.quotas import QuotaCheck, Quotas
 from pipelines.serve.routes import adapters, examples, finetunes, operations, translate
 from pipelines.serve.routes import runs as served_runs
 from pipelines.serve.routes.fields import named_run
-from pipelines.serve.served import Limits, Served
+from pipelines.serve.runs.choice import RunChoice
+from pipelines.serve.runs.served import Limits, Served
 
 # Room for the other form fields and the multipart boundaries
 FORM_BYTES = 64_000

@@ -57,9 +57,10 @@ def application(given: Config) -> Any:
     from ray.serve.config import BackpressureConfig
 
     from pipelines.serve import deployments as parts  # seconds: it imports torch
-    from pipelines.serve import finetuning, swapping
+    from pipelines.serve import finetuning
     from pipelines.serve.backend import FINETUNES, RUNS, TEXT, TRANSLATOR, WEIGHTS, RayRuns
-    from pipelines.serve.describing import configured
+    from pipelines.serve.runs import swapping
+    from pipelines.serve.runs.describing import configured
 
     table, s = configured(given), given.serve
     keys = from_environment(given)

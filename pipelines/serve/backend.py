@@ -24,7 +24,7 @@ from tenacity import (
     wait_exponential,
 )
 
-from pipelines.serve.served import (
+from pipelines.serve.runs.served import (
     RunRefusedError,
     Served,
     Table,

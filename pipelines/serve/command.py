@@ -24,7 +24,7 @@ from pipelines.runtime.stage_table import StageError
 from pipelines.runtime.stopping import cleaned_up
 from pipelines.serve.api_keys import from_environment
 from pipelines.serve.application import application
-from pipelines.serve.served import named_runs
+from pipelines.serve.runs.served import named_runs
 from pipelines.use.parts import TextPart, WeightPart
 from pipelines.use.saved_run import saved_config
 

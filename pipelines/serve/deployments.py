@@ -4,7 +4,7 @@
         ──► Translator ──► Weights     picture + adapter → picture
         ──► Finetunes ──► Weights      pairs, or an editor → fine-tuned adapter, by a Ray task
 
-Each holds its part of every run that is served (pipelines/serve/held.py) and is asked with the
+Each holds its part of every run that is served (pipelines/serve/runs/held.py) and is asked with the
 model that is meant, so that one is changed while requests to the one before are still at work.
 
 Work is done in threads, so that a copy stays able to answer Serve's health checks; one batch at a
@@ -34,10 +34,10 @@ from pipelines.config.schema import Config
 from pipelines.config.sections.operation import Replicas
 from pipelines.runtime.run_dir import RunDir
 from pipelines.serve.backend import answered, refusing
-from pipelines.serve.held import Held
-from pipelines.serve.served import Model, Table, place_of
+from pipelines.serve.runs.held import Held
+from pipelines.serve.runs.served import Model, Table, place_of
+from pipelines.serve.runs.swapping import current
 from pipelines.serve.shared_work import SharedWork
-from pipelines.serve.swapping import current
 from pipelines.use.adapter_names import FINETUNED, Ask, ask_of, job_of, name_of
 from pipelines.use.answers import AdapterFiles, Known, Near
 from pipelines.use.parts import Loaded, Merged, TextPart, TranslatorPart, WeightPart

@@ -10,7 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
 from pipelines.serve.middleware import REQUEST, RETRY
-from pipelines.serve.served import RunRefusedError, UnknownRunError
+from pipelines.serve.runs.served import RunRefusedError, UnknownRunError
 from pipelines.use.adapter_names import OtherModelError, UnknownAdapterError
 from pipelines.use.finetune_request import BusyError, FinetuneError
 

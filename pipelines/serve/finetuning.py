@@ -17,10 +17,10 @@ from pipelines.runtime.run_dir import ArtifactError, RunDir
 from pipelines.runtime.stage_table import StageError
 from pipelines.serve.backend import answered, refusing
 from pipelines.serve.deployments import Holding
-from pipelines.serve.describing import describe
-from pipelines.serve.held import Held
-from pipelines.serve.served import Model, RunRefusedError, Served, Table
-from pipelines.serve.swapping import current
+from pipelines.serve.runs.describing import describe
+from pipelines.serve.runs.held import Held
+from pipelines.serve.runs.served import Model, RunRefusedError, Served, Table
+from pipelines.serve.runs.swapping import current
 from pipelines.use import finetune_jobs as jobs
 from pipelines.use.adapter_names import Ask, UnknownAdapterError, name_of
 from pipelines.use.finetune_editors import check

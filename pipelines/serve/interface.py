@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from pipelines.serve.served import Served, Table
+from pipelines.serve.runs.served import Served, Table
 from pipelines.use.answers import AdapterFiles, Known, Near
 from pipelines.use.finetune_request import Request
 

@@ -12,9 +12,9 @@ from typing import Any, cast
 
 from pipelines.config.load import load_config
 from pipelines.serve.app import of_run
-from pipelines.serve.limits import limits
 from pipelines.serve.middleware import Counts
-from pipelines.serve.served import ONLY, Model, Served
+from pipelines.serve.runs.limits import limits
+from pipelines.serve.runs.served import ONLY, Model, Served
 
 FILE = Path(__file__).parents[2] / "docs" / "openapi.json"
 

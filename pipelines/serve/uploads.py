@@ -14,7 +14,7 @@ from PIL import Image, UnidentifiedImageError
 
 from modeling.images import ImageError, Opened, decode_image, open_picture
 from pipelines.serve.errors import wrong
-from pipelines.serve.served import Limits
+from pipelines.serve.runs.served import Limits
 
 # Formats whose decoders are in wide use; Pillow knows others that start external programs
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP")

@@ -12,7 +12,7 @@ from modeling.images import encode_png
 from pipelines.serve.routes.fields import BINARY, Words
 from pipelines.serve.routes.state import StateBackend, StateLimits
 from pipelines.serve.routes.translate import PNG
-from pipelines.serve.served import Limits
+from pipelines.serve.runs.served import Limits
 
 
 def make_router(limits: Limits) -> APIRouter:

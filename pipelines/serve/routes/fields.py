@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from fastapi import Query
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from pipelines.serve.served import Limits
+from pipelines.serve.runs.served import Limits
 from pipelines.use.adapter_names import FINETUNED, PREDICTED, Ask, UnknownAdapterError, parse
 from pipelines.use.wording import says_something, worded
 
@@ -32,7 +32,7 @@ async def named_run(
         ),
     ] = "",
 ) -> None:
-    """Of every route that a run answers; read by pipelines/serve/choice.py."""
+    """Of every route that a run answers; read by pipelines/serve/runs/choice.py."""
 
 
 class Prediction(BaseModel):

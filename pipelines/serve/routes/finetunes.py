@@ -16,7 +16,7 @@ from pydantic import Field
 from pipelines.serve.errors import current, described, wrong
 from pipelines.serve.routes.fields import Prediction, Words, sampling_steps, time_step
 from pipelines.serve.routes.state import StateBackend, StateLimits
-from pipelines.serve.served import Limits
+from pipelines.serve.runs.served import Limits
 from pipelines.serve.uploads import read_picture
 from pipelines.use.finetune_request import Request
 

@@ -11,7 +11,7 @@ from pipelines.serve.api_keys import ADMINS
 from pipelines.serve.errors import described
 from pipelines.serve.middleware import ASK_FOR_KEY, CLIENT, IS_ADMIN
 from pipelines.serve.routes.state import StateRuns
-from pipelines.serve.served import NAME, Served
+from pipelines.serve.runs.served import NAME, Served
 
 router = APIRouter()
 Name = Annotated[str, Path(pattern=f"^{NAME.pattern}$", description="Small letters and digits.")]

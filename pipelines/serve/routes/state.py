@@ -8,7 +8,7 @@ from fastapi import Depends, Request
 
 from pipelines.serve.interface import Backend, Runs
 from pipelines.serve.middleware import Counts
-from pipelines.serve.served import Limits
+from pipelines.serve.runs.served import Limits
 
 # async: FastAPI would send plain functions to a thread, for each request
 

@@ -23,7 +23,7 @@ from pipelines.serve.routes.fields import (
     time_step,
 )
 from pipelines.serve.routes.state import StateBackend, StateLimits
-from pipelines.serve.served import Limits
+from pipelines.serve.runs.served import Limits
 from pipelines.serve.uploads import open_upload
 from pipelines.use.adapter_names import name_of
 from pipelines.use.strength import MOST, TOGETHER, checked, mix_of

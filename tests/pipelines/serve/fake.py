@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pipelines.serve.served import ONLY, Limits, Model, RunRefusedError, Served, Table
+from pipelines.serve.runs.served import ONLY, Limits, Model, RunRefusedError, Served, Table
 from pipelines.use.adapter_names import parse
 from pipelines.use.answers import AdapterFiles, Known, Near
 

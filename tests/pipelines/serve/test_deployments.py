@@ -12,8 +12,8 @@ from modeling.text import TextEmbedding
 from pipelines.config import tree as config_tree
 from pipelines.runtime.run_dir import RunDir
 from pipelines.serve.deployments import Asked, Weights
-from pipelines.serve.describing import configured
-from pipelines.serve.served import Model
+from pipelines.serve.runs.describing import configured
+from pipelines.serve.runs.served import Model
 from pipelines.use.adapter_names import Ask, name_of
 from pipelines.use.parts import Loaded, WeightPart
 from tests.pipelines.use.untrained_run import TEXT_DIM, told

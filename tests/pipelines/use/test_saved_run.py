@@ -10,7 +10,7 @@ import pytest
 from pipelines.config.error import ConfigError
 from pipelines.runtime.run_dir import ArtifactError, RunDir
 from pipelines.runtime.stage_table import StageError
-from pipelines.serve.limits import limits
+from pipelines.serve.runs.limits import limits
 from pipelines.use.saved_run import saved_config
 from tests.pipelines.use.untrained_run import told
 

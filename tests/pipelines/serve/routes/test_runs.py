@@ -9,7 +9,7 @@ from fastapi.testclient import TestClient
 
 from pipelines.serve.api_keys import Keys, hashed
 from pipelines.serve.app import make_app
-from pipelines.serve.served import ONLY
+from pipelines.serve.runs.served import ONLY
 from tests.pipelines.serve.fake import LIMITS, Fake, OneRun
 
 ADMIN, PLAIN = "an administrator's key", "an ordinary client's key"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipelines.config.schema import Config
-from pipelines.serve.served import Limits
+from pipelines.serve.runs.served import Limits
 from pipelines.use.finetune_editors import editors
 
 

@@ -34,7 +34,7 @@ from pipelines.serve.backend import (
     answered,
     refusing,
 )
-from pipelines.serve.served import (
+from pipelines.serve.runs.served import (
     OF_THE_SERVICE,
     Limits,
     Model,

@@ -15,9 +15,9 @@ from modeling.text import TextEncoder
 from pipelines.config import tree as config_tree
 from pipelines.runtime.run_dir import RunDir
 from pipelines.serve.deployments import Asked, Text, Translator, Weights, each_by_its_part
-from pipelines.serve.describing import configured, describe
-from pipelines.serve.held import Held
-from pipelines.serve.served import FORMER, Model, RunRefusedError, Table, UnknownRunError
+from pipelines.serve.runs.describing import configured, describe
+from pipelines.serve.runs.held import Held
+from pipelines.serve.runs.served import FORMER, Model, RunRefusedError, Table, UnknownRunError
 from pipelines.use.adapter_names import Ask, OtherModelError, name_of
 from tests.pipelines.use.untrained_run import make_run, told
 

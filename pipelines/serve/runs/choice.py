@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pipelines.serve.interface import Runs
 from pipelines.serve.middleware import path_of
-from pipelines.serve.served import Served, UnknownRunError
+from pipelines.serve.runs.served import Served, UnknownRunError
 
 ASKED_PATHS = ("/v1", "/readyz")
 """Below these it matters what is served now; the rest is the same for all."""

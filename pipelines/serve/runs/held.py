@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 from pipelines.config.schema import Config
 from pipelines.runtime.log import log
 from pipelines.runtime.run_dir import RunDir
-from pipelines.serve.served import Model
+from pipelines.serve.runs.served import Model
 from pipelines.serve.shared_work import SharedWork
 from pipelines.use.adapter_names import OtherModelError
 from pipelines.use.saved_run import digests, saved_config

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pipelines.config.schema import Config
 from pipelines.runtime.run_dir import RunDir
-from pipelines.serve.limits import limits
-from pipelines.serve.served import Model, Served, Table, named_runs
+from pipelines.serve.runs.limits import limits
+from pipelines.serve.runs.served import Model, Served, Table, named_runs
 from pipelines.use.saved_run import digests, saved_config
 
 

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipelines.serve import swapping
-from pipelines.serve.served import Model, Served, Table
-from pipelines.serve.swapping import current, remember
+from pipelines.serve.runs import swapping
+from pipelines.serve.runs.served import Model, Served, Table
+from pipelines.serve.runs.swapping import current, remember
 from tests.pipelines.serve.fake import LIMITS
 
 
