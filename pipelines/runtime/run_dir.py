@@ -31,6 +31,8 @@ FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 """What a folder answers that is not ours to write, such as a checkout in a read-only image."""
 
 
+READERS = 32
+"""Threads that read small files: an object store answers each after a tenth of a second."""
 FIRST_WAIT = 0.5
 """Seconds until a store is asked again; doubled each time."""
 ATTEMPTS = 6

@@ -31,7 +31,7 @@ from pipelines.config.sections.finetune import Refine
 from pipelines.config.sections.scoring import Starts
 from pipelines.runtime.heartbeat import beating, forget
 from pipelines.runtime.log import log
-from pipelines.runtime.run_dir import RunDir
+from pipelines.runtime.run_dir import READERS, RunDir
 from pipelines.runtime.stage_table import BY_NAME, FEATURES, SOURCES, STAGES, Stage, StageError
 from pipelines.runtime.terminal import end_bar
 
@@ -76,10 +76,6 @@ def _marker(name: str) -> str:
 
 def _started(name: str) -> str:
     return f"stages/{name}.started.json"
-
-
-READERS = 32
-"""Files of a store that are read at once."""
 
 
 def inventory(

@@ -103,10 +103,14 @@ class Holding(Generic[Part]):
     async def hold(self, model: Model) -> str:
         """Load a model beside the others; why it cannot be, "" if it can."""
         try:
-            await self.held.of(model)
+            await self.ready(model)
         except Exception as error:  # whatever a run is made of, those that are served go on
             return f"{type(error).__name__}: {error}"
         return ""
+
+    async def ready(self, model: Model) -> None:
+        """Wait until it can be asked for; raises why it cannot."""
+        await self.held.of(model)
 
     async def keep(self, models: Sequence[Model]) -> None:
         """Drop what is of none of these."""
@@ -172,12 +176,8 @@ class Weights(Holding[WeightPart]):
         for part in list(self.held.parts.values())[:1]:
             torch.zeros(1, device=part.device).add(1).item()  # fails if the device is lost
 
-    async def hold(self, model: Model) -> str:
-        try:
-            await self.about(model)
-        except Exception as error:  # see `Holding.hold`
-            return f"{type(error).__name__}: {error}"
-        return ""
+    async def ready(self, model: Model) -> None:
+        await self.about(model)
 
     async def keep(self, models: Sequence[Model]) -> None:
         wanted = {model.key for model in models}

@@ -14,9 +14,8 @@ from modeling.editors.choice import best_editor, overall
 from modeling.editors.interface import EditError, EditResult
 from pipelines.config.schema import Config
 from pipelines.runtime.log import Progress, log
-from pipelines.runtime.run_dir import RunDir
+from pipelines.runtime.run_dir import READERS, RunDir
 from pipelines.stages.editing import EditActor, edit_with
-from pipelines.stages.sources import READERS
 
 
 def pilot_file(editor: str, concept_id: str) -> str:

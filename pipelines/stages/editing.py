@@ -21,11 +21,11 @@ from pipelines.config import tree as config_tree
 from pipelines.config.derived import exact_editor
 from pipelines.config.schema import Config
 from pipelines.runtime.actors import map_actors
-from pipelines.runtime.run_dir import ArtifactError, RunDir
+from pipelines.runtime.run_dir import READERS, ArtifactError, RunDir
 from pipelines.runtime.session import threads_per_actor
 from pipelines.runtime.stage_table import StageError
 from pipelines.stages.source_list import AGAIN, sources_of
-from pipelines.stages.sources import READERS, location, split_images
+from pipelines.stages.sources import location, split_images
 
 SCHEMA = pa.schema(
     [

@@ -23,11 +23,10 @@ from pipelines.config import tree as config_tree
 from pipelines.config.schema import Config
 from pipelines.runtime.actors import map_actors
 from pipelines.runtime.log import Progress, log
-from pipelines.runtime.run_dir import RunDir
+from pipelines.runtime.run_dir import READERS, RunDir
 from pipelines.runtime.stage_graph import record_errors
 from pipelines.stages.concepts import with_adapter
 from pipelines.stages.pairs import usable
-from pipelines.stages.sources import READERS
 from pipelines.stages.trainer import FOLDER, Trainer
 
 

@@ -22,9 +22,8 @@ from modeling.images.folder import Listing, PictureFolder, in_words
 from pipelines.config.error import ConfigError
 from pipelines.config.schema import Config
 from pipelines.runtime.log import Progress, log
-from pipelines.runtime.run_dir import ArtifactError, RunDir
+from pipelines.runtime.run_dir import READERS, ArtifactError, RunDir
 from pipelines.runtime.stage_table import SOURCES, StageError
-from pipelines.stages.sources import READERS
 
 SCHEMA = pa.schema([("image_id", pa.string()), ("bytes", pa.int64()), ("sha256", pa.string())])
 AGAIN = (

@@ -6,9 +6,6 @@ import random
 
 from pipelines.config.sections.data import Images
 
-READERS = 32
-"""Threads that read small files: an object store answers each after a tenth of a second."""
-
 COMPARED = 2
 """Pictures on each side that a kernel distance needs, which leaves out each one's with itself."""
 

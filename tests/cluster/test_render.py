@@ -17,6 +17,7 @@ import yaml
 
 from cluster.render import FILES, FOLDER, RenderError, examples, main, region_of_bucket, render
 from cluster.render import words_of as words
+from tests.object_store import object_store
 
 AWS = {
     "provider": "aws",
@@ -146,21 +147,14 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 
 
 @pytest.fixture
-def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def store() -> Iterator[None]:
     import boto3
-    from moto.server import ThreadedMotoServer
 
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-    place = {"LocationConstraint": "eu-west-1"}
-    client = boto3.client("s3", region_name="eu-west-1")
-    client.create_bucket(Bucket="mine", CreateBucketConfiguration=place)
-    yield
-    server.stop()
+    with object_store():
+        place = {"LocationConstraint": "eu-west-1"}
+        client = boto3.client("s3", region_name="eu-west-1")
+        client.create_bucket(Bucket="mine", CreateBucketConfiguration=place)
+        yield
 
 
 def test_a_bucket_is_asked_where_it_is(store: None, monkeypatch: pytest.MonkeyPatch) -> None:

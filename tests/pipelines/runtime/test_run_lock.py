@@ -16,7 +16,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
 
-import fsspec
 import pytest
 
 from pipelines.__main__ import main
@@ -24,33 +23,25 @@ from pipelines.runtime import run_lock
 from pipelines.runtime.run_dir import ArtifactError, RunDir
 from pipelines.runtime.run_lock import NAME, Holder, RunInUseError, _this, locked
 from tests.driver import ROOT
+from tests.object_store import object_store
 
 GONE = 2**22 + 1
 """No Linux gives a process this number."""
 
 
 @pytest.fixture(scope="module")
-def s3() -> Iterator[str]:
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
+def s3() -> Iterator[None]:
+    with object_store():
+        yield
 
 
 @pytest.fixture(params=["folder", "memory", "s3"])
-def run(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunDir:
+def run(request: pytest.FixtureRequest, tmp_path: Path) -> RunDir:
     if request.param == "folder":
         return RunDir(str(tmp_path / "run"))
     if request.param == "memory":
         return RunDir(f"memory://{uuid.uuid4().hex}")
-    monkeypatch.setenv("AWS_ENDPOINT_URL", request.getfixturevalue("s3"))
-    for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(key, "testing")
-    # another test's server may have been there: file systems are kept by what they were made with
-    fsspec.get_filesystem_class("s3").clear_instance_cache()
+    request.getfixturevalue("s3")
     run = RunDir(f"s3://bucket-{uuid.uuid4().hex}/run")
     run.fs.mkdir(run.root.partition("/")[0])
     return run

@@ -12,7 +12,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import fsspec
 import pytest
 
 from pipelines.config.error import ConfigError
@@ -22,6 +21,7 @@ from pipelines.runtime import stage_graph as stages
 from pipelines.runtime.run_dir import ArtifactError, RunDir
 from pipelines.runtime.stage_graph import identity, record_errors, redo, run_stage
 from pipelines.runtime.stage_table import BY_NAME, STAGES, Stage, StageError
+from tests.object_store import object_store
 
 
 class Fake(ModuleType):
@@ -235,14 +235,11 @@ def in_store(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[tuple[World, Counter[str]]]:
     """A run in an object store, and what has been asked of the store for the stages' files."""
-    from moto.server import ThreadedMotoServer
+    with object_store():
+        yield counted_in_store(tmp_path, monkeypatch)
 
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://{}:{}".format(*server.get_host_and_port()))
-    for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(key, "testing")
-    fsspec.get_filesystem_class("s3").clear_instance_cache()
+
+def counted_in_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[World, Counter[str]]:
     world = World(tmp_path, monkeypatch)
     bucket = f"bucket-{uuid.uuid4().hex}"
     world.run = RunDir(f"s3://{bucket}/run")
@@ -256,9 +253,7 @@ def in_store(
             return call(path, *rest, **more)
 
         monkeypatch.setattr(world.run.fs, name, counted)
-    yield world, asked
-    server.stop()
-    fsspec.get_filesystem_class("s3").clear_instance_cache()
+    return world, asked
 
 
 @pytest.mark.parametrize("verify", ["content", "size"])

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import fsspec
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -36,6 +35,7 @@ from pipelines.stages.weights import load_layout
 from pipelines.use.adapter_names import Ask
 from pipelines.use.parts import Loaded, TextPart, TranslatorPart, WeightPart
 from tests.driver import Driver
+from tests.object_store import object_store
 
 WORDS = ["preset=tiny", "translator.family=resnet", "translator.blocks=2"]
 STEPS = ["base.steps=60", "gans.steps=20"]
@@ -46,23 +46,10 @@ BUCKET = "bucket"
 def bucket() -> Iterator[str]:
     """URI of a bucket; its address and keys are in the environment, as for any S3 store."""
     import boto3
-    from moto.server import ThreadedMotoServer
 
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    with pytest.MonkeyPatch.context() as environment:
-        for key, value in {
-            "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-            "AWS_ACCESS_KEY_ID": "key",
-            "AWS_SECRET_ACCESS_KEY": "secret",
-            "AWS_DEFAULT_REGION": "us-east-1",
-        }.items():
-            environment.setenv(key, value)
-        fsspec.get_filesystem_class("s3").clear_instance_cache()  # of another test's server
+    with object_store():
         boto3.client("s3").create_bucket(Bucket=BUCKET)
         yield f"s3://{BUCKET}"
-    server.stop()
 
 
 @pytest.fixture(scope="module")
