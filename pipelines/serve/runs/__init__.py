@@ -1,0 +1,1 @@
+"""Which runs are served, and the change from one to another."""
