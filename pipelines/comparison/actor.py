@@ -61,7 +61,7 @@ class CompareMethods(Contenders):
         self.concepts = {c.concept_id: c for c in load_concepts(run_dir)}
         self.scorer = Scorer(self.config, run_dir, self.device)
         c = self.config
-        text_dim = next(iter(self.texts.values())).pooled.shape[0]
+        text_dim = self.texts.dim
         self.cost = TranslatorCost(
             translator_config(c, text_dim),
             discriminator_config(c),
@@ -72,7 +72,7 @@ class CompareMethods(Contenders):
 
     @cached_property
     def refiner_flops(self) -> float:
-        text_dim = next(iter(self.texts.values())).pooled.shape[0]
+        text_dim = self.texts.dim
         return refiner_pass(refiner_config(self.config, self.decoder.layout, text_dim))
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:

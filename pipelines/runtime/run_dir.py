@@ -31,6 +31,8 @@ FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 """What a folder answers that is not ours to write, such as a checkout in a read-only image."""
 
 
+PIECE = 2**22
+"""Bytes of a file that are checked at once."""
 READERS = 32
 """Threads that read small files: an object store answers each after a tenth of a second."""
 FIRST_WAIT = 0.5
@@ -153,17 +155,32 @@ class RunDir:
             return False
         return True
 
+    def _info(self, name: str) -> dict[str, Any]:
+        try:
+            return dict(self._asked("read", name, self.fs.info, self.path(name)))
+        except FileNotFoundError as error:
+            raise self._missing(name) from error
+
+    def _missing(self, name: str) -> ArtifactError:
+        return ArtifactError(f"{self.url(name)} is missing: run the stage that writes it")
+
     def size(self, name: str) -> int:
-        return int(self._asked("read", name, self.fs.size, self.path(name)))
+        """Bytes of a file; ArtifactError as `read`."""
+        return int(self._info(name)["size"])
+
+    def version(self, name: str) -> str:
+        """Size and stamp of a file, or its time where nothing stamps contents."""
+        info = self._info(name)
+        times = ("mtime", "LastModified", "updated", "last_modified", "created")
+        changed = _stamp(info) or next((info[key] for key in times if info.get(key)), "")
+        return f"{info['size']} {changed}"
 
     def read(self, name: str) -> bytes:
         """Bytes of a file; ArtifactError if it is not there, or its store does not give it."""
         try:
             return bytes(self._asked("read", name, self.fs.cat_file, self.path(name)))
         except FileNotFoundError as error:
-            raise ArtifactError(
-                f"{self.url(name)} is missing: run the stage that writes it"
-            ) from error
+            raise self._missing(name) from error
 
     def write(self, name: str, data: bytes) -> None:
         """Atomic write; a failed one leaves what was there before.
@@ -272,9 +289,7 @@ class RunDir:
             with self._asked("read", name, self.fs.open, self.path(name), "rb") as file:
                 yield file
         except FileNotFoundError as error:
-            raise ArtifactError(
-                f"{self.url(name)} is missing: run the stage that writes it"
-            ) from error
+            raise self._missing(name) from error
         except (pa.ArrowException, OSError) as error:
             raise ArtifactError(f"{self.url(name)} is damaged: {error}") from error
 
@@ -303,7 +318,23 @@ class RunDir:
     def write_table(self, name: str, table: pa.Table) -> None:
         self.write(name, parquet_bytes(table))
 
-    def checksum(self, name: str) -> str:
-        """Size and CRC-32 of a file: enough to notice truncation, bit rot or a foreign file."""
-        data = self.read(name)
-        return f"{len(data)}:{zlib.crc32(data):08x}"
+    def checksum(self, name: str, size: int = 0) -> str:
+        """Size and CRC-32 of a file: enough to notice truncation, bit rot or a foreign file.
+
+        size: as far as it is known, so that a large one is not read whole.
+        """
+        read, crc = 0, 0
+        for piece in self._pieces(name, size):
+            read, crc = read + len(piece), zlib.crc32(piece, crc)
+        return f"{read}:{crc:08x}"
+
+    def _pieces(self, name: str, size: int) -> Iterator[bytes]:
+        if not self.local and size <= PIECE:  # one request
+            yield self.read(name)
+            return
+        try:
+            with self._asked("read", name, self.fs.open, self.path(name), "rb") as file:
+                while piece := self._asked("read", name, file.read, PIECE):
+                    yield piece
+        except FileNotFoundError as error:
+            raise self._missing(name) from error

@@ -96,11 +96,11 @@ def inventory(
     def told(name: str) -> str:
         size, stamp = listed[name]
         if not stamp:
-            return run.checksum(name)
+            return run.checksum(name, size)
         before = recorded.get(name, "").split(":")
         if len(before) == 3 and (before[0], before[2]) == (str(size), stamp):
             return recorded[name]
-        return f"{run.checksum(name)}:{stamp}"
+        return f"{run.checksum(name, size)}:{stamp}"
 
     if run.local:
         return {name: told(name) for name in listed}

@@ -12,8 +12,11 @@ import torch
 
 from modeling.text import TextColumns, TextEmbedding
 from pipelines.runtime.run_dir import RunDir
+from pipelines.runtime.unpacked_text import NamedColumns, joined, unpacked
 
 TEXT = "text.parquet"
+MAPPED = 2**28
+"""Bytes of a table above which it is mapped: some ten thousand concepts."""
 SCHEMA = pa.schema(
     [
         ("concept_id", pa.string()),
@@ -56,35 +59,52 @@ def writing_text(run_dir: RunDir) -> Iterator[TextWriter]:
 
 
 class Texts(Mapping[str, TextEmbedding]):
-    """Embedding of every concept, by concept_id; each is copied out when it is asked for."""
+    """Embedding of every concept, by concept_id; each is copied out when it is asked for.
+
+    A table above MAPPED is unpacked once a node, and shared by its processes (unpacked_text).
+    Raises ArtifactError if the table is missing or damaged, or there is no room to unpack it.
+    """
 
     def __init__(self, run_dir: RunDir) -> None:
-        self._where: dict[str, tuple[int, int]] = {}
-        self._groups: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-        for group in run_dir.read_row_groups(TEXT):
-            columns = [group.column(name).combine_chunks() for name in ("tokens", "pooled")]
-            tokens, pooled = (c.chunk(0) if isinstance(c, pa.ChunkedArray) else c for c in columns)
-            for i, concept_id in enumerate(group.column("concept_id").to_pylist()):
-                self._where[concept_id] = (len(self._groups), i)
-            self._groups.append(
-                (
-                    tokens.offsets.to_numpy(),
-                    tokens.values.to_numpy(),
-                    pooled.flatten().to_numpy().reshape(len(group), -1),
-                )
-            )
+        if run_dir.size(TEXT) > MAPPED:
+            columns = unpacked(run_dir, TEXT, lambda: _groups(run_dir))
+        else:
+            columns = joined(_groups(run_dir))
+        self._tokens, self._pooled = columns.tokens, columns.pooled
+        self._row = {concept_id: i for i, concept_id in enumerate(columns.ids)}
+        self._ends = np.concatenate([[0], np.cumsum(columns.lengths, dtype=np.int64)])
 
     def __getitem__(self, concept_id: str) -> TextEmbedding:
-        group, i = self._where[concept_id]
-        offsets, tokens, pooled = self._groups[group]
-        flat = torch.tensor(tokens[offsets[i] : offsets[i + 1]])
-        return TextEmbedding(flat.view(-1, pooled.shape[1]), torch.tensor(pooled[i]))
+        i = self._row[concept_id]
+        tokens = self._tokens[self._ends[i] : self._ends[i + 1]]
+        return TextEmbedding(torch.tensor(tokens), torch.tensor(self._pooled[i]))
+
+    def pooled(self, concept_ids: Sequence[str]) -> torch.Tensor:
+        """float32 [n, D], without a look at the tokens."""
+        return torch.from_numpy(self._pooled[[self._row[i] for i in concept_ids]])
+
+    @property
+    def dim(self) -> int:
+        return int(self._pooled.shape[1])
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._where)
+        return iter(self._row)
 
     def __len__(self) -> int:
-        return len(self._where)
+        return len(self._row)
+
+
+def _groups(run_dir: RunDir) -> Iterator[NamedColumns]:
+    for group in run_dir.read_row_groups(TEXT):
+        columns = [group.column(name).combine_chunks() for name in ("tokens", "pooled")]
+        tokens, pooled = (c.chunk(0) if isinstance(c, pa.ChunkedArray) else c for c in columns)
+        vectors = pooled.flatten().to_numpy().reshape(len(group), -1)
+        yield NamedColumns(
+            group.column("concept_id").to_pylist(),
+            group.column("length").to_numpy(),
+            tokens.flatten().to_numpy().reshape(-1, vectors.shape[1]),
+            vectors,
+        )
 
 
 def _lists(offsets: np.ndarray, values: np.ndarray) -> pa.ListArray:

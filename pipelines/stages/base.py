@@ -51,7 +51,7 @@ def representatives(config: Config, run_dir: RunDir) -> list[str]:
     """concept_ids of the training concepts nearest to the centres of the text embeddings."""
     texts = load_text(run_dir)
     ids = [c.concept_id for c in with_adapter(usable(run_dir)) if c.split == "train"]
-    pooled = torch.stack([texts[i].pooled for i in ids]).numpy()
+    pooled = texts.pooled(ids).numpy()
     return [ids[i] for i in kmeans(pooled, config.base.concepts, config.seed)]
 
 
@@ -214,7 +214,7 @@ def frozen_from_state(config: Config, run_dir: RunDir, state: bytes) -> TargetNe
     from safetensors.torch import load
 
     weights = _under(load(state), "module.translator.")
-    text_dim = next(iter(load_text(run_dir).values())).pooled.shape[0]
+    text_dim = load_text(run_dir).dim
     network = make_target(translator_config(config, text_dim))
     network.load_state_dict(weights)
     return network.eval().freeze_statistics()

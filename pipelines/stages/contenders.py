@@ -92,7 +92,7 @@ class Contenders(Adapting):
         ids, raw = load_blocks(run_dir, "train")
         self.blocks_ids = ids
         self.blocks = self.decoder.normalisation.apply(raw.to(self.device))
-        self.pooled = torch.stack([self.texts[i].pooled for i in ids]).to(self.device)
+        self.pooled = self.texts.pooled(ids).to(self.device)
         self._others: dict[tuple[str, bool], WeightGenerator] = {}
         self._starts: dict[str, Adapter] = {}
 

@@ -145,7 +145,7 @@ class _Loop:
 
         config, device, several = self.config, get_device(), self.world > 1
         layout, normalisation = load_layout(self.run_dir)
-        dim = next(iter(self.texts.values())).pooled.shape[0]
+        dim = self.texts.dim
         torch.manual_seed(config.seed)
         model = build(generator_config(config, layout.n_blocks, dim)).to(device)
         recipe = generator_recipe(config.generator, config.adapt.t)

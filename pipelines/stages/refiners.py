@@ -119,7 +119,7 @@ class _Loop:
         texts = load_text(self.run_dir)
         self.generator = load_generator(self.run_dir, settings["folder"]).model.to(self.device)
         self.schedule = self.generator.config.noise_schedule()
-        self.training = self._training(next(iter(texts.values())).pooled.shape[0])
+        self.training = self._training(texts.dim)
         r = self.config.refine
         self.pairs = ImagePairs(
             self.config,

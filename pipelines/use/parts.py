@@ -97,7 +97,7 @@ class TextPart:
         texts = load_text(run)
         known = [c for c in with_adapter(load_concepts(run)) if c.split == "train"]
         self.known = [Known(c.concept_id, c.text) for c in known]
-        pooled = torch.stack([texts[c.concept_id].pooled for c in known])
+        pooled = texts.pooled([c.concept_id for c in known])
         self.pooled = torch.nn.functional.normalize(pooled, dim=-1)
 
     def encode(self, texts: Sequence[str]) -> list[TextEmbedding]:

@@ -71,7 +71,7 @@ def pack(words: dict[str, str]) -> None:
     run = RunDir(config.run_dir)
     texts, pools = load_text(run), image_pools(config, run)
     layout = BlockLayout.from_json(run.read("weights/layout.json").decode())
-    dim = next(iter(texts.values())).pooled.shape[0]
+    dim = texts.dim
     blocks = {split: load_blocks(run, split) for split in ("train", "val")}
     made: dict[str, Any] = {
         "about": run.read_json("base/base.json"),
