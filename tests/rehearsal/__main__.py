@@ -93,22 +93,31 @@ def words(concepts: int, run_dir: str) -> list[str]:
 
 
 class Memory:
-    """Most resident memory of a process, and of any one below it, until the block ends. MiB."""
+    """Most resident memory of a process, and of any one below it, until the block ends. MiB.
+
+    own: without pages that processes share, of libraries, mapped files and the object store.
+    """
 
     def __init__(self, pid: int) -> None:
-        self.process, self.driver, self.worker = psutil.Process(pid), 0, 0
+        self.process = psutil.Process(pid)
+        self.most: dict[str, int] = {}
         self.over = threading.Event()
         self.thread = threading.Thread(target=self._watch)
 
     def _watch(self) -> None:
         while not self.over.wait(0.3):
             try:
-                self.driver = max(self.driver, self.process.memory_info().rss >> 20)
+                self._note("driver", self.process)
                 for child in self.process.children(recursive=True):
                     if child.name().startswith("ray::"):
-                        self.worker = max(self.worker, child.memory_info().rss >> 20)
+                        self._note("worker", child)
             except psutil.Error:
                 continue
+
+    def _note(self, who: str, process: psutil.Process) -> None:
+        memory = process.memory_info()
+        for key, size in (("mib", memory.rss), ("own_mib", memory.rss - memory.shared)):
+            self.most[f"{who}_{key}"] = max(self.most.get(f"{who}_{key}", 0), size >> 20)
 
     def __enter__(self) -> Memory:
         self.thread.start()
@@ -135,7 +144,7 @@ def command(stage: str, given: list[str], log: Path) -> dict[str, Any]:
     if status:
         raise RuntimeError(f"{stage}: " + "\n".join(log.read_text().splitlines()[-8:]))
     seconds = round(time.monotonic() - begun, 1)
-    return {"seconds": seconds, "driver_mib": memory.driver, "worker_mib": memory.worker}
+    return {"seconds": seconds, **memory.most}
 
 
 def left_by(run: RunDir, stage: str) -> dict[str, Any]:
@@ -169,6 +178,7 @@ def main(told: list[str]) -> int:
             **left_by(run, stage),
             "again_seconds": again["seconds"],
             "again_driver_mib": again["driver_mib"],
+            "again_driver_own_mib": again["driver_own_mib"],
         }
         print(stage, json.dumps(entry["stages"][stage]), flush=True)
         RESULT.write_text(json.dumps(known, indent=1) + "\n")
