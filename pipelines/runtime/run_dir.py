@@ -57,12 +57,26 @@ ANSWERS = (
 )
 """Not failures of a store: what is there, and what it cannot do."""
 
+REFUSED = ("PreconditionFailed", "412")
+"""What S3 answers to If-None-Match where a file is. s3fs takes it for that only with the name of the
+condition beside it, which Amazon sends, and SeaweedFS does not."""
+
 T = TypeVar("T")
 
 
 def _passes(error: BaseException) -> bool:
     text = f"{type(error).__name__} {error}".lower()
     return not isinstance(error, ANSWERS) and any(word in text for word in LATER)
+
+
+def _held_back(error: BaseException | None) -> bool:
+    """Whether a store has refused a conditional write, whose condition not all of them name."""
+    while error is not None:
+        told = getattr(error, "response", None)
+        if isinstance(told, dict) and told.get("Error", {}).get("Code") in REFUSED:
+            return True
+        error = error.__cause__
+    return False
 
 
 class ArtifactError(RuntimeError):
@@ -243,7 +257,12 @@ class RunDir:
         if not self.exists(folder):
             return {}
         there = self._asked("read", folder, self.fs.find, self.path(folder), detail=True)
-        found = {path[len(self.root) + 1 :]: info for path, info in sorted(there.items())}
+        found = {
+            path[len(self.root) + 1 :]: info
+            for path, info in sorted(there.items())
+            # a store's folders: an empty object of that name, or of that name and a slash
+            if info["size"] or not (path.endswith("/") or path == self.path(folder))
+        }
         return {
             name: Listed(int(info["size"] or 0), _stamp(info))
             for name, info in found.items()
@@ -308,6 +327,10 @@ class RunDir:
             with Path(path).open("xb") as file:
                 file.write(data)
             return True
+        except ArtifactError as error:
+            if _held_back(error):
+                return False
+            raise
         except OSError as error:
             no_folder = self.local and Path(path).parent.is_file()
             if isinstance(error, FileExistsError) and not no_folder:
