@@ -1,4 +1,4 @@
-"""Object stores on this machine: S3 by moto, for tests, and by SeaweedFS, which serves in parallel."""
+"""Object stores on this machine: S3 by moto, and by SeaweedFS, which serves in parallel."""
 
 from __future__ import annotations
 

@@ -58,8 +58,8 @@ ANSWERS = (
 """Not failures of a store: what is there, and what it cannot do."""
 
 REFUSED = ("PreconditionFailed", "412")
-"""What S3 answers to If-None-Match where a file is. s3fs takes it for that only with the name of the
-condition beside it, which Amazon sends, and SeaweedFS does not."""
+"""What S3 answers to If-None-Match where a file is. s3fs knows it only by the name of the condition
+beside it, which Amazon sends, and SeaweedFS does not."""
 
 T = TypeVar("T")
 

@@ -1,7 +1,7 @@
 """A table of embeddings as arrays that the processes of a node share.
 
-The paper's 97,676 texts take 2.6 GB in a process. Unpacked into files of the node's temporary folder
-($TMPDIR) and mapped, they take it once, from the page cache, where the kernel may drop them.
+The paper's 97,676 texts take 2.6 GB in a process. Unpacked into files of the node's temporary
+folder ($TMPDIR) and mapped, they take it once, from the page cache, where the kernel may drop them.
 """
 
 from __future__ import annotations

@@ -10,8 +10,6 @@ from collections.abc import Collection, Mapping
 from functools import cached_property
 from typing import Any
 
-import torch
-
 from modeling.baselines.shared_starts import gradient_start
 from modeling.targets.coreset import image_coreset
 from modeling.targets.lora import Adapter

@@ -1,4 +1,4 @@
-"""The paper's counts with little work each: `python -m tests.rehearsal concepts=N [at=FOLDER]`.
+"""The paper's counts with little work each: `python -m tests.rehearsal concepts=N [storage=s3]`.
 
 Work can be shrunk, counts cannot: 16×16 pictures, the fewest that the checks allow; adapters of one
 step of the smallest network, one file of weights each (K = 1); a weight
@@ -7,29 +7,39 @@ user runs it. For each stage: seconds of the command and of the stage in it, the
 worker's most memory, files and bytes left behind, and the seconds of the same command once more,
 which finds everything finished: that is bookkeeping alone.
 
-Goes on where it was stopped. Writes tests/rehearsal/results.json, an entry a count and storage.
+storage=s3: in SeaweedFS on loopback, 20 ms before each request (delay=), with requests and bytes
+counted. from=local: the run of the same count on the disk is copied there first, and each of its
+stages is begun again without its marker: it finds its rows done, and checks and records them. That
+is a stage's start and end without its work; `weights` makes its tables anew.
+
+Words: concepts=, storage=local|s3, at=FOLDER, stages=a,b, delay=0.02, from=local. Goes on where it
+was stopped. Writes tests/rehearsal/results.json, an entry a count and storage, and for two counts
+the exponent by which a stage grows with them.
 """
 
 from __future__ import annotations
 
-import itertools
 import json
-import os
-import subprocess
+import math
 import sys
 import tempfile
-import threading
-import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import psutil
+import fsspec
 
 from pipelines.config.load import load_config
 from pipelines.runtime.machine import machine
-from pipelines.runtime.run_dir import RunDir
+from pipelines.runtime.run_dir import READERS, RunDir
 from pipelines.runtime.stage_graph import provenance
 from pipelines.runtime.stage_table import BY_NAME
+from tests.object_store import in_environment, seaweedfs
+from tests.rehearsal.configuration import words
+from tests.rehearsal.measuring import command
+from tests.rehearsal.slow_store import SlowStore, slow_store
 
 RESULT = Path(__file__).parent / "results.json"
 STAGES = (
@@ -43,108 +53,38 @@ STAGES = (
     "evaluate",
     "report",
 )
-DRAWN = ("hair", "skin", "background", "striped_background", "clothes")
-ART = ("duotone", "monochrome", "tint", "sketch", "neon", "halftone", "frame", "glow")
-HELD_OUT = 85 + 40
-"""Concepts of the paper's test sets, and for validation, whatever the count."""
+GROWN = ("seconds", "stage_seconds", "again_seconds", "end_seconds", "driver_own_mib", "requests")
 
 
-def words(concepts: int, run_dir: str) -> list[str]:
-    """A configuration of so many concepts, held-out ones included."""
-    combine = [[a, b, art] for a, b in itertools.combinations(DRAWN, 2) for art in ART]
-    combine = [c for c in combine if set(c[:2]) != {"background", "striped_background"}]
-    singles = 20 * len((*DRAWN, *ART))
-    given = {
-        "preset": "tiny",
-        "run_dir": run_dir,
-        "images.size": 16,
-        "images.count": 10,
-        "images.paired": 1,
-        "concepts.families": [*DRAWN, *ART],
-        "concepts.atoms_per_family": 20,
-        "concepts.combine": combine,
-        "concepts.train_combinations": concepts - singles - HELD_OUT,
-        "concepts.paired_families": [],
-        "concepts.paired_combinations": 0,
-        "concepts.val_combinations": 40,
-        "concepts.test_atoms": 0,
-        "concepts.test_combinations": 85,
-        "concepts.paraphrases": 0,
-        "translator.width": 4,
-        "translator.heads": 1,
-        "discriminator.width": 4,
-        "base.steps": 10,
-        "gans.steps": 1,
-        "gans.batch": 1,
-        "gans.concepts_per_batch": 64,
-        "generator.image_steps": 0,
-        "rival.train": False,
-        "refine.steps": 0,
-        "refine.basis_concepts": 0,
-        "adapt.learned_steps": 0,
-        "adapt.basis": False,
-        "adapt.steps": 1,
-        "adapt.batch": 1,
-        "adapt.keep": [],
-        "evaluate.images": 2,
-        "max_error_fraction": 1.0,
-    }
-    return [f"{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in given.items()]
+@contextmanager
+def storage(kind: str, home: Path, delay: float) -> Iterator[tuple[str, SlowStore | None]]:
+    """URI of the run, and the store that it is in."""
+    if kind == "local":
+        yield str(home / "run"), None
+        return
+    with seaweedfs(home / "weed", keep=True) as address:
+        with slow_store(int(address.rpartition(":")[2]), delay) as store:
+            with in_environment(store.address):
+                s3 = fsspec.filesystem("s3")
+                if not s3.exists("rehearsal"):
+                    s3.mkdir("rehearsal")
+                yield "s3://rehearsal/run", store
 
 
-class Memory:
-    """Most resident memory of a process, and of any one below it, until the block ends. MiB.
-
-    own: without pages that processes share, of libraries, mapped files and the object store.
-    """
-
-    def __init__(self, pid: int) -> None:
-        self.process = psutil.Process(pid)
-        self.most: dict[str, int] = {}
-        self.over = threading.Event()
-        self.thread = threading.Thread(target=self._watch)
-
-    def _watch(self) -> None:
-        while not self.over.wait(0.3):
-            try:
-                self._note("driver", self.process)
-                for child in self.process.children(recursive=True):
-                    if child.name().startswith("ray::"):
-                        self._note("worker", child)
-            except psutil.Error:
-                continue
-
-    def _note(self, who: str, process: psutil.Process) -> None:
-        memory = process.memory_info()
-        for key, size in (("mib", memory.rss), ("own_mib", memory.rss - memory.shared)):
-            self.most[f"{who}_{key}"] = max(self.most.get(f"{who}_{key}", 0), size >> 20)
-
-    def __enter__(self) -> Memory:
-        self.thread.start()
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self.over.set()
-        self.thread.join()
-
-
-def command(stage: str, given: list[str], log: Path) -> dict[str, Any]:
-    """Run one stage as a user does; RuntimeError with its last lines if it fails."""
-    begun = time.monotonic()
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with log.open("ab") as file:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "pipelines", stage, *given],
-            stdout=file,
-            stderr=file,
-            env=environment,
-        )
-        with Memory(process.pid) as memory:
-            status = process.wait()
-    if status:
-        raise RuntimeError(f"{stage}: " + "\n".join(log.read_text().splitlines()[-8:]))
-    seconds = round(time.monotonic() - begun, 1)
-    return {"seconds": seconds, **memory.most}
+def copied(source: RunDir, target: RunDir, store: SlowStore) -> None:
+    """What is not there yet, without the store's delay."""
+    outputs = [out for stage in STAGES for out in BY_NAME[stage].outputs]
+    names = [n for out in (*outputs, "stages", "errors") for n in source.files(out)]
+    names += ["config.yaml"]
+    there = {n for out in (*outputs, "stages", "errors") for n in target.files(out)}
+    delay, store.delay = store.delay, 0.0
+    todo = [n for n in names if n not in there]
+    with ThreadPoolExecutor(READERS) as threads:
+        for i, _ in enumerate(threads.map(lambda n: target.write(n, source.read(n)), todo)):
+            if not i % 10_000:
+                print(f"copied {i} of {len(todo)}", flush=True)
+    store.delay = delay
+    store.told()
 
 
 def left_by(run: RunDir, stage: str) -> dict[str, Any]:
@@ -158,30 +98,72 @@ def left_by(run: RunDir, stage: str) -> dict[str, Any]:
     }
 
 
-def main(told: list[str]) -> int:
-    own = dict(word.partition("=")[::2] for word in told)
-    concepts = int(own["concepts"])
+def measured(
+    stage: str, given: list[str], run: RunDir, store: SlowStore | None, log: Path
+) -> dict[str, Any]:
+    """A stage's command, and the same once more; without its marker, if it is there already."""
+    done = run.exists(f"stages/{stage}.json")
+    run.delete(f"stages/{stage}.json")
+    made = told(stage, given, store, log)
+    left = left_by(run, stage)
+    again = told(stage, given, store, log)
+    if done:
+        made = {f"end_{k}": v for k, v in made.items()}
+        left.pop("stage_seconds")
+    return made | left | {f"again_{k}": v for k, v in again.items()}
+
+
+def told(stage: str, given: list[str], store: SlowStore | None, log: Path) -> dict[str, Any]:
+    if store:
+        store.told()
+    made = command(stage, given, log)
+    return made | (store.told() if store else {})
+
+
+def growth(known: dict[str, Any]) -> dict[str, Any]:
+    """Exponents between each storage's two largest counts, where a stage was measured at both."""
+    out: dict[str, Any] = {}
+    for kind in ("local", "s3"):
+        runs = sorted(
+            (e for k, e in known.items() if k.startswith(f"{kind}, ")), key=lambda e: e["concepts"]
+        )
+        for few, many in zip(runs, runs[1:], strict=False):
+            of = out.setdefault(f"{kind}, {few['concepts']} to {many['concepts']}", {})
+            ratio = math.log(many["concepts"] / few["concepts"])
+            for stage in few["stages"].keys() & many["stages"].keys():
+                a, b = few["stages"][stage], many["stages"][stage]
+                of[stage] = {
+                    k: _exponent(a[k], b[k], ratio) for k in GROWN if a.get(k) and b.get(k)
+                }
+    return out
+
+
+def _exponent(few: float, many: float, ratio: float) -> float:
+    return round(math.log(many / few) / ratio, 2)
+
+
+def main(words_given: list[str]) -> int:
+    own = dict(word.partition("=")[::2] for word in words_given)
+    concepts, kind = int(own["concepts"]), own.get("storage", "local")
     home = Path(own.get("at", tempfile.gettempdir())) / f"rehearsal-{concepts}"
     home.mkdir(parents=True, exist_ok=True)
-    given = words(concepts, str(home / "run"))
-    run = RunDir(load_config(given).run_dir)
+    delay = float(own.get("delay", 0.02)) if kind == "s3" else 0.0
     known = json.loads(RESULT.read_text()) if RESULT.exists() else {}
-    entry = known.setdefault(f"local, {concepts}", {"concepts": concepts, "stages": {}})
-    entry |= {"machine": machine(), "commit": provenance()["commit"]}
-    for stage in own.get("stages", ",".join(STAGES)).split(","):
-        if stage in entry["stages"] and run.exists(f"stages/{stage}.json"):
-            continue
-        made = command(stage, given, home / "log")
-        again = command(stage, given, home / "log")
-        entry["stages"][stage] = {
-            **made,
-            **left_by(run, stage),
-            "again_seconds": again["seconds"],
-            "again_driver_mib": again["driver_mib"],
-            "again_driver_own_mib": again["driver_own_mib"],
-        }
-        print(stage, json.dumps(entry["stages"][stage]), flush=True)
-        RESULT.write_text(json.dumps(known, indent=1) + "\n")
+    entry = known.setdefault(f"{kind}, {concepts}", {"concepts": concepts, "stages": {}})
+    entry |= {"machine": machine(), "commit": provenance()["commit"], "delay": delay}
+    with storage(kind, home, delay) as (uri, store):
+        given = words(concepts, uri)
+        run = RunDir(load_config(given).run_dir)
+        if own.get("from") == "local" and store:
+            copied(RunDir(str(home / "run")), run, store)
+            entry["copied from"] = "local"
+        for stage in own.get("stages", ",".join(STAGES)).split(","):
+            if stage in entry["stages"] and run.exists(f"stages/{stage}.json"):
+                continue
+            entry["stages"][stage] = measured(stage, given, run, store, home / "log")
+            print(stage, json.dumps(entry["stages"][stage]), flush=True)
+            known["growth"] = growth(known)
+            RESULT.write_text(json.dumps(known, indent=1) + "\n")
     return 0
 
 

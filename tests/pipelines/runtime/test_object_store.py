@@ -16,7 +16,9 @@ from tests.object_store import in_environment, object_store, seaweedfs
 
 
 @pytest.fixture(scope="module", params=["moto", "seaweedfs"])
-def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def store(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
     """A bucket of its own."""
     if request.param == "moto":
         with object_store():

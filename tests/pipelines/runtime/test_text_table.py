@@ -104,9 +104,7 @@ def test_another_table_is_unpacked_anew_and_old_ones_go(table: RunDir, scratch: 
     assert list(Texts(table)) == ["third"] and not first.exists()
 
 
-def test_no_room_to_unpack(
-    table: RunDir, scratch: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_room_to_unpack(table: RunDir, scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(unpacked_text.np, "ascontiguousarray", full)
     with pytest.raises(ArtifactError, match="no room to unpack .* set TMPDIR"):
         Texts(table)
