@@ -26,6 +26,7 @@ import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -62,13 +63,15 @@ def storage(kind: str, home: Path, delay: float) -> Iterator[tuple[str, SlowStor
     if kind == "local":
         yield str(home / "run"), None
         return
-    with seaweedfs(home / "weed", keep=True) as address:
-        with slow_store(int(address.rpartition(":")[2]), delay) as store:
-            with in_environment(store.address):
-                s3 = fsspec.filesystem("s3")
-                if not s3.exists("rehearsal"):
-                    s3.mkdir("rehearsal")
-                yield "s3://rehearsal/run", store
+    with (
+        seaweedfs(home / "weed", keep=True) as address,
+        slow_store(int(address.rpartition(":")[2]), delay) as store,
+        in_environment(store.address),
+    ):
+        s3 = fsspec.filesystem("s3")
+        if not s3.exists("rehearsal"):
+            s3.mkdir("rehearsal")
+        yield "s3://rehearsal/run", store
 
 
 def copied(source: RunDir, target: RunDir, store: SlowStore) -> None:
@@ -127,7 +130,7 @@ def growth(known: dict[str, Any]) -> dict[str, Any]:
         runs = sorted(
             (e for k, e in known.items() if k.startswith(f"{kind}, ")), key=lambda e: e["concepts"]
         )
-        for few, many in zip(runs, runs[1:], strict=False):
+        for few, many in pairwise(runs):
             of = out.setdefault(f"{kind}, {few['concepts']} to {many['concepts']}", {})
             ratio = math.log(many["concepts"] / few["concepts"])
             for stage in few["stages"].keys() & many["stages"].keys():

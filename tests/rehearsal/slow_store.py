@@ -81,6 +81,13 @@ def slow_store(port: int, delay: float) -> Iterator[SlowStore]:
     async def listen() -> asyncio.Server:
         return await asyncio.start_server(store.meet, "127.0.0.1", 0, limit=PIECE, backlog=1024)
 
+    async def close() -> None:
+        server.close()
+        rest = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in rest:
+            task.cancel()
+        await asyncio.gather(*rest, return_exceptions=True)
+
     server = loop.run_until_complete(listen())
     store.address = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     thread = threading.Thread(target=loop.run_forever, daemon=True)
@@ -88,6 +95,6 @@ def slow_store(port: int, delay: float) -> Iterator[SlowStore]:
     try:
         yield store
     finally:
-        loop.call_soon_threadsafe(server.close)
+        asyncio.run_coroutine_threadsafe(close(), loop).result()
         loop.call_soon_threadsafe(loop.stop)
         thread.join()

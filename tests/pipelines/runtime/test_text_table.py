@@ -106,7 +106,7 @@ def test_another_table_is_unpacked_anew_and_old_ones_go(table: RunDir, scratch: 
 
 def test_no_room_to_unpack(table: RunDir, scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(unpacked_text.np, "ascontiguousarray", full)
-    with pytest.raises(ArtifactError, match="no room to unpack .* set TMPDIR"):
+    with pytest.raises(ArtifactError, match=r"no room to unpack .* set TMPDIR"):
         Texts(table)
     assert not [f for f in scratch.iterdir() if f.is_dir()]
 
