@@ -27,10 +27,11 @@ from modeling.targets.lora import (
     AdapterError,
     from_bytes,
 )
+from pipelines.runtime.inventory import files_of, inventory, unchanged
 from pipelines.runtime.log import Progress, log
 from pipelines.runtime.run_dir import RunDir, parquet_bytes
 from pipelines.runtime.run_lock import locked
-from pipelines.runtime.stage_graph import finished, inventory, made_with, unchanged
+from pipelines.runtime.stage_graph import finished, made_with
 from pipelines.runtime.stage_table import BY_NAME, StageError
 from pipelines.stages.base import load_base
 from pipelines.stages.concepts import load_concepts
@@ -83,7 +84,7 @@ def export_dataset(run: RunDir, target: RunDir, licence: str) -> dict[str, Any]:
             )
     if target.files(""):
         raise DatasetError(f"{target.uri} is not empty: give another target")
-    names = [f"stages/{name}.json" for name in CARRIED] + ["config.yaml", "editing/index.parquet"]
+    names = ["config.yaml", "editing/index.parquet"]
     names += [f for name in ("concepts", "base") for f in _outputs(run, name)]
     names += [f for f in run.files("adapters") if f.count("/") == 1]
     if finished(run, "weights") is not None:
@@ -96,6 +97,10 @@ def export_dataset(run: RunDir, target: RunDir, licence: str) -> dict[str, Any]:
 
     for name in names:
         write(name, run.read(name))
+    for name in CARRIED:
+        marker = finished(run, name) or {}
+        files = {"files": files_of(run, marker)}  # with its files, whether they had a table or not
+        write(f"stages/{name}.json", json.dumps(marker | files, sort_keys=True).encode())
     rows = _Rows(run)
     adapters = 0
     for number, table in enumerate(rows.tables()):
@@ -217,7 +222,7 @@ def import_dataset(source: RunDir, run: RunDir) -> dict[str, Any]:
             f"{source.uri}: {adapters} adapters, but {manifest['adapters']} promised"
         )
     for name in ("concepts", "base", "gans"):
-        recorded = source.read_json(f"stages/{name}.json")["files"]
+        recorded = files_of(source, source.read_json(f"stages/{name}.json"))
         there = inventory(run, BY_NAME[name])
         wrong = sorted(f for f in recorded.keys() | there if not _same(recorded, there, f))
         if wrong:

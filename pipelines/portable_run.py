@@ -75,7 +75,8 @@ def export_run(
     contents["config.yaml"] = config_tree.to_yaml(told).encode()
     for name in READ:
         marker = dict(finished(run, name) or {})
-        marker.pop("files")
+        for key in ("files", "identity"):  # those of what is imported
+            marker.pop(key, None)
         contents[f"stages/{name}.json"] = json.dumps(marker, indent=2, sort_keys=True).encode()
     folders = sorted(
         n.rpartition("/")[0] for n in run.files("adapters") if n.endswith("/metrics.json")

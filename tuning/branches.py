@@ -20,6 +20,7 @@ from pipelines.config.error import ConfigError
 from pipelines.config.schema import Config
 from pipelines.presentation.numbers import summarise
 from pipelines.presentation.scores import Numbers
+from pipelines.runtime.inventory import table_of
 from pipelines.runtime.log import log
 from pipelines.runtime.run_dir import RunDir
 from pipelines.runtime.stage_graph import changes, depends_on, finished, identity, run_stage
@@ -55,7 +56,7 @@ def branch(source: Path, to: Path, stages: Sequence[str]) -> None:
     part = to.with_name(f"{to.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     for stage in stages:
-        for name in (*BY_NAME[stage].outputs, f"stages/{stage}.json"):
+        for name in (*BY_NAME[stage].outputs, f"stages/{stage}.json", table_of(stage)):
             old, new = source / name, part / name
             new.parent.mkdir(parents=True, exist_ok=True)
             if old.is_dir():
@@ -78,7 +79,7 @@ def run_key(config: Config, source: RunDir) -> str:
     """What decides a variant's result: its configuration and the data that it starts from."""
     made = {s.name: depends_on(s, config) for s in MADE}
     first = finished(source, STAGES[0].name)
-    text = json.dumps(["run", made, identity(first) if first else ""], sort_keys=True)
+    text = json.dumps(["run", made, identity(source, first) if first else ""], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipelines.config.schema import Config
+from pipelines.runtime import ledger
 from pipelines.runtime.environment import cluster_address
 from pipelines.runtime.log import log
 from pipelines.runtime.pool import Machine, PoolSize, pool_size, this_machine
+
+WROTE = "wrote"
+"""A column of every actor's rows: see `_telling`."""
 
 if TYPE_CHECKING:
     from ray.data import ActorPoolStrategy
@@ -37,7 +42,7 @@ def map_actors(
     import ray.data
 
     blocks = -(-len(rows) // batch)
-    mapped: Any = actor  # Ray's stubs know only callables that return one kind of batch
+    mapped: Any = _telling(actor)  # Ray's stubs know only callables that return one kind of batch
     share = config.cluster.gpus_per_actor if gpus is None else gpus
     cores = config.cluster.cpus_per_actor if cpus is None else cpus
     pool = pool_here(config, actors, share, cores).at_most(blocks)
@@ -50,7 +55,27 @@ def map_actors(
         num_cpus=cores,
         num_gpus=share or None,
     )
-    yield from results.iter_rows()
+    for row in results.iter_rows():
+        ledger.add(json.loads(row.pop(WROTE) or "{}"))
+        yield row
+
+
+def _telling(actor: type) -> type:
+    """Each batch's first row says what was written for it."""
+
+    class Telling(actor):  # type: ignore[misc]
+        def __init__(self, **arguments: Any) -> None:
+            ledger.keep()
+            super().__init__(**arguments)
+
+        def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+            rows: dict[str, Any] = super().__call__(batch)
+            count = len(next(iter(rows.values())))
+            told = json.dumps(ledger.taken())
+            return {**rows, WROTE: [told] + [""] * (count - 1)}
+
+    Telling.__name__ = Telling.__qualname__ = actor.__name__
+    return Telling
 
 
 def pool_here(

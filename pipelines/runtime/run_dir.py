@@ -26,6 +26,7 @@ from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_expo
 
 from modeling.reasons import one_line
 from pipelines.config.paths import check_uri
+from pipelines.runtime import ledger
 
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 """What a folder answers that is not ours to write, such as a checkout in a read-only image."""
@@ -124,6 +125,8 @@ class RunDir:
         except (ValueError, ImportError) as error:  # no such protocol, or its package is missing
             raise ArtifactError(f"{self.word}={self.uri}: {error}") from error
         self.local = isinstance(self.fs, LocalFileSystem)
+        # s3fs asks for a file's size before it reads it, to read a large one in parallel
+        self.once = {"max_concurrency": 1} if "s3" in self.fs.protocol else {}
 
     def __getstate__(self) -> dict[str, Any]:
         return {"uri": self.uri, "word": self.word}
@@ -192,7 +195,7 @@ class RunDir:
     def read(self, name: str) -> bytes:
         """Bytes of a file; ArtifactError if it is not there, or its store does not give it."""
         try:
-            return bytes(self._asked("read", name, self.fs.cat_file, self.path(name)))
+            return bytes(self._asked("read", name, self.fs.cat_file, self.path(name), **self.once))
         except FileNotFoundError as error:
             raise self._missing(name) from error
 
@@ -203,9 +206,10 @@ class RunDir:
         """
         if not self.local:
             self._asked("written", name, self.fs.pipe_file, self.path(name), data)
-            return
-        with self.writing(name) as file:
-            file.write(data)
+        else:
+            with self.writing(name) as file:
+                file.write(data)
+        ledger.wrote(self.url(name), data)
 
     @contextmanager
     def writing(self, name: str) -> Iterator[IO[bytes]]:
@@ -213,6 +217,7 @@ class RunDir:
 
         Raises as `write`. For an object store the pieces wait on the local disk.
         """
+        ledger.forget(self.url(name))
         if not self.local:
             with tempfile.NamedTemporaryFile() as spool:
                 yield spool

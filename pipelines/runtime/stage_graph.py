@@ -1,8 +1,9 @@
 """What the stages are, what each depends on, and when its finished work may be skipped.
 
 A finished stage leaves `stages/<name>.json`: the part of the configuration it depends on, the
-identity of its inputs, and size + CRC of every file it wrote. A later run skips the stage only if
-all three still hold; a changed configuration is an error that names the key, never a silent mix.
+identity of its inputs, and size + CRC of every file it wrote (inventory.py). A later run skips the
+stage only if all three still hold; a changed configuration is an error that names the key, never a
+silent mix.
 """
 
 from __future__ import annotations
@@ -13,11 +14,9 @@ import json
 import subprocess
 import time
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import pyarrow as pa
@@ -29,9 +28,11 @@ from pipelines.config.error import ConfigError
 from pipelines.config.schema import Config
 from pipelines.config.sections.finetune import Refine
 from pipelines.config.sections.scoring import Starts
+from pipelines.runtime import ledger
 from pipelines.runtime.heartbeat import beating, forget
+from pipelines.runtime.inventory import files_of, inventory, record_files, table_of, unchanged
 from pipelines.runtime.log import log
-from pipelines.runtime.run_dir import READERS, RunDir
+from pipelines.runtime.run_dir import RunDir
 from pipelines.runtime.stage_table import BY_NAME, FEATURES, SOURCES, STAGES, Stage, StageError
 from pipelines.runtime.terminal import end_bar
 
@@ -78,44 +79,6 @@ def _started(name: str) -> str:
     return f"stages/{name}.started.json"
 
 
-def inventory(
-    run: RunDir,
-    stage: Stage,
-    verify: str = "content",
-    recorded: Mapping[str, str] = MappingProxyType({}),
-) -> dict[str, str]:
-    """Size + CRC of every file the stage wrote, "SIZE:CRC"; with verify "size" "SIZE:".
-
-    In a store that stamps contents "SIZE:CRC:STAMP": what is recorded with the stamp that it has
-    is not read again. One listing an output has all sizes and stamps.
-    """
-    listed = {n: one for out in stage.outputs for n, one in run.listing(out).items()}
-    if verify == "size":
-        return {name: f"{one.size}:" for name, one in listed.items()}
-
-    def told(name: str) -> str:
-        size, stamp = listed[name]
-        if not stamp:
-            return run.checksum(name, size)
-        before = recorded.get(name, "").split(":")
-        if len(before) == 3 and (before[0], before[2]) == (str(size), stamp):
-            return recorded[name]
-        return f"{run.checksum(name, size)}:{stamp}"
-
-    if run.local:
-        return {name: told(name) for name in listed}
-    with ThreadPoolExecutor(READERS) as threads:
-        return dict(zip(listed, threads.map(told, listed), strict=True))
-
-
-def unchanged(recorded: str, now: str | None) -> bool:
-    """Equal as far as both say; None: the file is gone."""
-    if now is None:
-        return False
-    (size, crc), (size_now, crc_now) = (text.split(":")[:2] for text in (recorded, now))
-    return size == size_now and (crc == crc_now or not crc or not crc_now)
-
-
 def finished(run: RunDir, name: str) -> dict[str, Any] | None:
     """The marker of a finished stage, or None."""
     return run.read_json(_marker(name)) if run.exists(_marker(name)) else None
@@ -142,19 +105,22 @@ def _put(tree: dict[str, Any], key: str, value: Any) -> None:
     tree[last] = tree.get(last, {}) | value if isinstance(value, dict) else value
 
 
-def identity(marker: dict[str, Any]) -> str:
-    """What a stage's result is, for the stages that build on it.
+def identity(run: RunDir, marker: Mapping[str, Any]) -> str:
+    """What a finished stage's result is, for the stages that build on it."""
+    return str(marker.get("identity") or _identity(marker["config"], files_of(run, marker)))
 
-    TIMED are left out: an adapter that is made again is the same, its seconds are not. So is the
+
+def _identity(config: Mapping[str, Any], files: Mapping[str, str]) -> str:
+    """TIMED are left out: an adapter that is made again is the same, its seconds are not. So is the
     list of pictures: what came of them is in the pairs.
     """
     left_out = (*TIMED, SOURCES)
-    files = {
+    kept = {
         f: ":".join(s.split(":")[:2])
-        for f, s in marker["files"].items()
+        for f, s in files.items()
         if f.rpartition("/")[2] not in left_out
     }
-    text = json.dumps([marker["config"], files], sort_keys=True)
+    text = json.dumps([config, kept], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -199,7 +165,7 @@ def redo(config: Config, run: RunDir, names: Iterable[str]) -> None:
     for name in reversed(doomed):
         if finished(run, name) or run.exists(_started(name)):
             log(f"redo: deleting the work of {name}")
-        for path in (_marker(name), _started(name), f"errors/{name}.parquet"):
+        for path in (_marker(name), table_of(name), _started(name), f"errors/{name}.parquet"):
             run.delete(path)
         for path in BY_NAME[name].outputs:
             run.delete(path)
@@ -255,16 +221,17 @@ def run_stage(config: Config, run: RunDir, name: str) -> None:
             )
         _check_config(run, BY_NAME[need], marker, depends_on(BY_NAME[need], config))
         if need in stage.needs:
-            inputs[need] = identity(marker)
-    marker = finished(run, name)
+            inputs[need] = identity(run, marker)
+    marker, known = finished(run, name), {}
     if marker is not None:
         _check_config(run, stage, marker, wanted)
         if marker["inputs"] != inputs:
             raise StageError(
                 f"{name} was made from other inputs than are there now: give redo=[{name}]"
             )
-        there = inventory(run, stage, config.verify, marker["files"])
-        bad = sorted(f for f, s in marker["files"].items() if not unchanged(s, there.get(f)))
+        recorded = files_of(run, marker)
+        there = inventory(run, stage, config.verify, recorded)
+        bad = sorted(f for f, s in recorded.items() if not unchanged(s, there.get(f)))
         if not bad:
             log(f"{name}: finished earlier, {len(there)} files verified")
             return
@@ -273,6 +240,7 @@ def run_stage(config: Config, run: RunDir, name: str) -> None:
         for path in sorted({"/".join(path.split("/")[:2]) for path in bad}):
             run.delete(path)
         run.delete(_marker(name))
+        known = {f: s for f, s in there.items() if f not in bad}
     if run.exists(_started(name)):
         started = run.read_json(_started(name))
         _check_config(run, stage, started, wanted)
@@ -286,17 +254,16 @@ def run_stage(config: Config, run: RunDir, name: str) -> None:
     run.write("config.yaml", config_tree.to_yaml(config).encode())
     log(f"{name}: {stage.summary}")
     begun = time.perf_counter()
-    try:
-        with beating(run, name):
-            summary = importlib.import_module(stage.module).run(config, run)
-    finally:
-        end_bar()
-    seconds = time.perf_counter() - begun
-    record |= {
-        "seconds": round(seconds, 2),
-        "summary": summary or {},
-        "files": inventory(run, stage, config.verify),
-    }
+    with ledger.keeping():
+        try:
+            with beating(run, name):
+                summary = importlib.import_module(stage.module).run(config, run)
+        finally:
+            end_bar()
+        seconds = time.perf_counter() - begun
+        files = inventory(run, stage, config.verify, known)
+    record |= {"seconds": round(seconds, 2), "summary": summary or {}}
+    record |= {"identity": _identity(wanted, files), **record_files(run, name, files)}
     run.write_json(_marker(name), record)
     log(f"{name}: done in {seconds:.1f} s")
 

@@ -26,7 +26,7 @@ from pipelines.runtime.log import Progress, log
 from pipelines.runtime.run_dir import READERS, RunDir
 from pipelines.runtime.stage_graph import record_errors
 from pipelines.stages.concepts import with_adapter
-from pipelines.stages.pairs import usable
+from pipelines.stages.pairs import encoded_pairs, usable
 from pipelines.stages.trainer import FOLDER, Trainer
 
 
@@ -58,8 +58,10 @@ class CollectAdapters(Trainer):
     def train(self, concept_ids: list[str]) -> list[tuple[Trained, ConceptData]]:
         """Fused training; concepts that lost images to errors are trained apart from the rest."""
         groups: dict[int, list[ConceptData]] = defaultdict(list)
+        validation = {}
         for concept_id in concept_ids:
-            data = self.data(concept_id)
+            train, validation[concept_id] = encoded_pairs(self.run_dir, concept_id, "train", "val")
+            data = self.decoded(concept_id, train)
             groups[data.source.shape[0]].append(data)
         done = []
         for concepts in groups.values():
@@ -73,7 +75,8 @@ class CollectAdapters(Trainer):
                 self.config.seed,
                 self.keep,
             )
-            done += [(r, self.data(r.concept_id, "val")) for r in results]
+            for r in results:
+                done.append((r, self.decoded(r.concept_id, validation[r.concept_id])))
         return done
 
     def write(self, trained: Trained, validation: ConceptData) -> dict[str, float]:

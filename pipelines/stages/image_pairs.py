@@ -86,7 +86,7 @@ class ImagePairs:
 
         @lru_cache(maxsize=8192)
         def pairs(concept_id: str) -> pa.Table:
-            return encoded_pairs(run_dir, concept_id, "train")
+            return encoded_pairs(run_dir, concept_id, "train")[0]
 
         self.pairs = pairs
 

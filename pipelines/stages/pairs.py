@@ -169,15 +169,16 @@ def decode_rows(table: pa.Table) -> Pairs:
     return Pairs([r["image_id"] for r in rows], images("source"), images("edited"))
 
 
-def encoded_pairs(run_dir: RunDir, concept_id: str, split: str) -> pa.Table:
-    """Rows of SCHEMA, pictures still encoded, of one split; ArtifactError if there are none."""
+def encoded_pairs(run_dir: RunDir, concept_id: str, *splits: str) -> tuple[pa.Table, ...]:
+    """Rows of SCHEMA, pictures still encoded, of each split; ArtifactError if it has none."""
     table = run_dir.read_table(file_of(concept_id))
-    rows = table.filter(pc.field("split") == split)
-    if not rows.num_rows:
-        raise ArtifactError(f"{run_dir.url(file_of(concept_id))} has no {split} images")
-    return rows
+    found = tuple(table.filter(pc.field("split") == split) for split in splits)
+    for split, rows in zip(splits, found, strict=True):
+        if not rows.num_rows:
+            raise ArtifactError(f"{run_dir.url(file_of(concept_id))} has no {split} images")
+    return found
 
 
 def load_pairs(run_dir: RunDir, concept_id: str, split: str) -> Pairs:
     """All pairs of one concept in one split; ArtifactError if there are none."""
-    return decode_rows(encoded_pairs(run_dir, concept_id, split))
+    return decode_rows(*encoded_pairs(run_dir, concept_id, split))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pyarrow as pa
 import torch
 
 from modeling.targets.adapter_training import ConceptData, to_unit, translate_all
@@ -13,7 +14,7 @@ from pipelines.runtime.run_dir import RunDir
 from pipelines.runtime.session import threads_per_actor
 from pipelines.stages.base import load_base
 from pipelines.stages.concepts import load_text
-from pipelines.stages.pairs import load_pairs
+from pipelines.stages.pairs import decode_rows, encoded_pairs
 
 FOLDER = "adapters"
 
@@ -31,7 +32,11 @@ class Trainer:
         self.texts = load_text(run_dir)
 
     def data(self, concept_id: str, split: str = "train") -> ConceptData:
-        pairs = load_pairs(self.run_dir, concept_id, split)
+        return self.decoded(concept_id, *encoded_pairs(self.run_dir, concept_id, split))
+
+    def decoded(self, concept_id: str, rows: pa.Table) -> ConceptData:
+        """Of what `encoded_pairs` has read."""
+        pairs = decode_rows(rows)
         return ConceptData(
             concept_id,
             torch.from_numpy(pairs.source).to(self.device),

@@ -12,8 +12,9 @@ from pipelines.config.error import ConfigError
 from pipelines.config.load import load_config
 from pipelines.config.schema import Config
 from pipelines.config.sections.operation import Replicas
+from pipelines.runtime.inventory import files_of, unchanged
 from pipelines.runtime.run_dir import ArtifactError, RunDir
-from pipelines.runtime.stage_graph import finished, made_with, unchanged
+from pipelines.runtime.stage_graph import finished, made_with
 from pipelines.runtime.stage_table import StageError
 from pipelines.stages.gradients import BASIS_FILE
 from pipelines.stages.refiners import folder_of
@@ -77,7 +78,7 @@ def of_finetunes(config: Config) -> list[str]:
 
 def _check_files(run: RunDir, stage: str, files: Sequence[str]) -> None:
     """ArtifactError if one is not what its stage wrote."""
-    written = (finished(run, stage) or {"files": {}})["files"]
+    written = files_of(run, finished(run, stage) or {"files": {}})
     for file in files:
         if not unchanged(written.get(file, ":"), run.checksum(file)):
             raise ArtifactError(

@@ -24,8 +24,8 @@ from pipelines import Run
 from pipelines.config.error import ConfigError
 from pipelines.config.load import load_config
 from pipelines.plan.shapes import Shapes
+from pipelines.runtime.inventory import inventory
 from pipelines.runtime.run_dir import RunDir
-from pipelines.runtime.stage_graph import inventory
 from pipelines.runtime.stage_table import STAGES
 from pipelines.stages.adapt import heldout, load_timings, step_folder
 from pipelines.stages.base import load_base

@@ -34,9 +34,9 @@ from pipelines.__main__ import main
 from pipelines.config.load import load_config
 from pipelines.config.schema import Config
 from pipelines.config.tree import to_dict
+from pipelines.runtime.inventory import inventory
 from pipelines.runtime.run_dir import ArtifactError, RunDir
 from pipelines.runtime.session import NO_DASHBOARD, ray_session
-from pipelines.runtime.stage_graph import inventory
 from pipelines.runtime.stage_table import STAGES
 from pipelines.stages.concepts import load_concepts, load_text
 from pipelines.stages.contenders import OWN, PUBLISHED, UNREFINED, ZERO_REFINED

@@ -24,6 +24,7 @@ from pipelines.config import tree as config_tree
 from pipelines.config.load import load_config
 from pipelines.config.schema import Config
 from pipelines.runtime import stage_graph as stages
+from pipelines.runtime.inventory import inventory
 from pipelines.runtime.run_dir import RunDir
 from pipelines.runtime.text_table import writing_text
 from pipelines.stages import base
@@ -93,9 +94,7 @@ def make_run(folder: Path, seed: int = 0) -> RunDir:
     run.write("config.yaml", config_tree.to_yaml(config).encode())
     for stage in stages.STAGES[:6]:
         marker = {"config": stages.depends_on(stage, config), "inputs": {}}
-        run.write_json(
-            f"stages/{stage.name}.json", {**marker, "files": stages.inventory(run, stage)}
-        )
+        run.write_json(f"stages/{stage.name}.json", {**marker, "files": inventory(run, stage)})
     return run
 
 
