@@ -1,14 +1,15 @@
 """Cheap predictions of an adapter that a weight generator has to beat to be worth its training.
 
 Published weight generators mostly replicate or average their training set, so every table carries
-these rows. All take the training adapters as blocks [M, N, b], one row per concept, with their
-pooled text embeddings [M, D], and keep padding exactly zero.
+these rows. Each is a weighted sum of the training adapters (their mean, the one with the nearest
+text, ridge regression from text), with weights that follow from the texts: the adapters themselves,
+85 GB of the paper's, are read in passes and never held.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from math import inf
 
 import numpy as np
@@ -22,100 +23,93 @@ LANDMARKS = 2000
 """Of more training prompts so many carry the regression: with all of the paper's 85,145 its matrix
 alone would take 58 GB."""
 CHUNK = 1024
-"""Rows whose kernel with the landmarks is held at once."""
+"""Rows whose kernel with the landmarks, or columns whose products, are held at once."""
 
 
 class ControlError(ValueError):
     """Training adapters, embeddings or ids from which a control cannot be made."""
 
 
-def mean_adapter(blocks: Tensor) -> Tensor:
-    """Mean of the training adapters: [M, N, b] → [N, b]."""
-    if blocks.shape[0] == 0:
-        raise ControlError("no training adapters to take the mean of")
-    return blocks.mean(0)
+def nearest_text(queries: Tensor, pooled: Tensor) -> Tensor:
+    """Index [Q] of the training prompt most similar (cosine) to each of [Q, D], among [M, D]."""
+    _check(pooled, least=1)
+    if queries.shape[1:] != pooled.shape[1:]:
+        raise ControlError(
+            f"queries of shape {list(queries.shape)}, embeddings {list(pooled.shape)}"
+        )
+    known = F.normalize(pooled.double(), dim=1)
+    return (F.normalize(queries.double(), dim=1) @ known.T).argmax(1)
 
 
-def nearest_text(query: Tensor, pooled: Tensor, blocks: Tensor) -> tuple[Tensor, int]:
-    """The training adapter with the most similar prompt (cosine), and its index.
-
-    query [D], pooled [M, D], blocks [M, N, b] → ([N, b], index).
-    """
-    _check_training(pooled, blocks, least=1)
-    if query.shape != pooled.shape[1:]:
-        raise ControlError(f"query of shape {list(query.shape)}, embeddings {list(pooled.shape)}")
-    index = int(F.cosine_similarity(query.double()[None], pooled.double()).argmax())
-    return blocks[index].clone(), index
-
-
-def noised_nearest(
-    query: Tensor, pooled: Tensor, blocks: Tensor, scale: float, seed: int
-) -> tuple[Tensor, int]:
-    """`nearest_text` plus Gaussian noise of `scale` times each slot's training deviation."""
+def noised(blocks: Tensor, deviation: Tensor, scale: float, seed: int) -> Tensor:
+    """Blocks [N, b] plus Gaussian noise of `scale` times each slot's training deviation [N, b]."""
     if not 0 <= scale < inf:
         raise ControlError(f"noise scale {scale!r} is not a finite number of 0 or more")
-    found, index = nearest_text(query, pooled, blocks)
-    generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn(found.shape, generator=generator).to(found)
-    return found + scale * blocks.std(0, correction=0) * noise, index
+    noise = torch.randn(blocks.shape, generator=torch.Generator().manual_seed(seed))
+    return blocks + scale * deviation * noise.to(blocks)
+
+
+def landmarks_of(count: int, most: int = LANDMARKS) -> Tensor:
+    """Indices, in order, of the rows that carry a regression on `count`: all, or a draw."""
+    draw = torch.randperm(count, generator=torch.Generator().manual_seed(0))
+    return draw[:most].sort().values
+
+
+def gram(rows: Tensor) -> Tensor:
+    """Float64 [m, m]: inner products of rows [m, width] about their mean, by columns."""
+    out = torch.zeros(len(rows), len(rows), dtype=torch.float64)
+    for columns in rows.split(CHUNK, dim=1):
+        centred = columns.double() - columns.double().mean(0)
+        out += centred @ centred.T
+    return out
 
 
 @dataclass(frozen=True)
 class KernelRidge:
     """RBF kernel ridge regression from pooled text to blocks, with an unpenalised intercept.
 
-    Dual form: K = exp(-gamma·|x - x'|²), G = K + ridge·I, f(x) = intercept + k(x)·alpha. Far from
-    all training prompts it returns the intercept, a weighted mean adapter.
+    Dual form: K = exp(-gamma·|x - x'|²), G = K + ridge·I, f(x) = intercept + k(x)·alpha. It is
+    linear in the training blocks, f(x) = Σ wᵢ(x)·yᵢ with Σ wᵢ = 1, and far from all training
+    prompts it returns the intercept, a weighted mean adapter.
 
     With more rows than landmarks the function is a sum of kernels at m of them, still fitted to all
     rows (subset of regressors; Quiñonero-Candela and Rasmussen 2005, Sec. 5.1).
     """
 
     pooled: Tensor
-    """Float64 [m, D]; m = M unless there are more rows than landmarks."""
-    alpha: Tensor
-    """Float64 [m, N, b]."""
-    intercept: Tensor
-    """Float64 [N, b]."""
+    """Float64 [m, D]: the prompts at which the kernels are."""
     gamma: float
     ridge: float
     loo_r2: float
-    """1 - squared leave-one-out error ÷ that of the mean of the others; at most 1, may be < 0. Of
-    the landmarks, where not all rows are."""
+    """1 - squared leave-one-out error ÷ that of the mean of the others, on these m rows; at most 1,
+    may be < 0."""
 
     @classmethod
-    def fit(
+    def choose(
         cls,
         pooled: Tensor,
-        blocks: Tensor,
+        products: Tensor,
         ridges: Sequence[float] = RIDGES,
         bandwidths: Sequence[float] = BANDWIDTHS,
-        landmarks: int = LANDMARKS,
     ) -> KernelRidge:
-        """Fit to pooled [M, D] and blocks [M, N, b], choosing ridge and bandwidth by leave-one-out.
+        """Choose ridge and bandwidth by leave-one-out on rows with prompts [m, D].
 
-        `bandwidths` are in units of the median distance between prompts:
-        gamma = 1 / (2·(bandwidth·median)²). The choice minimises squared error over all slots, so
-        pass *normalised* blocks, or tensors of large deviation decide alone. Repeated prompts
-        (several checkpoints, or one text twice) would leak across the folds: one row per concept.
-        Of more rows than `landmarks`, as many drawn ones choose, and carry the sum.
-        Raises ControlError on fewer than two rows, non-finite values or a non-positive grid.
+        products: `gram` of their blocks. `bandwidths` are in units of the median distance between
+        prompts: gamma = 1 / (2·(bandwidth·median)²). The choice minimises squared error over all
+        slots, so take *normalised* blocks, or tensors of large deviation decide alone. Repeated
+        prompts (several checkpoints, or one text twice) would leak across the folds: one row per
+        concept. Raises ControlError on fewer than two rows, non-finite values or a non-positive
+        grid.
         """
-        _check_training(pooled, blocks, least=2)
+        _check(pooled, least=2)
         if not ridges or not bandwidths or min(*ridges, *bandwidths) <= 0:
             raise ControlError("ridges and bandwidths must be non-empty and positive")
-        if len(pooled) > landmarks:
-            draw = torch.randperm(len(pooled), generator=torch.Generator().manual_seed(0))
-            chosen = draw[:landmarks].sort().values.to(pooled.device)
-            few = cls.fit(pooled[chosen], blocks[chosen], ridges, bandwidths, landmarks)
-            return few._on_all(pooled, blocks)
-        x, y = pooled.double(), blocks.double().flatten(1)
-        count = len(x)
-        mean = y.mean(0)
+        if products.shape != (len(pooled), len(pooled)) or not torch.isfinite(products).all():
+            raise ControlError(f"products {list(products.shape)} are not finite [m, m]")
+        x, count = pooled.double(), len(pooled)
         # errors need the targets only through their Gram matrix: the search costs M³, not M²·N·b
-        gram = (y - mean) @ (y - mean).T
-        squared = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist").square()
-        median = float(squared[~torch.eye(count, dtype=torch.bool, device=x.device)].median())
+        squared = _squared(x, x)
+        median = float(squared[~torch.eye(count, dtype=torch.bool)].median())
         unit = median or 1.0  # all prompts equal: every bandwidth gives the same constant kernel
         best, choice = inf, (0.0, 0.0)
         for bandwidth in bandwidths:
@@ -123,63 +117,105 @@ class KernelRidge:
             values, vectors = torch.linalg.eigh(torch.exp(-gamma * squared))
             for ridge in ridges:
                 centred = _centred_inverse(values, vectors, ridge)
-                error = float(_loo_squared_errors(centred, gram).sum())
+                error = float(_loo_squared_errors(centred, products).sum())
                 if error < best:
                     best, choice = error, (gamma, ridge)
-        gamma, ridge = choice
-        values, vectors = torch.linalg.eigh(torch.exp(-gamma * squared))
-        alpha = _centred_inverse(values, vectors, ridge) @ (y - mean)
-        # (K + ridge·I)·alpha + intercept = y, averaged over the rows; alpha's rows sum to 0
-        kernel_mean = torch.exp(-gamma * squared).mean(0)
-        intercept = mean - kernel_mean @ alpha
-        baseline = float(gram.trace()) * (count / (count - 1)) ** 2
-        r2 = 1 - best / baseline if baseline > 0 else 1.0
-        shape = blocks.shape[1:]
-        return cls(x, alpha.view(count, *shape), intercept.view(shape), gamma, ridge, r2)
+        baseline = float(products.trace()) * (count / (count - 1)) ** 2
+        return cls(x, *choice, 1 - best / baseline if baseline > 0 else 1.0)
 
-    def _on_all(self, pooled: Tensor, blocks: Tensor) -> KernelRidge:
-        """With the same kernels and ridge, fitted to all rows: least squares plus ridge·αᵀKα."""
-        shape = self.intercept.shape
-        m, width = len(self.pooled), self.intercept.numel()
-        # sums first, so that rows are centred without a second copy of them
-        places = range(0, len(pooled), CHUNK)
-        kernel_sum = pooled.new_zeros(m, dtype=torch.float64)
-        sums = kernel_sum.new_zeros(width)
-        for at in places:
-            kernel_sum += self._kernel(pooled[at : at + CHUNK]).sum(0)
-            sums += blocks[at : at + CHUNK].double().flatten(1).sum(0)
-        k_mean, y_mean = kernel_sum / len(pooled), sums / len(pooled)
-        left = kernel_sum.new_zeros(m, m)
-        right = kernel_sum.new_zeros(m, width)
-        for at in places:
-            kernel = self._kernel(pooled[at : at + CHUNK]) - k_mean
+    def weights(self, queries: Tensor, pooled: Tensor) -> Tensor:
+        """Float64 [Q, M]: of each training row in the prediction for queries [Q, D].
+
+        pooled [M, D]: all rows that it is fitted to, the landmarks among them.
+        """
+        _check(pooled, least=len(self.pooled))
+        if queries.dim() != 2 or queries.shape[1:] != self.pooled.shape[1:]:
+            raise ControlError(
+                f"queries of shape {list(queries.shape)}, embeddings {list(self.pooled.shape)}"
+            )
+        asked = self._kernel(queries)
+        if len(pooled) == len(self.pooled):
+            # (K + ridge·I)·alpha + intercept = y, averaged over the rows; alpha's rows sum to 0
+            kernel = self._kernel(self.pooled)
+            values, vectors = torch.linalg.eigh(kernel)
+            centred = _centred_inverse(values, vectors, self.ridge)
+            return 1 / len(pooled) + (asked - kernel.mean(0)) @ centred
+        return self._on_all(asked, pooled)
+
+    def _on_all(self, asked: Tensor, pooled: Tensor) -> Tensor:
+        """Least squares on all rows plus ridge·αᵀKα."""
+        mean = asked.new_zeros(len(self.pooled))
+        for x in pooled.split(CHUNK):
+            mean += self._kernel(x).sum(0) / len(pooled)
+        left = self.ridge * self._kernel(self.pooled)
+        for x in pooled.split(CHUNK):
+            kernel = self._kernel(x) - mean
             left += kernel.T @ kernel
-            right += kernel.T @ (blocks[at : at + CHUNK].double().flatten(1) - y_mean)
-        left += self.ridge * self._kernel(self.pooled)
         values, vectors = torch.linalg.eigh(left)
         # directions in which the kernels hardly differ say nothing, and would say anything
-        kept = values > values.max() * 1e-12
-        inverse = torch.where(kept, 1 / values, 0.0)
-        alpha = vectors @ (inverse[:, None] * (vectors.T @ right))
-        intercept = y_mean - k_mean @ alpha
-        return replace(self, alpha=alpha.view(m, *shape), intercept=intercept.view(shape))
+        inverse = torch.where(values > values.max() * 1e-12, 1 / values, 0.0)
+        carried = ((asked - mean) @ vectors * inverse) @ vectors.T
+        parts = [carried @ (self._kernel(x) - mean).T for x in pooled.split(CHUNK)]
+        return 1 / len(pooled) + torch.cat(parts, dim=1)
 
     def _kernel(self, pooled: Tensor) -> Tensor:
         """[Q, D] → [Q, m]."""
-        x = pooled.double()
-        squared = torch.cdist(x, self.pooled, compute_mode="donot_use_mm_for_euclid_dist").square()
-        return torch.exp(-self.gamma * squared)
+        return torch.exp(-self.gamma * _squared(pooled.double(), self.pooled))
 
-    def predict(self, query: Tensor) -> Tensor:
-        """query [D] or [Q, D] → float32 [N, b] or [Q, N, b]."""
-        if query.shape[-1:] != self.pooled.shape[1:] or query.dim() > 2:
-            raise ControlError(
-                f"query of shape {list(query.shape)},"
-                f" fitted on embeddings of {self.pooled.shape[1]}"
-            )
-        kernel = self._kernel(query.reshape(-1, self.pooled.shape[1]))
-        out = torch.einsum("qm,mnb->qnb", kernel, self.alpha) + self.intercept
-        return out.float().reshape(*query.shape[:-1], *self.intercept.shape)
+
+class WeightedSums:
+    """Σ w·y over rows that come part by part."""
+
+    def __init__(self, weights: Tensor, shape: Sequence[int]) -> None:
+        """weights: float64 [Q, M]; shape: of a row."""
+        self.weights, self.shape, self.seen = weights, tuple(shape), 0
+        width = int(np.prod(self.shape))
+        self.sums = torch.zeros(len(weights), width, dtype=torch.float64)
+
+    def add(self, rows: Tensor) -> None:
+        """The next rows [c, *shape]."""
+        part = self.weights[:, self.seen : self.seen + len(rows)]
+        flat = rows.flatten(1)
+        for at in range(0, flat.shape[1], CHUNK):
+            self.sums[:, at : at + CHUNK] += part @ flat[:, at : at + CHUNK].double()
+        self.seen += len(rows)
+
+    def finish(self) -> Tensor:
+        """Float32 [Q, *shape]; ControlError if a row has not come."""
+        if self.seen != self.weights.shape[1]:
+            raise ControlError(f"{self.seen} rows of {self.weights.shape[1]}")
+        return self.sums.float().view(len(self.weights), *self.shape)
+
+
+class NearestRows:
+    """For each query the row nearest to it, of rows that come part by part."""
+
+    def __init__(self, queries: Tensor, own: Iterable[int] | None = None) -> None:
+        """queries: [Q, n]; own: index of a row that is not meant, for each."""
+        self.queries = queries.float()
+        self.squares = self.queries.double().square().sum(1)
+        self.own = torch.tensor([-1] * len(queries) if own is None else list(own))
+        self.index = torch.full((len(queries),), -1)
+        self.gap = torch.full((len(queries),), inf, dtype=torch.float64)
+        self.seen = 0
+
+    def add(self, rows: Tensor) -> None:
+        """The next rows [c, n]."""
+        products = (self.queries @ rows.float().T).double()
+        squared = self.squares[:, None] - 2 * products + rows.double().square().sum(1)
+        places = torch.arange(self.seen, self.seen + len(rows))
+        squared[self.own[:, None] == places[None]] = inf
+        found = squared.argmin(1)
+        # products in float32 cancel where a row is all but the query: its distance is worked out
+        gap = (rows[found].double() - self.queries.double()).square().mean(1).sqrt()
+        gap[torch.isinf(squared.amin(1))] = inf
+        closer = gap < self.gap
+        self.index[closer], self.gap[closer] = places[found][closer], gap[closer]
+        self.seen += len(rows)
+
+    def finish(self) -> tuple[Tensor, Tensor]:
+        """Index [Q] and distance [Q], the root mean square difference; -1, infinite without one."""
+        return self.index, self.gap
 
 
 def shuffled(concept_ids: Sequence[str], seed: int) -> list[str]:
@@ -214,14 +250,15 @@ def _loo_squared_errors(centred: Tensor, gram: Tensor) -> Tensor:
     return ((centred @ gram) * centred).sum(1) / centred.diagonal().square()
 
 
-def _check_training(pooled: Tensor, blocks: Tensor, least: int) -> None:
-    if pooled.dim() != 2 or blocks.dim() != 3 or len(pooled) != len(blocks):
-        raise ControlError(
-            f"embeddings {list(pooled.shape)} and blocks {list(blocks.shape)}"
-            " must be [M, D] and [M, N, b]"
-        )
+def _squared(a: Tensor, b: Tensor) -> Tensor:
+    """Squared distances [A, B]."""
+    return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist").square()
+
+
+def _check(pooled: Tensor, least: int) -> None:
+    if pooled.dim() != 2:
+        raise ControlError(f"embeddings {list(pooled.shape)} must be [M, D]")
     if len(pooled) < least:
         raise ControlError(f"{len(pooled)} training adapters, at least {least} needed")
-    for name, values in (("embeddings", pooled), ("blocks", blocks)):
-        if not torch.isfinite(values).all():
-            raise ControlError(f"training {name} hold a value that is not finite")
+    if not torch.isfinite(pooled).all():
+        raise ControlError("training embeddings hold a value that is not finite")

@@ -56,6 +56,8 @@ class Group:
 class CompareMethods(Contenders):
     """Ray Data actor: trains and scores one job after another, and writes its rows."""
 
+    controls = FOLDER
+
     def __init__(self, config: dict[str, Any], run_dir: RunDir) -> None:
         super().__init__(config, run_dir)
         self.concepts = {c.concept_id: c for c in load_concepts(run_dir)}

@@ -7,30 +7,24 @@ the rival) and the cheap controls. Loaded once by an actor.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from functools import cached_property
 from typing import Any
 
 from modeling.baselines.shared_starts import gradient_start
 from modeling.targets.coreset import image_coreset
 from modeling.targets.lora import Adapter
 from modeling.targets.recipe import as_published
-from modeling.weights.controls import (
-    KernelRidge,
-    mean_adapter,
-    nearest_text,
-    noised_nearest,
-    shuffled,
-)
+from modeling.weights.controls import noised, shuffled
 from modeling.weights.interface import WeightGenerator
 from pipelines.config.schema import Config
 from pipelines.config.sections.finetune import Adapt
 from pipelines.config.sections.scoring import CONTROLS, GRADIENTS, JOINT, REPTILE
 from pipelines.runtime.run_dir import RunDir
+from pipelines.runtime.stage_table import BY_NAME
 from pipelines.stages.adapt import cut, heldout
+from pipelines.stages.controls import load_controls
 from pipelines.stages.finetuning import Adapting
 from pipelines.stages.shared_starts import load_start
 from pipelines.stages.weight_generators import Member, load_generator, members
-from pipelines.stages.weights import load_blocks
 
 PREDICTION, IDENTITY, CEILING = "prediction", "identity", "ground-truth adapter"
 CONTINUED = "prediction, full budget"
@@ -83,14 +77,13 @@ def is_generator(method: str) -> bool:
 
 
 class Contenders(Adapting):
-    """Starts of every method; `blocks` and `pooled` are the training adapters, normalised."""
+    """Starts of every method."""
+
+    controls = BY_NAME["evaluate"].outputs[0]
+    """Folder of the stage that has written the controls (controls.py)."""
 
     def __init__(self, config: dict[str, Any], run_dir: RunDir) -> None:
         super().__init__(config, run_dir)
-        ids, raw = load_blocks(run_dir, "train")
-        self.blocks_ids = ids
-        self.blocks = self.decoder.normalisation.apply(raw.to(self.device))
-        self.pooled = self.texts.pooled(ids).to(self.device)
         self._others: dict[tuple[str, bool], WeightGenerator] = {}
         self._starts: dict[str, Adapter] = {}
 
@@ -140,10 +133,6 @@ class Contenders(Adapting):
             return {}
         return dict(zip(ids, shuffled(ids, self.config.seed + repeat), strict=True))
 
-    @cached_property
-    def ridge(self) -> KernelRidge:
-        return KernelRidge.fit(self.pooled, self.blocks)
-
     def _generator(self, member: Member, before_images: bool) -> WeightGenerator:
         key = (member.folder, before_images)
         if key not in self._others:
@@ -158,18 +147,14 @@ class Contenders(Adapting):
             return dict(self._shared(method))
         if method == GRADIENTS:
             return self._from_gradients(concept_id)
-        query = self.texts[concept_id].pooled.to(self.device)
-        if method == "mean adapter":
-            blocks = mean_adapter(self.blocks)
-        elif method == "nearest text":
-            blocks = nearest_text(query, self.pooled, self.blocks)[0]
-        elif method == "noised nearest":
-            blocks = noised_nearest(query, self.pooled, self.blocks, 0.5, seed)[0]
-        elif method == "ridge":
-            blocks = self.ridge.predict(query).to(self.blocks)
+        made = load_controls(self.run_dir, self.controls, concept_id)
+        if method == "noised nearest":
+            blocks = noised(made["nearest text"], made["deviation"], 0.5, seed)
+        elif method in made:
+            blocks = made[method]
         else:
             raise ValueError(f"no control named {method!r}")
-        return self.decoder.decode(blocks)
+        return self.decoder.decode(blocks.to(self.device))
 
     def _shared(self, start: str) -> Adapter:
         if start not in self._starts:

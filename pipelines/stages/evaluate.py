@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import torch
 
 from pipelines.config import tree as config_tree
 from pipelines.config.schema import Config
@@ -20,10 +19,11 @@ from pipelines.runtime.actors import map_actors
 from pipelines.runtime.log import Progress, log
 from pipelines.runtime.run_dir import RunDir
 from pipelines.runtime.stage_graph import record_errors
+from pipelines.stages.controls import FROM_COLLECTION, write_controls
 from pipelines.stages.evaluating import EvaluateConcept
 from pipelines.stages.evaluation_tables import FOLDER, SCHEMAS, load_rows
 from pipelines.stages.judging import features_of
-from pipelines.stages.weights import load_blocks, load_layout
+from pipelines.stages.resemblance import COLLECTED, find_nearest, load_nearest
 
 
 def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
@@ -32,6 +32,10 @@ def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
     todo = [i for i in ids if not run_dir.exists(f"{FOLDER}/concepts/{i}.rows.parquet")]
     progress = Progress("evaluate", len(ids), "concepts", len(ids) - len(todo))
     bad = []
+    if todo:
+        if set(config.evaluate.controls) & set(FROM_COLLECTION):
+            write_controls(run_dir, FOLDER, ids)
+        find_nearest(config, run_dir, ids)
     arguments = {"config": config_tree.to_dict(config), "run_dir": run_dir}
     for row in map_actors(config, EvaluateConcept, arguments, [{"concept_id": i} for i in todo]):
         if row["error"]:
@@ -62,14 +66,8 @@ def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
 
 def training_gap(run_dir: RunDir) -> float | None:
     """Mean distance of a training adapter to its nearest other, as in `memory`; None for one."""
-    layout, normalisation = load_layout(run_dir)
-    ids, raw = load_blocks(run_dir, "train")
-    vectors = normalisation.apply(raw)[:, layout.mask]
-    gaps = torch.cdist(vectors, vectors) / vectors.shape[1] ** 0.5
-    names = np.array(ids)  # checkpoints of one concept are no others
-    gaps[torch.from_numpy(names[:, None] == names[None])] = float("inf")
-    nearest = gaps.amin(1)
-    return float(nearest.mean()) if torch.isfinite(nearest).all() else None
+    found = [gap for start, (_, gap) in load_nearest(run_dir).items() if start.method == COLLECTED]
+    return float(np.mean(found)) if np.isfinite(found).all() else None
 
 
 def summarise(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

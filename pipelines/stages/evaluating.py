@@ -49,7 +49,9 @@ from pipelines.stages.contenders import (
 from pipelines.stages.evaluation_tables import FOLDER, SCHEMAS
 from pipelines.stages.gans import load_adapter
 from pipelines.stages.judging import FAR, Judge, Judged
+from pipelines.stages.resemblance import Start, load_nearest
 from pipelines.stages.sources import COMPARED
+from pipelines.stages.trainer import FOLDER as ADAPTERS
 
 
 class Track(NamedTuple):
@@ -88,6 +90,7 @@ class EvaluateConcept(Contenders):
         super().__init__(config, run_dir)
         self.concepts = {c.concept_id: c for c in load_concepts(run_dir)}
         self.judge = Judge(self.config, run_dir)
+        self.nearest = load_nearest(run_dir)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         out: dict[str, list[str]] = {"concept_id": [], "error": []}
@@ -233,18 +236,15 @@ class EvaluateConcept(Contenders):
     ) -> list[dict[str, Any]]:
         """How far each generated adapter is from the nearest one it was trained on.
 
-        In normalised weights (root mean square) and in pictures (L1 between what the two draw):
-        arXiv 2506.07998 finds weight generators that only repeat their training set.
+        In normalised weights (root mean square) and in pictures (L1 between what the two draw).
         """
         tokens = [self.texts[concept.concept_id].tokens] * 2
         rows = []
         for method in self.generators(repeat):
             start = starts[method]
-            own = self.decoder.encode(start)
-            real = self.decoder.layout.mask.to(own.device)
-            gaps = (self.blocks - own)[:, real].square().mean(1).sqrt()
-            nearest = int(gaps.argmin())
-            both = stack([start, self.decoder.decode(self.blocks[nearest])])
+            nearest, distance = self.nearest[Start(concept.concept_id, repeat, method)]
+            other = load_adapter(self.run_dir, f"{ADAPTERS}/{nearest}")
+            both = stack([start, {k: v.to(self.device) for k, v in other.items()}])
             made = to_unit(
                 translate_all(self.translator, both, judged.source.to(self.device), tokens).cpu()
             )
@@ -252,8 +252,8 @@ class EvaluateConcept(Contenders):
                 {
                     **_about(concept, self.config.seed + repeat, len(judged.source)),
                     "method": method,
-                    "nearest": self.blocks_ids[nearest],
-                    "distance": float(gaps[nearest]),
+                    "nearest": nearest,
+                    "distance": distance,
                     "pictures": float((made[0] - made[1]).abs().mean()),
                     "nearest_l1": float((made[1] - to_unit(judged.edited)).abs().mean()),
                 }

@@ -26,9 +26,12 @@ from pipelines.config.schema import Config
 from pipelines.runtime.actors import map_actors
 from pipelines.runtime.log import Progress, log
 from pipelines.runtime.run_dir import ArtifactError, RunDir
+from pipelines.stages.gans import load_adapter
 from pipelines.stages.prediction import Predictor
+from pipelines.stages.trainer import FOLDER as ADAPTERS
+from pipelines.stages.training_set import TrainingSet
 from pipelines.stages.weight_generators import FOLDER
-from pipelines.stages.weights import drawn, load_blocks, load_layout
+from pipelines.stages.weights import drawn, load_layout
 
 BASIS_FILE = f"{FOLDER}/basis.safetensors"
 POINTS = (0.0, 0.5, 1.0)
@@ -57,9 +60,6 @@ class ConceptGradients(Predictor):
 
     def __init__(self, config: dict[str, Any], run_dir: RunDir) -> None:
         super().__init__(config, run_dir)
-        ids, raw = load_blocks(run_dir, "train")
-        collected = self.decoder.normalisation.apply(raw.to(self.device))
-        self.collected = dict(zip(ids, collected, strict=True))
         self.loss = image_loss(
             self.config,
             self.translator,
@@ -80,7 +80,7 @@ class ConceptGradients(Predictor):
         tokens, mask = (t.to(self.device) for t in pad_tokens([data.tokens]))
         text = TextBatch(tokens, mask, self.texts[concept_id].pooled[None].to(self.device))
         (start,) = self.predict([concept_id])
-        begun, end = self.decoder.encode(start), self.collected[concept_id]
+        begun, end = self.decoder.encode(start), self._collected(concept_id)
         out = []
         for part in POINTS:
             at = torch.lerp(begun, end, part)[None]
@@ -90,13 +90,18 @@ class ConceptGradients(Predictor):
             out.append(gradient[0].cpu().numpy())
         return np.stack(out)
 
+    def _collected(self, concept_id: str) -> torch.Tensor:
+        """Its last checkpoint, normalised [N, b]."""
+        adapter = load_adapter(self.run_dir, f"{ADAPTERS}/{concept_id}")
+        return self.decoder.encode({k: v.to(self.device) for k, v in adapter.items()})
+
 
 def fit_basis(config: Config, run_dir: RunDir) -> dict[str, Any]:
     """Write the basis, unless it is there; what the stage says of it."""
     if run_dir.exists(BASIS_FILE):
         return {}
     begun = time.perf_counter()
-    ids, _ = load_blocks(run_dir, "train")
+    ids = TrainingSet(run_dir).ids
     chosen = sorted(drawn(ids, config.refine.basis_concepts, config.seed))
     log(f"generator: a basis of the gradients over {len(chosen)} training concepts")
     progress = Progress("generator", len(chosen), "concepts")

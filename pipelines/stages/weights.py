@@ -166,20 +166,3 @@ def load_layout(run_dir: RunDir) -> tuple[BlockLayout, Normalisation]:
 
 def block_files(run_dir: RunDir) -> list[str]:
     return run_dir.files(f"{FOLDER}/blocks")
-
-
-def load_blocks(run_dir: RunDir, split: str) -> tuple[list[str], torch.Tensor]:
-    """concept_ids and raw blocks [M, N, b] of each concept's last checkpoint in one split."""
-    latest: dict[str, tuple[int, np.ndarray]] = {}
-    for name in block_files(run_dir):
-        table = run_dir.read_table(name)
-        arrays = to_numpy(table["blocks"])
-        keys = table.select(["concept_id", "checkpoint", "split"]).to_pylist()
-        for key, array in zip(keys, arrays, strict=True):
-            before = latest.get(key["concept_id"], (-1, array))[0]
-            if key["split"] == split and key["checkpoint"] > before:
-                latest[key["concept_id"]] = (key["checkpoint"], array)
-    ids = list(latest)
-    if not ids:
-        raise ArtifactError(f"{run_dir.url(FOLDER)} has no blocks of {split} concepts")
-    return ids, torch.from_numpy(np.stack([latest[i][1] for i in ids]))

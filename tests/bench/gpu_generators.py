@@ -63,7 +63,7 @@ def pack(words: dict[str, str]) -> None:
     from pipelines.stages.pairs import load_pairs
     from pipelines.stages.refiners import refiner_config
     from pipelines.stages.weight_generators import generator_config, members
-    from pipelines.stages.weights import load_blocks
+    from tests.collected import load_blocks
 
     count = int(words.pop("pairs", "10"))
     file = Path(words.pop("file"))

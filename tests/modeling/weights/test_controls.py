@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -13,11 +14,17 @@ from sklearn.kernel_ridge import KernelRidge as ReferenceRidge
 from torch import Tensor
 
 from modeling.weights.controls import (
+    BANDWIDTHS,
+    LANDMARKS,
+    RIDGES,
     ControlError,
     KernelRidge,
-    mean_adapter,
+    NearestRows,
+    WeightedSums,
+    gram,
+    landmarks_of,
     nearest_text,
-    noised_nearest,
+    noised,
     shuffled,
 )
 
@@ -37,15 +44,71 @@ def training() -> tuple[Tensor, Tensor]:
     return pooled, blocks.view(M, N, B)
 
 
-def test_mean_and_nearest(training: tuple[Tensor, Tensor]) -> None:
-    pooled, blocks = training
-    blocks = blocks.double()
-    torch.testing.assert_close(mean_adapter(blocks), blocks.sum(0) / M)
-    found, index = nearest_text(5 * pooled[7], pooled, blocks)  # cosine: length does not matter
-    assert index == 7 and torch.equal(found, blocks[7])
-    query = torch.randn(D, generator=torch.Generator().manual_seed(1))
-    similarity = (pooled @ query) / pooled.norm(dim=1)
-    assert nearest_text(query, pooled, blocks)[1] == int(similarity.argmax())
+def fitted_to(
+    pooled: Tensor,
+    blocks: Tensor,
+    ridges: Sequence[float] = RIDGES,
+    bandwidths: Sequence[float] = BANDWIDTHS,
+    landmarks: int = LANDMARKS,
+) -> KernelRidge:
+    chosen = landmarks_of(len(pooled), landmarks)
+    return KernelRidge.choose(pooled[chosen], gram(blocks[chosen].flatten(1)), ridges, bandwidths)
+
+
+def predicted(ridge: KernelRidge, queries: Tensor, pooled: Tensor, blocks: Tensor) -> Tensor:
+    return summed(ridge.weights(queries, pooled), blocks)
+
+
+def summed(weights: Tensor, blocks: Tensor, part: int = 7) -> Tensor:
+    sums = WeightedSums(weights, blocks.shape[1:])
+    for rows in blocks.split(part):
+        sums.add(rows)
+    return sums.finish()
+
+
+FAR = torch.full((1, D), 1e6)
+"""A query at which all kernels are 0, and the prediction the intercept."""
+
+
+def test_nearest_text(training: tuple[Tensor, Tensor]) -> None:
+    pooled, _ = training
+    assert nearest_text(5 * pooled[7:9], pooled).tolist() == [7, 8]  # cosine: lengths do not matter
+    query = torch.randn(1, D, generator=torch.Generator().manual_seed(1))
+    similarity = (pooled @ query[0]) / pooled.norm(dim=1)
+    assert nearest_text(query, pooled).tolist() == [int(similarity.argmax())]
+
+
+@pytest.mark.parametrize("part", [1, 7, M])
+def test_sums_of_parts_are_the_sum(training: tuple[Tensor, Tensor], part: int) -> None:
+    _, blocks = training
+    weights = torch.randn(3, M, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    wanted = torch.einsum("qm,mnb->qnb", weights, blocks.double()).float()
+    torch.testing.assert_close(summed(weights, blocks, part), wanted, **AS_FLOAT32)
+    assert (summed(weights, blocks, part)[:, -1, -3:] == 0).all()  # padding
+    few = WeightedSums(weights, (N, B))
+    few.add(blocks[:-1])
+    with pytest.raises(ControlError, match=f"{M - 1} rows of {M}"):
+        few.finish()
+
+
+@pytest.mark.parametrize("part", [1, 7, M])
+def test_the_nearest_row_of_parts(training: tuple[Tensor, Tensor], part: int) -> None:
+    _, blocks = training
+    rows = blocks.flatten(1)
+    near = rows[[3, 3, 20]] + torch.tensor([[1e-7], [0.5], [0.0]])
+    queries = torch.cat([near, torch.randn(2, N * B, generator=torch.Generator().manual_seed(3))])
+    own = [-1, -1, 20, -1, -1]
+    search = NearestRows(queries, own)
+    for some in rows.split(part):
+        search.add(some)
+    index, gap = search.finish()
+    gaps = (queries[:, None].double() - rows[None].double()).square().mean(2).sqrt()
+    gaps[2, 20] = float("inf")
+    assert index.tolist() == gaps.argmin(1).tolist() and index[:2].tolist() == [3, 3]
+    torch.testing.assert_close(gap, gaps.amin(1), rtol=1e-12, atol=0)
+    alone = NearestRows(queries[2:3], [0])
+    alone.add(rows[:1])
+    assert alone.finish()[0].tolist() == [-1] and alone.finish()[1].tolist() == [float("inf")]
 
 
 def test_noise_has_the_slots_deviation_and_spares_padding() -> None:
@@ -53,33 +116,39 @@ def test_noise_has_the_slots_deviation_and_spares_padding() -> None:
     blocks = torch.randn(30, 50, 100, generator=generator) * 0.01
     blocks[..., 50:] *= 100
     blocks[:, -1, -7:] = 0
-    pooled = torch.randn(30, D, generator=generator)
-    clean, index = nearest_text(pooled[3], pooled, blocks)
-    noised, same = noised_nearest(pooled[3], pooled, blocks, 0.5, seed=4)
-    assert same == index == 3
-    change = noised - clean
+    deviation = blocks.std(0, correction=0)
+    found = noised(blocks[3], deviation, 0.5, seed=4)
+    change = found - blocks[3]
     assert change[:, :50].std() == pytest.approx(0.005, rel=0.1)
     assert change[:, 50:].std() == pytest.approx(0.5, rel=0.1)
-    assert (noised[-1, -7:] == 0).all()
-    assert torch.equal(noised, noised_nearest(pooled[3], pooled, blocks, 0.5, seed=4)[0])
-    assert not torch.equal(noised, noised_nearest(pooled[3], pooled, blocks, 0.5, seed=5)[0])
-    assert torch.equal(clean, noised_nearest(pooled[3], pooled, blocks, 0.0, seed=4)[0])
+    assert (found[-1, -7:] == 0).all()
+    assert torch.equal(found, noised(blocks[3], deviation, 0.5, seed=4))
+    assert not torch.equal(found, noised(blocks[3], deviation, 0.5, seed=5))
+    assert torch.equal(blocks[3], noised(blocks[3], deviation, 0.0, seed=4))
 
 
 def test_ridge_agrees_with_scikit_learn(training: tuple[Tensor, Tensor]) -> None:
     pooled, blocks = training
-    ours = KernelRidge.fit(pooled, blocks, ridges=[0.3], bandwidths=[0.7])
+    ours = fitted_to(pooled, blocks, ridges=[0.3], bandwidths=[0.7])
     theirs = ReferenceRidge(alpha=0.3, kernel="rbf", gamma=ours.gamma)
-    targets = (blocks.double() - ours.intercept).flatten(1).numpy()
-    theirs.fit(pooled.double().numpy(), targets)
+    intercept = torch.einsum("m,mnb->nb", ours.weights(FAR, pooled)[0], blocks.double())
+    theirs.fit(pooled.double().numpy(), (blocks.double() - intercept).flatten(1).numpy())
     query = torch.randn(5, D, generator=torch.Generator().manual_seed(3))
-    expected = theirs.predict(query.double().numpy()).reshape(5, N, B) + ours.intercept.numpy()
-    np.testing.assert_allclose(ours.predict(query).numpy(), expected, **AS_FLOAT32)
-    np.testing.assert_allclose(ours.predict(query[0]).numpy(), expected[0], **AS_FLOAT32)
+    expected = theirs.predict(query.double().numpy()).reshape(5, N, B) + intercept.numpy()
+    found = predicted(ours, query, pooled, blocks)
+    np.testing.assert_allclose(found.numpy(), expected, **AS_FLOAT32)
+    weights = ours.weights(query, pooled)
+    torch.testing.assert_close(weights.sum(1), torch.ones(5, dtype=torch.float64))
     # what makes the intercept the optimal one
-    assert ours.alpha.sum(0).abs().max() < 1e-9
+    assert abs(theirs.dual_coef_.sum(0)).max() < 1e-9
     distance = torch.cdist(pooled.double(), pooled.double())[~torch.eye(M, dtype=torch.bool)]
     assert ours.gamma == pytest.approx(1 / (2 * (0.7 * float(distance.median())) ** 2), rel=1e-7)
+
+
+def test_products_are_about_the_mean(training: tuple[Tensor, Tensor]) -> None:
+    rows = training[1].flatten(1).double()
+    centred = rows - rows.mean(0)
+    torch.testing.assert_close(gram(training[1].flatten(1)), centred @ centred.T)
 
 
 @pytest.mark.parametrize(("ridge", "bandwidth"), [(0.01, 0.5), (0.3, 1.0), (3.0, 2.0)])
@@ -87,7 +156,7 @@ def test_leave_one_out_equals_brute_force(
     training: tuple[Tensor, Tensor], ridge: float, bandwidth: float
 ) -> None:
     pooled, blocks = training
-    fitted = KernelRidge.fit(pooled, blocks, [ridge], [bandwidth])
+    fitted = fitted_to(pooled, blocks, [ridge], [bandwidth])
     error = baseline = 0.0
     for i in range(M):
         rest = [j for j in range(M) if j != i]
@@ -108,9 +177,9 @@ def test_leave_one_out_equals_brute_force(
 def test_the_search_takes_the_best_of_the_grid(training: tuple[Tensor, Tensor]) -> None:
     pooled, blocks = training
     ridges, bandwidths = [0.01, 0.3, 3.0], [0.5, 2.0]
-    single = [KernelRidge.fit(pooled, blocks, [r], [h]) for r in ridges for h in bandwidths]
+    single = [fitted_to(pooled, blocks, [r], [h]) for r in ridges for h in bandwidths]
     best = max(single, key=lambda f: f.loo_r2)
-    searched = KernelRidge.fit(pooled, blocks, ridges, bandwidths)
+    searched = fitted_to(pooled, blocks, ridges, bandwidths)
     assert (searched.ridge, searched.gamma) == (best.ridge, best.gamma)
     assert searched.loo_r2 == pytest.approx(best.loo_r2)
     assert searched.loo_r2 > 0.1  # the text does tell something here
@@ -119,47 +188,49 @@ def test_the_search_takes_the_best_of_the_grid(training: tuple[Tensor, Tensor]) 
 def test_ridge_on_landmarks(training: tuple[Tensor, Tensor]) -> None:
     """On all rows it is the same; on fewer the best sum of their kernels, by least squares."""
     pooled, blocks = training
-    exact = KernelRidge.fit(pooled, blocks, [0.1], [0.7])
-    all_rows = exact._on_all(pooled, blocks)
-    torch.testing.assert_close(all_rows.predict(pooled), exact.predict(pooled), atol=1e-5, rtol=0)
-    few = KernelRidge.fit(pooled, blocks, [0.1], [0.7], landmarks=M // 2)
+    exact = fitted_to(pooled, blocks, [0.1], [0.7])
+    query = torch.randn(5, D, generator=torch.Generator().manual_seed(3))
+    on_all = exact._on_all(exact._kernel(query), pooled)
+    torch.testing.assert_close(on_all, exact.weights(query, pooled), atol=1e-6, rtol=0)
+    few = fitted_to(pooled, blocks, [0.1], [0.7], landmarks=M // 2)
     assert len(few.pooled) == M // 2 and few.ridge == 0.1
-
-    def objective(alpha: Tensor, intercept: Tensor) -> float:
-        fit = blocks.double() - intercept - torch.einsum("qm,mnb->qnb", few._kernel(pooled), alpha)
-        smooth = torch.einsum("mnb,mk,knb->", alpha, few._kernel(few.pooled), alpha)
-        return float(fit.square().sum() + few.ridge * smooth)
-
-    best = objective(few.alpha, few.intercept)
-    torch.manual_seed(0)
-    for scale in (1e-2, 1e-3):
-        for _ in range(5):
-            near = few.alpha + scale * torch.randn_like(few.alpha)
-            assert objective(near, few.intercept) > best
-            moved = few.intercept + scale * torch.randn_like(few.intercept)
-            assert objective(few.alpha, moved) > best
-    # the rows that are no landmarks count, too
-    subset = KernelRidge.fit(few.pooled.float(), blocks[_rows(few.pooled, pooled)], [0.1], [0.7])
-    assert objective(subset.alpha, subset.intercept) > best
+    weights = few.weights(torch.cat([pooled, few.pooled.float(), FAR]), pooled)
+    made = weights @ blocks.double().flatten(1)
+    fit, at_landmarks, intercept = made[:M], made[M:-1], made[-1]
+    # where the gradient of |y - f|² + ridge·αᵀKα by α and the intercept is 0; f = intercept + K·α
+    residual = blocks.double().flatten(1) - fit
+    smooth = few.ridge * (at_landmarks - intercept)
+    torch.testing.assert_close(few._kernel(pooled).T @ residual, smooth, atol=1e-8, rtol=0)
+    torch.testing.assert_close(residual.sum(0), torch.zeros_like(intercept), atol=1e-8, rtol=0)
+    # a sum of kernels at the landmarks, and of nothing else
+    kernel = few._kernel(few.pooled)
+    alpha = torch.linalg.solve(kernel, at_landmarks - intercept)
+    torch.testing.assert_close(few._kernel(pooled) @ alpha + intercept, fit, atol=1e-6, rtol=0)
 
 
-def _rows(some: Tensor, of: Tensor) -> Tensor:
-    return torch.cdist(some, of.double()).argmin(1)
+def test_landmarks_are_drawn_once() -> None:
+    assert landmarks_of(5).tolist() == list(range(5))
+    drawn = landmarks_of(100, 10)
+    assert len(set(drawn.tolist())) == 10 and drawn.equal(drawn.sort().values)
+    assert drawn.equal(landmarks_of(100, 10)) and drawn.tolist() != list(range(10))
 
 
 def test_ridge_limits(training: tuple[Tensor, Tensor]) -> None:
     pooled, blocks = training
-    flat = KernelRidge.fit(pooled, blocks, [1e9], [1.0])
-    mean = mean_adapter(blocks.double()).float()
-    torch.testing.assert_close(flat.predict(pooled[0]), mean, **AS_FLOAT32)
-    exact = KernelRidge.fit(pooled, blocks, [1e-10], [0.5])
-    torch.testing.assert_close(exact.predict(pooled), blocks, rtol=1e-4, atol=1e-4)
-    assert (KernelRidge.fit(pooled, blocks).predict(pooled)[:, -1, -3:] == 0).all()
-    same_text = KernelRidge.fit(pooled[:1].expand(M, D), blocks)
-    torch.testing.assert_close(same_text.predict(pooled[0]), mean, **AS_FLOAT32)
+    flat = fitted_to(pooled, blocks, [1e9], [1.0])
+    mean = blocks.double().mean(0, keepdim=True).float()
+    torch.testing.assert_close(predicted(flat, pooled[:1], pooled, blocks), mean, **AS_FLOAT32)
+    exact = fitted_to(pooled, blocks, [1e-10], [0.5])
+    found = predicted(exact, pooled, pooled, blocks)
+    torch.testing.assert_close(found, blocks, rtol=1e-4, atol=1e-4)
+    assert (predicted(fitted_to(pooled, blocks), pooled, pooled, blocks)[:, -1, -3:] == 0).all()
+    same = pooled[:1].expand(M, D)
+    same_text = fitted_to(same, blocks)
+    torch.testing.assert_close(predicted(same_text, pooled[:1], same, blocks), mean, **AS_FLOAT32)
     assert same_text.loo_r2 == pytest.approx(0, abs=1e-6)
-    constant = KernelRidge.fit(pooled, blocks[:1].expand(M, N, B))
-    torch.testing.assert_close(constant.predict(pooled), blocks[:1].expand(M, N, B))
+    alike = blocks[:1].expand(M, N, B)
+    found = predicted(fitted_to(pooled, alike), pooled, pooled, alike)
+    torch.testing.assert_close(found, alike)
 
 
 @settings(max_examples=60, deadline=None)
@@ -179,26 +250,27 @@ def test_shuffled_is_uniform() -> None:
 
 def test_bad_input(training: tuple[Tensor, Tensor]) -> None:
     pooled, blocks = training
+    products = gram(blocks.flatten(1))
     for ids in ([], ["one"]):
         with pytest.raises(ControlError, match="at least two"):
             shuffled(ids, 0)
     with pytest.raises(ControlError, match="repeat"):
         shuffled(["a", "a"], 0)
-    with pytest.raises(ControlError, match="no training adapters"):
-        mean_adapter(blocks[:0])
     with pytest.raises(ControlError, match="at least 1"):
-        nearest_text(pooled[0], pooled[:0], blocks[:0])
-    with pytest.raises(ControlError, match="query of shape"):
-        nearest_text(pooled[0, :3], pooled, blocks)
+        nearest_text(pooled[:1], pooled[:0])
+    with pytest.raises(ControlError, match="queries of shape"):
+        nearest_text(pooled[:1, :3], pooled)
     with pytest.raises(ControlError, match="noise scale"):
-        noised_nearest(pooled[0], pooled, blocks, -1.0, 0)
+        noised(blocks[0], blocks[0], -1.0, 0)
     with pytest.raises(ControlError, match="at least 2"):
-        KernelRidge.fit(pooled[:1], blocks[:1])
-    with pytest.raises(ControlError, match="must be"):
-        KernelRidge.fit(pooled[:3], blocks)
+        KernelRidge.choose(pooled[:1], products[:1, :1])
+    with pytest.raises(ControlError, match=r"not finite \[m, m\]"):
+        KernelRidge.choose(pooled[:3], products)
+    with pytest.raises(ControlError, match=r"not finite \[m, m\]"):
+        KernelRidge.choose(pooled, products * float("inf"))
     with pytest.raises(ControlError, match="positive"):
-        KernelRidge.fit(pooled, blocks, ridges=[0.0])
+        KernelRidge.choose(pooled, products, ridges=[0.0])
     with pytest.raises(ControlError, match="embeddings hold"):
-        KernelRidge.fit(pooled * torch.tensor(float("nan")), blocks)
-    with pytest.raises(ControlError, match="fitted on embeddings of 6"):
-        KernelRidge.fit(pooled, blocks).predict(pooled[:, :2])
+        KernelRidge.choose(pooled * torch.tensor(float("nan")), products)
+    with pytest.raises(ControlError, match=r"queries of shape \[24, 2\]"):
+        KernelRidge.choose(pooled, products).weights(pooled[:, :2], pooled)

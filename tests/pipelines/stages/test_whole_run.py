@@ -43,6 +43,7 @@ from pipelines.stages.contenders import OWN, PUBLISHED, UNREFINED, ZERO_REFINED
 from pipelines.stages.evaluation_tables import load_rows
 from pipelines.stages.image_pairs import Draws, ImagePairs, image_pools, wordings_of
 from pipelines.stages.pairs import load_pairs
+from tests.collected import load_blocks
 from tests.conftest import Finished
 from tests.rounding import rounding
 
@@ -449,10 +450,47 @@ def test_distance_to_the_nearest_training_adapter(run: RunDir, config: Config) -
     decoder = contenders.decoder
     mask = decoder.layout.mask
     flat = decoder.encode(own)[mask]
-    gaps = [(b[mask] - flat).square().mean().sqrt().item() for b in contenders.blocks]
+    ids, raw = load_blocks(run, "train")
+    collected = decoder.normalisation.apply(raw)
+    gaps = [(b[mask] - flat).square().mean().sqrt().item() for b in collected]
     assert row["distance"] == pytest.approx(min(gaps), rel=1e-4)
-    assert row["nearest"] == contenders.blocks_ids[gaps.index(min(gaps))]
+    assert row["nearest"] == ids[gaps.index(min(gaps))]
     assert run.read_json("evaluation/about.json")["training_gap"] > 0
+
+
+def test_controls_are_those_of_the_whole_collection(
+    run: RunDir, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Made in passes over its parts, however many concepts a pass is for."""
+    from modeling.weights.controls import KernelRidge, gram
+    from pipelines.stages import controls
+    from pipelines.stages.weights import load_layout
+
+    ids, raw = load_blocks(run, "train")
+    blocks, texts = load_layout(run)[1].apply(raw), load_text(run)
+    held = [c.concept_id for c in load_concepts(run) if c.split == config.adapt.split]
+    pooled = texts.pooled(ids)
+    ridge = KernelRidge.choose(pooled, gram(blocks.flatten(1)))
+    monkeypatch.setattr(controls, "HELD", 1)
+    monkeypatch.setattr(RunDir, "write", lambda self, name, data: written.update({name: data}))
+    written: dict[str, bytes] = {}
+    controls.write_controls(run, "again", held)
+    for concept_id in held:
+        made = controls.load_controls(run, "evaluation", concept_id)
+        for name, data in load(written[controls.file_of("again", concept_id)]).items():
+            torch.testing.assert_close(data, made[name], rtol=0, atol=1e-6)
+        query = texts.pooled([concept_id])
+        near = int(torch.cosine_similarity(query, pooled).argmax())
+        weights = ridge.weights(query, pooled)[0]
+        wanted = {
+            "mean adapter": blocks.double().mean(0).float(),
+            "deviation": blocks.double().std(0, correction=0).float(),
+            "nearest text": blocks[near],
+            "ridge": torch.einsum("m,mnb->nb", weights, blocks.double()).float(),
+        }
+        assert made.keys() == wanted.keys()
+        for name, value in wanted.items():
+            torch.testing.assert_close(made[name], value, rtol=0, atol=1e-6)
 
 
 def test_evaluation_scores_images_that_no_training_saw(run: RunDir, config: Config) -> None:
@@ -513,7 +551,7 @@ def test_damaged_files_are_named(finished: Finished, config: Config, tmp_path: P
     from pipelines.stages.gans import load_adapter
     from pipelines.stages.pairs import load_pairs
     from pipelines.stages.weight_generators import load_generator
-    from pipelines.stages.weights import load_blocks, load_layout
+    from pipelines.stages.weights import load_layout
 
     finished.copy(tmp_path / "run")
     run = RunDir(str(tmp_path / "run"))
@@ -633,7 +671,6 @@ def test_two_workers_train_one_weight_generator(
 
 
 def test_fewer_concepts_are_a_part_of_more(finished: Finished, ray: None, tmp_path: Path) -> None:
-    from pipelines.stages.weights import load_blocks
 
     words = finished.copy(tmp_path / "run")
     run = RunDir(str(tmp_path / "run"))
@@ -660,7 +697,6 @@ def test_cached_batches_are_a_share_of_one_global_order(run: RunDir, ray: None) 
     import ray.data
 
     from pipelines.runtime.ingest import cached_batches
-    from pipelines.stages.weights import load_blocks
 
     ids, blocks = load_blocks(run, "train")
     own = dict(zip(ids, blocks, strict=True))
@@ -681,7 +717,6 @@ def test_streamed_batches_see_every_row_in_an_epoch(run: RunDir, ray: None) -> N
     import ray.data
 
     from pipelines.runtime.ingest import streamed_batches
-    from pipelines.stages.weights import load_blocks
 
     ids, blocks = load_blocks(run, "train")
     own = dict(zip(ids, blocks, strict=True))
