@@ -40,7 +40,7 @@ from pipelines.stages.contenders import (
     ZERO_REFINED,
     regimes,
 )
-from pipelines.stages.controls import FROM_COLLECTION, write_controls
+from pipelines.stages.controls import write_controls
 
 
 def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
@@ -57,8 +57,8 @@ def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
     progress = Progress("compare", len(names), "jobs", len(names) - len(todo))
     arguments = {"config": config_tree.to_dict(config), "run_dir": run_dir}
     bad = []
-    if todo and set(config.compare.methods) & set(FROM_COLLECTION):
-        write_controls(run_dir, FOLDER, everything)
+    if todo:
+        write_controls(run_dir, FOLDER, everything, config.compare.methods)
     for row in map_actors(config, CompareMethods, arguments, [{"job": j} for j in todo]):
         if row["error"]:
             bad.append({"key": row["job"], "reason": row["error"]})

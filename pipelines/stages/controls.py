@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load, save
 
 from modeling.weights.controls import (
+    ControlError,
     KernelRidge,
     WeightedSums,
     gram,
@@ -24,11 +25,13 @@ from modeling.weights.controls import (
 from modeling.weights.normalisation import Normalisation, NormalisationSums
 from pipelines.runtime.log import log
 from pipelines.runtime.run_dir import RunDir
+from pipelines.runtime.stage_table import StageError
 from pipelines.stages.concepts import load_text
 from pipelines.stages.training_set import TrainingSet
 from pipelines.stages.weights import load_layout
 
-FROM_COLLECTION = ("mean adapter", "nearest text", "noised nearest", "ridge")
+RIDGE = "ridge"
+FROM_COLLECTION = ("mean adapter", "nearest text", "noised nearest", RIDGE)
 """Controls that are made of the training adapters."""
 SHARED = "shared"
 HELD = 2**29
@@ -39,8 +42,15 @@ def file_of(folder: str, concept_id: str) -> str:
     return f"{folder}/controls/{concept_id}.safetensors"
 
 
-def write_controls(run_dir: RunDir, folder: str, concept_ids: Sequence[str]) -> None:
-    """Those of the concepts that are not there; raises ControlError with one training adapter."""
+def write_controls(
+    run_dir: RunDir, folder: str, concept_ids: Sequence[str], methods: Sequence[str]
+) -> None:
+    """Those of the methods that are made of the collection, unless all are there.
+
+    Raises StageError for a ridge regression on one training adapter.
+    """
+    if not set(methods) & set(FROM_COLLECTION):
+        return
     there = set(run_dir.files(f"{folder}/controls"))
     if {file_of(folder, i) for i in (*concept_ids, SHARED)} <= there:
         return
@@ -50,12 +60,15 @@ def write_controls(run_dir: RunDir, folder: str, concept_ids: Sequence[str]) -> 
     texts = load_text(run_dir)
     pooled, queries = texts.pooled(training.ids), texts.pooled(concept_ids)
     nearest = [training.ids[int(i)] for i in nearest_text(queries, pooled)]
-    ridge = _ridge(training, normalisation, pooled)
+    ridge = _ridge(training, normalisation, pooled) if RIDGE in methods else None
     sums = NormalisationSums.empty(layout)
     size = max(1, HELD // (8 * layout.mask.numel()))
     for at in range(0, len(concept_ids), size):
         group = slice(at, at + size)
-        predicted = WeightedSums(ridge.weights(queries[group], pooled), layout.mask.shape)
+        weights = (
+            ridge.weights(queries[group], pooled) if ridge else pooled.new_zeros(0, len(pooled))
+        )
+        predicted = WeightedSums(weights.double(), layout.mask.shape)
         for part in training.parts():
             blocks = normalisation.apply(part)
             predicted.add(blocks)
@@ -63,8 +76,9 @@ def write_controls(run_dir: RunDir, folder: str, concept_ids: Sequence[str]) -> 
                 sums.add(blocks)
         made, rows = predicted.finish(), training.rows(set(nearest[group]))
         for i, concept_id in enumerate(concept_ids[group]):
-            near = normalisation.apply(rows[nearest[at + i]])
-            tensors = {"nearest text": near, "ridge": made[i].contiguous()}
+            tensors = {"nearest text": normalisation.apply(rows[nearest[at + i]])}
+            if ridge:
+                tensors[RIDGE] = made[i].contiguous()
             run_dir.write(file_of(folder, concept_id), save(tensors))
     shared = {"mean adapter": sums.mean, "deviation": (sums.m2 / sums.count).sqrt()}
     run_dir.write(file_of(folder, SHARED), save({k: v.float() for k, v in shared.items()}))
@@ -95,4 +109,7 @@ def _ridge(
             rows[first : first + len(inside)] = blocks.flatten(1).numpy()
             seen += len(part)
         products = gram(torch.from_numpy(rows))
-    return KernelRidge.choose(pooled[chosen], products)
+    try:
+        return KernelRidge.choose(pooled[chosen], products)
+    except ControlError as error:
+        raise StageError(f"the control {RIDGE!r}: {error}") from error

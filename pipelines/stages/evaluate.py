@@ -19,7 +19,7 @@ from pipelines.runtime.actors import map_actors
 from pipelines.runtime.log import Progress, log
 from pipelines.runtime.run_dir import RunDir
 from pipelines.runtime.stage_graph import record_errors
-from pipelines.stages.controls import FROM_COLLECTION, write_controls
+from pipelines.stages.controls import write_controls
 from pipelines.stages.evaluating import EvaluateConcept
 from pipelines.stages.evaluation_tables import FOLDER, SCHEMAS, load_rows
 from pipelines.stages.judging import features_of
@@ -33,8 +33,7 @@ def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
     progress = Progress("evaluate", len(ids), "concepts", len(ids) - len(todo))
     bad = []
     if todo:
-        if set(config.evaluate.controls) & set(FROM_COLLECTION):
-            write_controls(run_dir, FOLDER, ids)
+        write_controls(run_dir, FOLDER, ids, config.evaluate.controls)
         find_nearest(config, run_dir, ids)
     arguments = {"config": config_tree.to_dict(config), "run_dir": run_dir}
     for row in map_actors(config, EvaluateConcept, arguments, [{"concept_id": i} for i in todo]):

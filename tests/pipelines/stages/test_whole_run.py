@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load, load_file
 
 from modeling.editors.registry import make_editor
 from modeling.editors.sources import load_source
@@ -474,7 +474,7 @@ def test_controls_are_those_of_the_whole_collection(
     monkeypatch.setattr(controls, "HELD", 1)
     monkeypatch.setattr(RunDir, "write", lambda self, name, data: written.update({name: data}))
     written: dict[str, bytes] = {}
-    controls.write_controls(run, "again", held)
+    controls.write_controls(run, "again", held, ["ridge"])
     for concept_id in held:
         made = controls.load_controls(run, "evaluation", concept_id)
         for name, data in load(written[controls.file_of("again", concept_id)]).items():
