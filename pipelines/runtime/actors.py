@@ -16,7 +16,7 @@ WROTE = "wrote"
 """A column of every actor's rows: see `_telling`."""
 
 if TYPE_CHECKING:
-    from ray.data import ActorPoolStrategy
+    from ray.data import ActorPoolStrategy, Dataset
 
 
 def map_actors(
@@ -55,9 +55,24 @@ def map_actors(
         num_cpus=cores,
         num_gpus=share or None,
     )
-    for row in results.iter_rows():
+    for row in _rows(results):
         ledger.add(json.loads(row.pop(WROTE) or "{}"))
         yield row
+
+
+def _rows(results: Dataset) -> Iterator[dict[str, Any]]:
+    """As iter_rows, without its statistics.
+
+    It sends all that is known of every block to an actor every few seconds: of 17,000 rows that
+    took half of the driver's time, and more with each.
+    """
+    import ray
+    from ray.data.block import BlockAccessor
+
+    for bundle in results.iter_internal_ref_bundles():
+        for block in ray.get(bundle.block_refs):
+            rows: Iterator[Any] = BlockAccessor.for_block(block).iter_rows(public_row_format=True)
+            yield from map(dict, rows)
 
 
 def _telling(actor: type) -> type:
