@@ -1,4 +1,4 @@
-"""How long until work goes on: `python -m tests.rehearsal.kills concepts=N [storage=s3] [rows=6400]`.
+"""How long until work goes on: `python -m tests.rehearsal.kills concepts=N [storage=s3] [rows=N]`.
 
 On a rehearsal's run whose stage `gans` is finished: its last adapters are deleted, the stage begun
 again, and while it makes them, one after another: a worker is killed, the command is killed and
@@ -104,10 +104,7 @@ def main(given: list[str]) -> int:
     own = dict(word.partition("=")[::2] for word in given)
     count, kind = int(own["concepts"]), own.get("storage", "local")
     home = Path(own.get("at", tempfile.gettempdir())) / f"rehearsal-{count}"
-    with storage(kind, home, float(own.get("delay", 0.02)) if kind == "s3" else 0.0) as (
-        uri,
-        store,
-    ):
+    with storage(kind, home, float(own.get("delay", 0.02))) as (uri, store):
         settings = words(count, uri)
         run = RunDir(load_config(settings).run_dir)
         done = [f.split("/")[1] for f in run.files(FOLDER) if f.endswith("/metrics.json")]
