@@ -259,9 +259,12 @@ class RunDir:
 
     def listing(self, folder: str) -> dict[str, Listed]:
         """The same with what the listing says of each, which asks for no file by itself."""
-        if not self.exists(folder):
+        if self.local and not self.exists(folder):
             return {}
-        there = self._asked("read", folder, self.fs.find, self.path(folder), detail=True)
+        try:
+            there = self._asked("read", folder, self.fs.find, self.path(folder), detail=True)
+        except FileNotFoundError:
+            return {}
         found = {
             path[len(self.root) + 1 :]: info
             for path, info in sorted(there.items())

@@ -148,7 +148,8 @@ class EditConcept(EditActor):
     def write(self, concept: Concept) -> dict[str, Any]:
         """Make what is missing of a concept's images; returns `about` (see `load_about`)."""
         wanted = list(self.splits) if concept.adapter else self.train(self.config.images.paired)
-        tables = list(self._parts(concept))
+        parts = self.run_dir.files(_parts_of(concept.concept_id))
+        tables = list(self._usable_parts(parts))
         done = {i for table in tables for i in json.loads(table.schema.metadata[b"images"])}
         missing = [i for i in wanted if i not in done]
         size = self.config.editing.part
@@ -159,13 +160,15 @@ class EditConcept(EditActor):
             if len(wanted) > size:
                 name = f"{_parts_of(concept.concept_id)}/{_part_name(images[0])}.parquet"
                 self.run_dir.write_table(name, table)
+                parts.append(name)
         rows = pa.concat_tables(tables)
         about = _gathered(tables, rows, wanted, self.editor.name, self.splits)
         about["dropped"] = self._unusable(about, wanted)
         # with the file, so that a stopped stage does not forget them
         rows = rows.sort_by("image_id").replace_schema_metadata({"about": json.dumps(about)})
         self.run_dir.write_table(file_of(concept.concept_id), rows)
-        self.run_dir.delete(_parts_of(concept.concept_id))
+        if parts:
+            self.run_dir.delete(_parts_of(concept.concept_id))
         return about
 
     def edit(self, concept: Concept, images: list[str]) -> pa.Table:
@@ -212,9 +215,9 @@ class EditConcept(EditActor):
             return f"{kept} of {len(wanted)} images are left, less than editing.least_images"
         return ""
 
-    def _parts(self, concept: Concept) -> Iterator[pa.Table]:
-        """What an actor that died left of this concept, if the same editor made it."""
-        for name in self.run_dir.files(_parts_of(concept.concept_id)):
+    def _usable_parts(self, names: Sequence[str]) -> Iterator[pa.Table]:
+        """What an actor that died left of a concept, if the same editor made it."""
+        for name in names:
             try:
                 table = self.run_dir.read_table(name)
             except ArtifactError:

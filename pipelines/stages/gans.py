@@ -13,8 +13,6 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import numpy as np
-
 from modeling.targets.adapter_training import ConceptData, Trained, to_unit, train_adapters
 from modeling.targets.convergence import kept_steps
 from modeling.targets.lora import CONFIG_FILE, WEIGHTS_FILE, Adapter, from_bytes, to_files
@@ -115,21 +113,22 @@ def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
     progress = Progress("gans", len(ids), "concepts", len(ids) - len(todo))
     arguments = {"config": config_tree.to_dict(config), "run_dir": run_dir, "steps": steps}
     rows = [{"concept_id": i} for i in todo]
-    bad, scores = [], []
+    bad: list[dict[str, str]] = []
+    scores: dict[str, dict[str, Any]] = {}
+    total = 0.0
     batch = config.gans.concepts_per_batch
     for row in map_actors(config, CollectAdapters, arguments, rows, batch):
         if row["error"]:
             bad.append({"key": row["concept_id"], "reason": row["error"]})
         else:
-            scores.append(row["l1"])
-        progress.add(
-            bad=bool(row["error"]), note=f"validation L1 {np.mean(scores):.3f}" if scores else ""
-        )
+            scores[str(row["concept_id"])] = row
+            total += row["l1"]
+        note = f"validation L1 {total / len(scores):.3f}" if scores else ""
+        progress.add(bad=bool(row["error"]), note=note)
     record_errors(config, run_dir, "gans", bad, len(ids))
-    there = set(run_dir.files(FOLDER))
-    done = [i for i in ids if f"{FOLDER}/{i}/metrics.json" in there]
-    metrics = zip(done, all_metrics(run_dir, done), strict=True)
-    failures = [i for i, m in metrics if m["l1"] >= m["identity"]]
+    before = sorted(set(ids) - set(todo))
+    scores |= {m["concept_id"]: m for m in all_metrics(run_dir, before)}
+    failures = [i for i in ids if i in scores and scores[i]["l1"] >= scores[i]["identity"]]
     trained = len(ids) - len(bad)
     log(f"gans: {trained - len(failures)} of {trained} adapters beat doing nothing on validation")
     return {"steps": steps, "adapters": trained, "not better than identity": failures}

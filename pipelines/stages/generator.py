@@ -41,6 +41,7 @@ from pipelines.stages.weight_generators import (
     members,
     text_batch,
 )
+from pipelines.stages.weights import FOLDER as WEIGHTS
 from pipelines.stages.weights import block_files, load_layout
 
 
@@ -48,7 +49,7 @@ def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
     import ray.data
 
     files = block_files(run_dir)
-    size = sum(run_dir.size(f) for f in files)
+    size = sum(one.size for one in run_dir.listing(f"{WEIGHTS}/blocks").values())
     cached = size <= CACHE_BYTES
     pools = image_pools(config, run_dir)  # by the run's seed, like the adapters that are used
     out: dict[str, Any] = {}

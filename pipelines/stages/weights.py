@@ -7,7 +7,6 @@ beside it the layout (JSON) and the normalisation (safetensors), fitted on train
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any, cast
@@ -30,7 +29,7 @@ from pipelines.runtime.stage_graph import record_errors
 from pipelines.runtime.tensors import to_numpy
 from pipelines.stages.base import load_base
 from pipelines.stages.concepts import load_concepts, with_adapter
-from pipelines.stages.gans import load_adapter
+from pipelines.stages.gans import all_metrics, load_adapter
 from pipelines.stages.trainer import FOLDER as ADAPTERS
 
 FOLDER = "weights"
@@ -132,12 +131,11 @@ def checkpoint_rows(config: Config, run_dir: RunDir) -> list[dict[str, Any]]:
     if count > len(train):
         raise ConfigError(f"weights.concepts={count}: only {len(train)} concepts have an adapter")
     chosen = drawn(train, count, config.seed)
-    for concept in concepts:
-        if concept.split == "train" and concept.concept_id not in chosen:
-            continue
+    kept = [c for c in concepts if c.split != "train" or c.concept_id in chosen]
+    metrics = all_metrics(run_dir, [c.concept_id for c in kept])
+    for concept, about in zip(kept, metrics, strict=True):
         home = f"{ADAPTERS}/{concept.concept_id}"
-        metrics = json.loads(run_dir.read(f"{home}/metrics.json"))
-        folders = {int(metrics["steps"]): home}
+        folders = {int(about["steps"]): home}
         for name in of[concept.concept_id]:
             if name.startswith(f"{home}/step-"):
                 folder = name.rsplit("/", 1)[0]

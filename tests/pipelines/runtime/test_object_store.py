@@ -58,6 +58,7 @@ def test_a_listing_has_sizes_and_stamps(run: RunDir) -> None:
     folder = run.path("adapters")
     run.fs.pipe({f"{folder}/{i:05d}/metrics.json": b"x" * (1 + i % 7) for i in range(count)})
     run.fs.pipe({f"{folder}/.hidden": b"x", run.path("other/file"): b"x"})
+    run.fs.pipe({run.path("adapters-2/file"): b"x", run.path("adapters.json"): b"x"})
     listed = run.listing("adapters")
     assert list(listed) == [f"adapters/{i:05d}/metrics.json" for i in range(count)]
     assert [one.size for one in listed.values()] == [1 + i % 7 for i in range(count)]
@@ -65,6 +66,7 @@ def test_a_listing_has_sizes_and_stamps(run: RunDir) -> None:
     assert all(stamps) and len(set(stamps)) == 7
     run.write("adapters/00000/metrics.json", b"y")
     assert run.listing("adapters")["adapters/00000/metrics.json"].stamp != stamps[0]
+    assert list(run.listing("adapters.json")) == ["adapters.json"] and not run.listing("none")
     run.delete("adapters")
     assert not run.files("adapters") and run.exists("other/file")
 
