@@ -19,12 +19,6 @@ PHOTO_BYTES = 1.7
 
 FLOAT = 4
 
-NUMBER_BYTES = FLOAT
-"""What a number of text.parquet takes in the memory of a process that reads it."""
-
-LARGE = 16e9
-"""Bytes of memory that a note warns of."""
-
 MOMENTS = 2
 """What Adam keeps beside each weight."""
 

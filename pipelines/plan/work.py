@@ -14,9 +14,10 @@ from modeling.targets.convergence import kept_steps
 from pipelines.config.derived import exact_editor, resolve_editor
 from pipelines.config.schema import Config
 from pipelines.plan.counts import ConceptCounts, candidate_editors, edits, image_splits
-from pipelines.plan.shapes import FLOAT, LARGE, MOMENTS, NUMBER_BYTES, Shapes, png_bytes
+from pipelines.plan.shapes import FLOAT, MOMENTS, Shapes, png_bytes
 from pipelines.runtime.pool import planned_actors
 from pipelines.runtime.session import threads_per_actor, threads_per_worker
+from pipelines.runtime.text_table import MAPPED
 from pipelines.stages.adapt import scored_steps
 from pipelines.stages.contenders import SHUFFLED, regimes
 from pipelines.stages.gradients import PAIRS, POINTS
@@ -86,7 +87,7 @@ def _concepts(config: Config, shapes: Shapes, counts: ConceptCounts) -> StageWor
         "concepts",
         f"{texts:,} texts",
         (Work("texts embedded", texts, "texts"),),
-        texts * (TOKENS + 1) * shapes.text_dim * FLOAT,
+        _text_bytes(shapes, counts),
     )
 
 
@@ -156,13 +157,19 @@ def workers_of(config: Config, workers: int) -> Pool:
 
 
 def _texts_loaded(shapes: Shapes, counts: ConceptCounts, pool: Pool, times: int = 1) -> Work:
-    """Every process reads all texts for itself: with more processes it takes no less long."""
-    return Work("texts loaded", counts.texts * pool.devices * times, "load", pool.devices)
+    """Every process reads all texts for itself, at once; many are unpacked by one of a node."""
+    processes = 1 if _text_bytes(shapes, counts) > MAPPED else pool.devices
+    return Work("texts loaded", counts.texts * processes * times, "load", processes)
+
+
+def _text_bytes(shapes: Shapes, counts: ConceptCounts) -> float:
+    return counts.texts * (TOKENS + 1) * shapes.text_dim * FLOAT
 
 
 def _memory(shapes: Shapes, counts: ConceptCounts) -> tuple[str, ...]:
-    size = counts.texts * (TOKENS + 1) * shapes.text_dim * NUMBER_BYTES
-    return (f"each process needs {size / 1e9:,.0f} GB to load the texts",) if size > LARGE else ()
+    size = _text_bytes(shapes, counts)
+    told = f"each node unpacks {size / 1e9:,.1f} GB of texts into its temporary folder ($TMPDIR)"
+    return (told,) if size > MAPPED else ()
 
 
 def collection_steps(config: Config) -> int:
