@@ -11,7 +11,8 @@ import io
 import re
 import sys
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
+from functools import cache
 
 from pipelines.commandline import help as help_texts
 from pipelines.commandline.commands import Command
@@ -169,9 +170,11 @@ def _stages(command: str, words: list[str], config: Config) -> int:
     with foreign_output_to_file(), alone:
         if config.redo:
             redo(config, run, config.redo)
-        with ray_session(config, run):
+        with ExitStack() as session:
+            begin = cache(lambda: session.enter_context(ray_session(config, run)))
             for name in names:
-                run_stage(config, run, name)
+                # Ray takes seconds to start: a finished stage does not need it, nor a report
+                run_stage(config, run, name, before=begin if name != "report" else lambda: None)
                 if name == "pairs":
                     check_edited(config, run, names)
             if command == "compare" and finished(run, "report"):  # has one section more then

@@ -13,7 +13,7 @@ import importlib
 import json
 import subprocess
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -204,9 +204,12 @@ def _check_config(
         )
 
 
-def run_stage(config: Config, run: RunDir, name: str) -> None:
+def run_stage(
+    config: Config, run: RunDir, name: str, before: Callable[[], object] = lambda: None
+) -> None:
     """Run one stage unless its finished work still holds.
 
+    before: called once it is clear that the stage has to run.
     Raises StageError if what it needs is not there, ConfigError if the run directory holds work
     made with another configuration.
     """
@@ -249,6 +252,7 @@ def run_stage(config: Config, run: RunDir, name: str) -> None:
                 f"{name} was begun on other inputs than are there now: give redo=[{name}]"
             )
         log(f"{name}: continuing where it was stopped")
+    before()
     record = {"stage": name, "config": wanted, "inputs": inputs, **provenance()}
     run.write_json(_started(name), record)
     run.write("config.yaml", config_tree.to_yaml(config).encode())

@@ -6,8 +6,8 @@ run_318e9d6.tar.xz holds all stages but the report, made by commit 318e9d6 with 
 from __future__ import annotations
 
 import tarfile
-from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +15,7 @@ import torch
 from modeling.targets.lora import WEIGHTS_FILE, from_bytes
 from pipelines.__main__ import main
 from pipelines.config.load import load_config
+from pipelines.config.schema import Config
 from pipelines.config.tree import to_dict
 from pipelines.runtime.run_dir import RunDir
 from pipelines.runtime.stage_graph import made_with
@@ -50,7 +51,11 @@ def old(tmp_path: Path) -> RunDir:
 @pytest.fixture
 def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is left to do for which Ray would be needed."""
-    monkeypatch.setattr("pipelines.runtime.session.ray_session", lambda config, run: nullcontext())
+
+    def started(config: Config, run: RunDir) -> Any:
+        raise AssertionError("Ray has been started")
+
+    monkeypatch.setattr("pipelines.runtime.session.ray_session", started)
 
 
 def test_its_stages_are_finished_and_its_report_is_made(
