@@ -192,10 +192,14 @@ class RunDir:
         changed = _stamp(info) or next((info[key] for key in times if info.get(key)), "")
         return f"{info['size']} {changed}"
 
-    def read(self, name: str) -> bytes:
-        """Bytes of a file; ArtifactError if it is not there, or its store does not give it."""
+    def read(self, name: str, large: bool = False) -> bytes:
+        """Bytes of a file; ArtifactError if it is not there, or its store does not give it.
+
+        large: its size is worth a request, as several then read at once.
+        """
+        options = {} if large else self.once
         try:
-            return bytes(self._asked("read", name, self.fs.cat_file, self.path(name), **self.once))
+            return bytes(self._asked("read", name, self.fs.cat_file, self.path(name), **options))
         except FileNotFoundError as error:
             raise self._missing(name) from error
 
@@ -290,9 +294,11 @@ class RunDir:
     def write_json(self, name: str, value: Any) -> None:
         self.write(name, (json.dumps(value, indent=2, sort_keys=True) + "\n").encode())
 
-    def read_table(self, name: str, columns: list[str] | None = None) -> pa.Table:
+    def read_table(
+        self, name: str, columns: list[str] | None = None, large: bool = False
+    ) -> pa.Table:
         """A whole Parquet file; ArtifactError names it if it is missing or damaged."""
-        data = self.read(name)
+        data = self.read(name, large)
         try:
             return pq.read_table(pa.BufferReader(data), columns=columns)
         except (pa.ArrowException, OSError) as error:

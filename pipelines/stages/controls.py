@@ -34,7 +34,7 @@ RIDGE = "ridge"
 FROM_COLLECTION = ("mean adapter", "nearest text", "noised nearest", RIDGE)
 """Controls that are made of the training adapters."""
 SHARED = "shared"
-HELD = 2**29
+HELD = 2**30
 """Bytes of predictions that a pass makes; more take several."""
 
 

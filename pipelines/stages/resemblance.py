@@ -30,7 +30,7 @@ COLLECTED = "collected"
 """Instead of a method: rows of training adapters, each with its nearest other."""
 DRAWN = 256
 """Training adapters whose nearest other is looked for, of more."""
-HELD = 2**29
+HELD = 2**30
 """Bytes of generated adapters that are compared in one pass over the collection."""
 SCHEMA = pa.schema(
     [

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import numpy as np
 import torch
 
 from pipelines.runtime.run_dir import READERS, ArtifactError, RunDir
 from pipelines.runtime.tensors import to_numpy
 from pipelines.stages.weights import FOLDER, block_files
+
+AHEAD = 3
+"""Parts of 128 MiB that are read at once."""
 
 
 class TrainingSet:
@@ -46,11 +49,17 @@ class TrainingSet:
         ]
 
     def parts(self) -> Iterator[torch.Tensor]:
-        """[c, N, b], of all ids in order."""
-        for name, rows in self._of:
-            if rows:
-                arrays = to_numpy(self.run_dir.read_table(name, ["blocks"])["blocks"])
-                yield torch.from_numpy(arrays[rows])
+        """[c, N, b], of all ids in order; the next ones are read meanwhile."""
+        some = [(name, rows) for name, rows in self._of if rows]
+        with ThreadPoolExecutor(AHEAD) as threads:
+            coming = deque(threads.submit(self._part, *one) for one in some[:AHEAD])
+            for i in range(len(some)):
+                yield coming.popleft().result()
+                coming.extend(threads.submit(self._part, *one) for one in some[i + AHEAD :][:1])
+
+    def _part(self, name: str, rows: list[int]) -> torch.Tensor:
+        table = self.run_dir.read_table(name, ["blocks"], large=True)
+        return torch.from_numpy(to_numpy(table["blocks"])[rows])
 
     def rows(self, wanted: Collection[str]) -> dict[str, torch.Tensor]:
         """[N, b] of some ids; reads no part without one."""
@@ -60,6 +69,6 @@ class TrainingSet:
             ids = self.ids[at : at + len(rows)]
             at += len(rows)
             if here := [k for k, i in enumerate(ids) if i in wanted]:
-                arrays = to_numpy(self.run_dir.read_table(name, ["blocks"])["blocks"])
-                out |= {ids[k]: torch.from_numpy(np.array(arrays[rows[k]])) for k in here}
+                blocks = self._part(name, [rows[k] for k in here])
+                out |= {ids[k]: one.clone() for k, one in zip(here, blocks, strict=True)}
         return out
