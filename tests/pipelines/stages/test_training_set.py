@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,8 +32,9 @@ def run(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RunDir]:
         yield filled(RunDir(str(tmp_path)))
         return
     with object_store():
-        fsspec.filesystem("s3").mkdir("training-set")
-        yield filled(RunDir("s3://training-set/run"))
+        bucket = f"set-{uuid.uuid4().hex}"
+        fsspec.filesystem("s3").mkdir(bucket)
+        yield filled(RunDir(f"s3://{bucket}/run"))
 
 
 def value(concept_id: str, step: int) -> np.ndarray:
