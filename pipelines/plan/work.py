@@ -140,7 +140,7 @@ def _base(config: Config, shapes: Shapes, counts: ConceptCounts) -> StageWork:
         ),
         FLOAT * trained * (1 + 1 + MOMENTS),
         pool,
-        notes=_memory(shapes, counts),
+        notes=_unpacked(shapes, counts),
     )
 
 
@@ -166,7 +166,7 @@ def _text_bytes(shapes: Shapes, counts: ConceptCounts) -> float:
     return counts.texts * (TOKENS + 1) * shapes.text_dim * FLOAT
 
 
-def _memory(shapes: Shapes, counts: ConceptCounts) -> tuple[str, ...]:
+def _unpacked(shapes: Shapes, counts: ConceptCounts) -> tuple[str, ...]:
     size = _text_bytes(shapes, counts)
     told = f"each node unpacks {size / 1e9:,.1f} GB of texts into its temporary folder ($TMPDIR)"
     return (told,) if size > MAPPED else ()
@@ -194,10 +194,7 @@ def _gans(config: Config, shapes: Shapes, counts: ConceptCounts, actors: Pool) -
         ),
         adapters * kept * shapes.adapter_bytes,
         pool,
-        notes=(
-            *(() if g.steps else (f"gans.steps=0: taken as gans.pilot_steps={g.pilot_steps}",)),
-            *_memory(shapes, counts),
-        ),
+        notes=(() if g.steps else (f"gans.steps=0: taken as gans.pilot_steps={g.pilot_steps}",)),
     )
 
 
@@ -275,7 +272,6 @@ def _generator(
         stored,
         workers_of(config, most),
         starts,
-        _memory(shapes, counts),
     )
 
 
@@ -293,7 +289,6 @@ def _adapt(config: Config, shapes: Shapes, counts: ConceptCounts, actors: Pool) 
         ),
         stored,
         pool,
-        notes=_memory(shapes, counts),
     )
 
 
@@ -354,5 +349,4 @@ def _evaluate(config: Config, shapes: Shapes, counts: ConceptCounts, actors: Poo
         tuple(w for w in work if w.count),
         concepts * (2 + 2 * methods) * config.report.pictures * png_bytes(config),
         pool,
-        notes=_memory(shapes, counts),
     )

@@ -39,6 +39,8 @@ READERS = 32
 FIRST_WAIT = 0.5
 """Seconds until a store is asked again; doubled each time."""
 ATTEMPTS = 6
+PATIENT = 12
+"""Attempts, two minutes of them, once a store has answered this process: it is away for a while."""
 LATER = (
     *("slowdown", "slow down", "reduce your request rate", "throttl", "too many requests"),
     *("timed out", "timeout", "temporarily", "unavailable", "connection reset"),
@@ -52,6 +54,11 @@ LATER = (
     ),
 )
 """What stores say, whatever the type of the error, when the same may succeed later."""
+AWAY = (
+    *("could not connect", "cannot connect", "connection refused", "connection was closed"),
+    *("server disconnected", "connection aborted", "broken pipe", "network is unreachable"),
+)
+"""Said of a store that is not there: of one that has never answered, the address may be wrong."""
 ANSWERS = (
     *(FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError),
     *(NotImplementedError, TypeError, pa.ArrowException),
@@ -65,9 +72,14 @@ beside it, which Amazon sends, and SeaweedFS does not."""
 T = TypeVar("T")
 
 
-def _passes(error: BaseException) -> bool:
+_reached: set[str] = set()
+"""Stores that have answered this process, by the URI of the run."""
+
+
+def _passes(error: BaseException, known: bool) -> bool:
     text = f"{type(error).__name__} {error}".lower()
-    return not isinstance(error, ANSWERS) and any(word in text for word in LATER)
+    words = (*LATER, *AWAY) if known else LATER
+    return not isinstance(error, ANSWERS) and any(word in text for word in words)
 
 
 def _held_back(error: BaseException | None) -> bool:
@@ -146,19 +158,25 @@ class RunDir:
     def _asked(self, what: str, name: str, call: Callable[..., T], *args: Any, **keys: Any) -> T:
         """A call of the file system; a store's errors, which have types of its own, in a sentence.
 
-        A store that throttles, or does not answer in time, is asked again. what: "read".
+        A store that throttles, or does not answer in time, is asked again; so is one that has
+        answered before and is not there now. what: "read".
         """
         if self.local:
             return call(*args, **keys)
+        known = self.uri in _reached
         asked = Retrying(
-            retry=retry_if_exception(_passes),
+            retry=retry_if_exception(lambda error: _passes(error, known)),
             wait=wait_exponential(multiplier=FIRST_WAIT, max=30 * FIRST_WAIT),
-            stop=stop_after_attempt(ATTEMPTS),
+            stop=stop_after_attempt(PATIENT if known else ATTEMPTS),
             reraise=True,
         )
         try:
-            return asked(call, *args, **keys)
-        except ANSWERS:
+            answer = asked(call, *args, **keys)
+            _reached.add(self.uri)
+            return answer
+        except ANSWERS as error:
+            if isinstance(error, OSError):
+                _reached.add(self.uri)
             raise
         except Exception as error:
             reason = getattr(error, "strerror", None) or one_line(error)

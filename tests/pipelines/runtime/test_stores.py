@@ -35,6 +35,7 @@ class Store(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.answers: list[tuple[int, str, str]] = []
         self.asked = 0
+        self.away = False
 
     @property
     def url(self) -> str:
@@ -48,6 +49,9 @@ class Handler(BaseHTTPRequestHandler):
     def answer(self) -> None:
         self.rfile.read(int(self.headers.get("Content-Length") or 0))
         self.server.asked += 1
+        if self.server.away:
+            self.close_connection = True
+            return
         answers = self.server.answers
         status, code, message = answers.pop(0) if len(answers) > 1 else answers[0]
         body = b"" if self.command == "PUT" else b"[1]"
@@ -80,6 +84,7 @@ def store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Store]:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     monkeypatch.setattr(run_dir, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(run_dir, "_reached", set())
     fsspec.get_filesystem_class("s3").clear_instance_cache()
     yield store
     store.shutdown()
@@ -140,6 +145,26 @@ def test_a_store_that_throttles_is_asked_again(call: str, store: Store) -> None:
     store.answers = [SLOW] * 5 + [(200, "", "")]
     CALLS[call](RunDir("s3://bucket/run"))
     assert store.asked >= 6
+
+
+@pytest.mark.parametrize("call", ["read", "write", "files", "create", "writing"])
+def test_a_store_that_goes_away_is_waited_for(
+    call: str, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.answers, run = [(200, "", "")], RunDir("s3://bucket/run")
+    monkeypatch.setattr(run_dir, "FIRST_WAIT", 0.1)
+    run.read("a")
+    store.away = True
+    back = threading.Timer(1.0, lambda: setattr(store, "away", False))
+    back.start()
+    if call == "files":  # which wants a listing for an answer
+        store.answers = [(404, "NoSuchKey", "not there")]
+    CALLS[call](run)
+    assert not store.away
+    monkeypatch.setattr(run_dir, "PATIENT", 2)
+    store.away = True
+    with pytest.raises(ArtifactError, match="cannot be"):
+        CALLS[call](run)
 
 
 def test_what_is_not_there_is_no_failure(store: Store) -> None:
