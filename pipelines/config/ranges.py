@@ -194,6 +194,7 @@ RATES = (
     "plan.texts_per_s",
     "plan.texts_loaded_per_s",
     "plan.files_per_s",
+    "plan.requests_per_s",
     "plan.write_mb_per_s",
 )
 

@@ -7,11 +7,15 @@ from dataclasses import replace
 
 from pipelines.config.error import ConfigError
 from pipelines.config.schema import Config
+from pipelines.plan.bookkeeping import Bookkeeping, books_of
 from pipelines.plan.counts import candidate_editors, concept_counts
 from pipelines.plan.outcome import Row
 from pipelines.plan.rates import Rates, edit_rate
 from pipelines.plan.shapes import Shapes
 from pipelines.plan.work import StageWork, actors_of, work_of
+
+LONG = 60
+"""Seconds of bookkeeping that a plan speaks of."""
 
 
 def with_editors(config: Config, rates: Rates) -> Rates:
@@ -42,11 +46,13 @@ def cluster_devices(config: Config) -> tuple[str, int]:
 
 
 def rows_of(config: Config, shapes: Shapes, rates: Rates) -> list[Row]:
-    stages = work_of(config, shapes, rates.weights, concept_counts(config))
-    return [row_of(config, stage, rates) for stage in stages]
+    counts = concept_counts(config)
+    stages = work_of(config, shapes, rates.weights, counts)
+    books = books_of(config, shapes, counts)
+    return [row_of(config, stage, rates, books.get(stage.stage)) for stage in stages]
 
 
-def row_of(config: Config, stage: StageWork, rates: Rates) -> Row:
+def row_of(config: Config, stage: StageWork, rates: Rates, books: Bookkeeping | None = None) -> Row:
     kind, whole = cluster_devices(config)
     count, notes = stage.pool.devices, list(stage.notes)
     if stage.pool.gpus:
@@ -71,6 +77,11 @@ def row_of(config: Config, stage: StageWork, rates: Rates) -> Row:
         flops += work.count * rate.flops
     in_use = math.ceil(count * stage.pool.gpus) if stage.pool.gpus else count
     wall += stage.starts * config.plan.overhead_s
+    kept = books.seconds(config) if books else 0.0
+    wall += kept
+    if kept > LONG:
+        assert books
+        notes.append(f"bookkeeping: {books.requests:,} requests, {kept / 60:,.0f} min")
     if kind == "GPU" and not stage.pool.gpus:
         busy = 0.0
         if wall > 600:
@@ -94,4 +105,5 @@ def row_of(config: Config, stage: StageWork, rates: Rates) -> Row:
         held * config.plan.price if config.plan.price else None,
         basis,
         notes,
+        {"requests": books.requests, "mb": books.mb, "seconds": kept} if books else {},
     )

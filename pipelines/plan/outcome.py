@@ -26,6 +26,8 @@ class Row:
     basis: dict[str, list[str]]
     """Where rates come from, what takes longest first → the names of the rates."""
     notes: list[str] = field(default_factory=list)
+    books: dict[str, float] = field(default_factory=dict)
+    """requests, mb and seconds of the driver's bookkeeping; seconds are in wall_hours."""
 
 
 @dataclass(frozen=True)

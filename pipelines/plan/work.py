@@ -207,9 +207,8 @@ def _weights(config: Config, shapes: Shapes, counts: ConceptCounts) -> StageWork
     return StageWork(
         "weights",
         f"{rows:,} rows of {layout.n_blocks} blocks × {layout.block_size}",
-        (Work("files read", rows + adapters, "read"), Work("MB written", stored / 1e6, "write")),
+        (Work("files read", rows, "read"), Work("MB written", stored / 1e6, "write")),
         stored,
-        # weights, and the metrics of each
         replace(actors_of(config).at_most(-(-rows // 64)), gpus=0.0),
     )
 

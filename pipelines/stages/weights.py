@@ -33,6 +33,8 @@ from pipelines.stages.gans import all_metrics, load_adapter
 from pipelines.stages.trainer import FOLDER as ADAPTERS
 
 FOLDER = "weights"
+PART = 2**27
+"""Bytes of blocks in a file."""
 
 
 class ToBlocks:
@@ -68,7 +70,7 @@ def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
     run_dir.write(f"{FOLDER}/layout.json", layout.to_json().encode())
     rows = checkpoint_rows(config, run_dir)
     sums, bad, count = NormalisationSums.empty(layout), [], 0
-    per_file = max(1, 2**27 // (4 * layout.n_blocks * layout.block_size))
+    per_file = max(1, PART // (4 * layout.n_blocks * layout.block_size))
     for part, table in enumerate(_block_tables(config, run_dir, layout, rows, per_file)):
         bad += [
             {"key": r["folder"], "reason": r["error"]}

@@ -26,6 +26,7 @@ from pipelines.config.load import load_config
 from pipelines.config.schema import Config
 from pipelines.plan import calibration
 from pipelines.plan.alternatives import changed
+from pipelines.plan.bookkeeping import books_of, files_of
 from pipelines.plan.command import make_plan
 from pipelines.plan.counts import concept_counts, edits, image_splits
 from pipelines.plan.estimate import rows_of, with_editors
@@ -34,6 +35,8 @@ from pipelines.plan.rates import Rates, assumed, edit_rate
 from pipelines.plan.shapes import Shapes
 from pipelines.plan.work import Pool
 from pipelines.runtime import pool
+from pipelines.runtime.run_dir import READERS, RunDir
+from pipelines.runtime.stage_table import BY_NAME
 from pipelines.stages.sources import split_images
 from tests.conftest import Finished
 
@@ -93,7 +96,7 @@ def test_tiny_by_hand() -> None:
     gans = found["gans"].counts
     assert gans["images trained on"] == 15 * 6 * 4
     assert gans["images drawn"] == 2 * 15 * 2
-    assert found["weights"].counts["files read"] == 15 * 2
+    assert found["weights"].counts["files read"] == 15
     n, b = shapes.layout.n_blocks, shapes.layout.block_size
     assert found["weights"].stored_bytes == 15 * n * b * 4
     assert found["base"].counts["images trained on"] == 12 * 8
@@ -116,7 +119,8 @@ def test_tiny_by_hand() -> None:
     seconds += gans["MB written"] / rates.table["write"].per_second
     seconds += gans["texts loaded"] / rates.table["load"].per_second
     assert found["gans"].busy_hours == pytest.approx(seconds / 3600)
-    assert found["gans"].wall_hours == pytest.approx((seconds / 2 + 5) / 3600)
+    seconds = seconds / 2 + 5 + found["gans"].books["seconds"]
+    assert found["gans"].wall_hours == pytest.approx(seconds / 3600)
 
 
 def test_what_a_finished_run_left_is_what_was_planned(finished: Finished) -> None:
@@ -130,6 +134,12 @@ def test_what_a_finished_run_left_is_what_was_planned(finished: Finished) -> Non
     assert adapters == counts.train + counts.of("val")
     assert len(list(finished.folder.glob("adapted/*/timings.json"))) == counts.of("test")
 
+    planned_files = files_of(config, shapes, counts)
+    for stage in ("concepts", "pairs", "base", "gans", "weights", "adapt", "evaluate", "report"):
+        run, listed = RunDir(str(finished.folder)), BY_NAME[stage].outputs
+        left = sum(len(run.files(out)) for out in listed)
+        assert left == pytest.approx(planned_files[stage], abs=3), stage
+
     def stored(folder: str, pattern: str) -> int:
         return sum(f.stat().st_size for f in (finished.folder / folder).rglob(pattern))
 
@@ -142,11 +152,31 @@ def test_what_a_finished_run_left_is_what_was_planned(finished: Finished) -> Non
         assert found[stage].stored_bytes == pytest.approx(stored(folder, pattern), rel=0.35), stage
 
 
+def test_books_grow_with_the_counts_and_no_faster() -> None:
+    """Twice the concepts, at most twice the requests; a store's are slower than a disk's."""
+    words = ["preset=paper", "images.path=."]
+    config, shapes, _ = planned(*words)
+    counts = concept_counts(config)
+    many = replace(counts, train=2 * counts.train)
+    one, two = books_of(config, shapes, counts), books_of(config, shapes, many)
+    for stage in one:
+        assert one[stage].requests <= two[stage].requests <= 2 * one[stage].requests
+    assert two["gans"].requests > 1.5 * one["gans"].requests
+    gans = one["gans"]
+    disk = changed(config, {"plan.files_per_s": 1000.0})
+    assert gans.seconds(config) > 10 * gans.seconds(disk) > 0
+    # READERS at once, as long as the client keeps up
+    weights, fast = one["weights"], changed(config, {"plan.requests_per_s": 1e9})
+    waited = weights.asked / 10 + weights.read / (READERS * 10) + weights.mb / 100
+    assert weights.seconds(fast) == pytest.approx(waited)
+
+
 @settings(max_examples=20, deadline=None)
 @given(st.integers(1, 6))
 def test_twice_the_gpus_take_half_the_time_and_as_many_hours(times: int) -> None:
     config, shapes, rates = planned("preset=tiny", *CLUSTER)
-    config = changed(config, {"plan.overhead_s": 0.0, "plan.texts_loaded_per_s": 1e12})
+    fast = ("texts_loaded_per_s", "files_per_s", "requests_per_s", "write_mb_per_s")
+    config = changed(config, {"plan.overhead_s": 0.0, **{f"plan.{key}": 1e12 for key in fast}})
     rates = assumed(config, shapes)
     config = changed(config, {"cluster.actors": 1, "cluster.gpus_per_node": 8 * times})
     wide = changed(config, {"cluster.actors": times})
