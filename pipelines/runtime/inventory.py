@@ -1,7 +1,8 @@
 """The files of a stage: what they are, what is recorded of them, and whether both still agree.
 
 A file's record is "SIZE:CRC", in a store that stamps contents "SIZE:CRC:STAMP". Contents are
-checked where they are written: what this process or its actors wrote is not read once more.
+checked where they are written: what this process or its actors wrote is not read once more, and of
+what an earlier command wrote to such a store the stamp alone is taken, "SIZE::STAMP".
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ def inventory(
 ) -> dict[str, str]:
     """The record of every file the stage wrote; with verify "size" "SIZE:".
 
-    What is recorded with the stamp that it has is not read. One listing an output has all sizes
-    and stamps.
+    One listing an output has all sizes and stamps. In a store only a file is read whose stamp is
+    not the recorded one.
     """
     listed = {n: one for out in stage.outputs for n, one in run.listing(out).items()}
     if verify == "size":
@@ -44,10 +45,12 @@ def inventory(
 
     def told(name: str) -> str:
         size, stamp = listed[name]
-        written = ledger.known(run.url(name), size)
-        before = recorded.get(name, "").split(":")
-        if stamp and not written and len(before) == 3 and before[::2] == [str(size), stamp]:
-            return recorded[name]
+        before, written = recorded.get(name, "::"), ledger.known(run.url(name), size)
+        then, crc, stamped = _parts(before)
+        if stamp and (then, stamped) == (str(size), stamp):
+            return before
+        if stamp and not written and not crc:  # nothing to compare contents with
+            return f"{size}::{stamp}"
         written = written or run.checksum(name, size)
         return f"{written}:{stamp}" if stamp else written
 
@@ -61,8 +64,22 @@ def unchanged(recorded: str, now: str | None) -> bool:
     """Equal as far as both say; None: the file is gone."""
     if now is None:
         return False
-    (size, crc), (size_now, crc_now) = (text.split(":")[:2] for text in (recorded, now))
-    return size == size_now and (crc == crc_now or not crc or not crc_now)
+    (size, crc, stamp), (size_now, crc_now, stamp_now) = _parts(recorded), _parts(now)
+    for then, there in ((crc, crc_now), (stamp, stamp_now)):
+        if then and there:
+            return size == size_now and then == there
+    return size == size_now
+
+
+def _parts(record: str) -> tuple[str, str, str]:
+    size, crc, stamp = (*record.split(":"), "", "")[:3]
+    return size, crc, stamp
+
+
+def told_by(record: str) -> str:
+    """Size, and what tells contents apart: their CRC, else the store's stamp."""
+    size, crc, stamp = _parts(record)
+    return f"{size}:{crc or stamp}"
 
 
 def record_files(run: RunDir, name: str, files: Mapping[str, str]) -> dict[str, Any]:

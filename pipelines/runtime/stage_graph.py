@@ -30,7 +30,14 @@ from pipelines.config.sections.finetune import Refine
 from pipelines.config.sections.scoring import Starts
 from pipelines.runtime import ledger
 from pipelines.runtime.heartbeat import beating, forget
-from pipelines.runtime.inventory import files_of, inventory, record_files, table_of, unchanged
+from pipelines.runtime.inventory import (
+    files_of,
+    inventory,
+    record_files,
+    table_of,
+    told_by,
+    unchanged,
+)
 from pipelines.runtime.log import log
 from pipelines.runtime.run_dir import RunDir
 from pipelines.runtime.stage_table import BY_NAME, FEATURES, SOURCES, STAGES, Stage, StageError
@@ -115,11 +122,7 @@ def _identity(config: Mapping[str, Any], files: Mapping[str, str]) -> str:
     list of pictures: what came of them is in the pairs.
     """
     left_out = (*TIMED, SOURCES)
-    kept = {
-        f: ":".join(s.split(":")[:2])
-        for f, s in files.items()
-        if f.rpartition("/")[2] not in left_out
-    }
+    kept = {f: told_by(s) for f, s in files.items() if f.rpartition("/")[2] not in left_out}
     text = json.dumps([config, kept], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -225,7 +228,7 @@ def run_stage(
         _check_config(run, BY_NAME[need], marker, depends_on(BY_NAME[need], config))
         if need in stage.needs:
             inputs[need] = identity(run, marker)
-    marker, known = finished(run, name), {}
+    marker, known = finished(run, name), dict[str, str]()
     if marker is not None:
         _check_config(run, stage, marker, wanted)
         if marker["inputs"] != inputs:
@@ -243,7 +246,7 @@ def run_stage(
         for path in sorted({"/".join(path.split("/")[:2]) for path in bad}):
             run.delete(path)
         run.delete(_marker(name))
-        known = {f: s for f, s in there.items() if f not in bad}
+        known = recorded
     if run.exists(_started(name)):
         started = run.read_json(_started(name))
         _check_config(run, stage, started, wanted)

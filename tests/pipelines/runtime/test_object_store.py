@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import fsspec
+import numpy as np
+import pyarrow as pa
 import pytest
 
-from pipelines.runtime.run_dir import PIECE, ArtifactError, RunDir
+from pipelines.runtime.run_dir import FOOTER, PIECE, ArtifactError, RunDir
 from pipelines.runtime.run_lock import RunInUseError, holder, locked
 from tests.object_store import in_environment, object_store, seaweedfs
 
@@ -78,6 +80,20 @@ def test_a_folder_made_by_hand_is_no_file(run: RunDir) -> None:
     assert run.files("adapters") == []
     run.write("adapters/c/metrics.json", b"x")
     assert run.files("adapters") == ["adapters/c/metrics.json"]
+
+
+def test_a_footer_is_read_alone(run: RunDir) -> None:
+    table = pa.table({"a": np.arange(200_000)})
+    for name, about in (("short", "x"), ("long", "x" * 2 * FOOTER)):
+        run.write_table(name, table.replace_schema_metadata({"about": about}))
+        assert run.read_schema(name).metadata[b"about"] == about.encode()
+    run.write_table("small", pa.table({"a": [1]}))
+    assert run.read_schema("small").names == ["a"]
+    whole = run.read("short")
+    run.write("short", whole[: len(whole) // 2])
+    for name, why in (("short", "damaged"), ("none", "missing")):
+        with pytest.raises(ArtifactError, match=f"{name} is {why}"):
+            run.read_schema(name)
 
 
 def test_one_of_many_creates_a_file(run: RunDir) -> None:

@@ -269,13 +269,61 @@ def test_a_store_is_asked_for_no_file_that_it_vouches_for(
     assert not asked["cat_file"]  # it knows what it wrote
     asked.clear()
     world("one", words=(f"verify={verify}",))
-    assert +asked == {"find": 1, "info": 1}
+    assert +asked == {"find": 1}
     assert world.runs["one"] == 1
     world.run.write("out1/1", b"OUT1 0 1")  # as long as it was
     world("one", words=(f"verify={verify}",))
     assert world.runs["one"] == (2 if verify == "content" else 1)
     world("two", words=(f"verify={verify}",))  # its input is what it was
     assert world.runs["two"] == 1
+
+
+def test_a_store_vouches_for_what_an_earlier_command_wrote(
+    in_store: tuple[World, Counter[str]],
+) -> None:
+    """A stage that was stopped reads nothing again, and yet knows when a file is another."""
+    world, asked = in_store
+    one = world.modules["one"]
+    one.fails = RuntimeError("killed")
+    with pytest.raises(RuntimeError, match="killed"):
+        world("one")
+    one.fails = None
+    world("one", "two")
+    assert one.made == ["out1/0", "out1/1", "out1/2"] and not asked["cat_file"]
+    records = files_of(world.run, world.run.read_json("stages/one.json"))
+    assert [len(r.split(":")[1]) for r in records.values()] == [0, 0, 8]
+    world("one", "two")
+    assert (world.runs["one"], world.runs["two"]) == (2, 1)
+    sound = world.run.read("out1/1")
+    world.run.write("out1/1", b"OUT1 0 1")
+    world("one", "two")  # made again as it was, so that `two` need not be
+    assert world.run.read("out1/1") == sound
+    assert (world.runs["one"], world.runs["two"]) == (3, 1)
+
+
+@pytest.mark.parametrize(
+    ("recorded", "now", "same"),
+    [
+        ("3:aa", "3:aa", True),
+        ("3:aa", "3:bb", False),
+        ("3:aa", "4:aa", False),
+        ("3:", "3:bb", True),
+        ("3:", "4:bb", False),
+        ("3:aa", "3:", True),
+        ("3:aa:s", "3:aa:t", True),
+        ("3:aa:s", "3:bb:s", False),
+        ("3::s", "3::s", True),
+        ("3::s", "3::t", False),
+        ("3::s", "3:bb:t", False),
+        ("3::s", "3:bb:s", True),
+        ("3::s", "3:bb", True),  # copied to a disk: nothing says anything of its contents
+        ("3::s", None, False),
+        ("", "3:aa", False),
+        (":", "3:aa", False),
+    ],
+)
+def test_equal_as_far_as_both_say(recorded: str, now: str | None, same: bool) -> None:
+    assert inventories.unchanged(recorded, now) is same
 
 
 def test_a_run_that_is_copied_into_a_store_is_read_once(
