@@ -9,7 +9,10 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
+PIECE = 2**22
+"""Bytes of a file that are checked at once."""
 _kept: dict[str, str] | None = None
 
 
@@ -35,10 +38,15 @@ def wrote(uri: str, data: bytes) -> None:
         _kept[uri] = f"{len(data)}:{zlib.crc32(data):08x}"
 
 
-def forget(uri: str) -> None:
-    """It is being written in another way."""
-    if _kept is not None:
-        _kept.pop(uri, None)
+def wrote_file(uri: str, path: Path) -> None:
+    """The same of a file on this machine."""
+    if _kept is None:
+        return
+    size, crc = 0, 0
+    with path.open("rb") as file:
+        while piece := file.read(PIECE):
+            size, crc = size + len(piece), zlib.crc32(piece, crc)
+    _kept[uri] = f"{size}:{crc:08x}"
 
 
 def taken() -> dict[str, str]:

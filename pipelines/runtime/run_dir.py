@@ -32,8 +32,6 @@ FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 """What a folder answers that is not ours to write, such as a checkout in a read-only image."""
 
 
-PIECE = 2**22
-"""Bytes of a file that are checked at once."""
 FOOTER = 2**16
 """Bytes at a Parquet file's end that nearly always hold its footer."""
 READERS = 32
@@ -233,6 +231,7 @@ class RunDir:
         else:
             with self.writing(name) as file:
                 file.write(data)
+            return
         ledger.wrote(self.url(name), data)
 
     @contextmanager
@@ -241,11 +240,11 @@ class RunDir:
 
         Raises as `write`. For an object store the pieces wait on the local disk.
         """
-        ledger.forget(self.url(name))
         if not self.local:
             with tempfile.NamedTemporaryFile() as spool:
                 yield spool
                 spool.flush()
+                ledger.wrote_file(self.url(name), Path(spool.name))
                 self._asked("written", name, self.fs.put_file, spool.name, self.path(name))
             return
         target = Path(self.path(name))
@@ -257,6 +256,7 @@ class RunDir:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
+            ledger.wrote_file(self.url(name), part)
             os.replace(part, target)
         except OSError as error:
             if error.filename is not None and Path(error.filename) not in (part, *target.parents):
@@ -401,12 +401,12 @@ class RunDir:
         return f"{read}:{crc:08x}"
 
     def _pieces(self, name: str, size: int) -> Iterator[bytes]:
-        if not self.local and size <= PIECE:  # one request
+        if not self.local and size <= ledger.PIECE:  # one request
             yield self.read(name)
             return
         try:
             with self._asked("read", name, self.fs.open, self.path(name), "rb") as file:
-                while piece := self._asked("read", name, file.read, PIECE):
+                while piece := self._asked("read", name, file.read, ledger.PIECE):
                     yield piece
         except FileNotFoundError as error:
             raise self._missing(name) from error

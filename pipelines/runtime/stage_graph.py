@@ -239,6 +239,11 @@ def run_stage(
         there = inventory(run, stage, config.verify, recorded)
         bad = sorted(f for f, s in recorded.items() if not unchanged(s, there.get(f)))
         if not bad:
+            if there != recorded and not run.local and config.verify == "content":
+                # copied into a store: with its stamps, so that contents are read this once
+                stamped = {**marker, "identity": identity(run, marker)}
+                stamped.pop("files", None)
+                run.write_json(_marker(name), stamped | record_files(run, name, there))
             log(f"{name}: finished earlier, {len(there)} files verified")
             return
         log(f"{name}: {len(bad)} of its files are missing or changed ({bad[0]}): making them again")

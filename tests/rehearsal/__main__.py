@@ -106,7 +106,8 @@ def measured(
 ) -> dict[str, Any]:
     """A stage's command, and the same once more; without its marker, if it is there already."""
     done = run.exists(f"stages/{stage}.json")
-    run.delete(f"stages/{stage}.json")
+    for name in (f"stages/{stage}.json", f"stages/{stage}.started.json"):
+        run.delete(name)
     made = told(stage, given, store, log)
     left = left_by(run, stage)
     again = told(stage, given, store, log)

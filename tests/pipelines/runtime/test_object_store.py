@@ -12,7 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipelines.runtime.run_dir import FOOTER, PIECE, ArtifactError, RunDir
+from pipelines.runtime.ledger import PIECE
+from pipelines.runtime.run_dir import FOOTER, ArtifactError, RunDir
 from pipelines.runtime.run_lock import RunInUseError, holder, locked
 from tests.object_store import in_environment, object_store, seaweedfs
 

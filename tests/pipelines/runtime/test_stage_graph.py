@@ -339,6 +339,9 @@ def test_a_run_that_is_copied_into_a_store_is_read_once(
     here, world.run = world.run, there
     world("one", "two")
     assert asked["cat_file"] == 6 and world.runs == {"one": 1, "two": 1, "three": 0, "side": 0}
+    asked.clear()
+    world("one", "two")
+    assert not asked["cat_file"] and (world.runs["one"], world.runs["two"]) == (1, 1)
     for name in there.files("stages"):
         here.write(name, there.read(name))
     world.run = here
