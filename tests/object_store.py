@@ -105,7 +105,8 @@ def _wait(process: subprocess.Popen[bytes], port: int, log: Path, seconds: float
         client = boto3.client("s3")
         while True:
             try:
-                with suppress(client.exceptions.BucketAlreadyExists):
+                taken = client.exceptions
+                with suppress(taken.BucketAlreadyExists, taken.BucketAlreadyOwnedByYou):
                     client.create_bucket(Bucket="is-it-there")
                 client.put_object(Bucket="is-it-there", Key="yes", Body=b"1")
                 return
