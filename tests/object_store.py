@@ -68,7 +68,7 @@ def seaweedfs(folder: Path, keep: bool = False) -> Iterator[str]:
             [
                 *(program, "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={folder}"),
                 *("-filer", "-s3", f"-s3.config={config}", "-master.telemetry=false"),
-                "-volume.preStopSeconds=0",
+                *("-volume.preStopSeconds=0", "-s3.port.iceberg=0", "-s3.port.lance=0"),
                 *("-master.volumeSizeLimitMB=1024", "-master.volumePreallocate=false"),
                 *("-volume.max=64", *(f"-{name}={port}" for name, port in ports.items())),
             ],

@@ -49,12 +49,19 @@ class Bookkeeping:
         """Of the driver: actors and workers wait meanwhile."""
         p = config.plan
         one = 1 / p.files_per_s
-        at_once = max(1 / (READERS * p.files_per_s), 1 / p.requests_per_s)
-        return self.asked * one + self.read * at_once + self.mb / p.write_mb_per_s
+        return self.asked * one + self.read / at_once(config) + self.mb / p.write_mb_per_s
 
 
-def books_of(config: Config, shapes: Shapes, counts: ConceptCounts) -> dict[str, Bookkeeping]:
-    """By stage."""
+def at_once(config: Config) -> float:
+    """Small files a second that a process reads by READERS threads: a disk's, or a store's."""
+    p = config.plan
+    return max(p.files_per_s, min(READERS * p.files_per_s, p.requests_per_s))
+
+
+def books_of(
+    config: Config, shapes: Shapes, counts: ConceptCounts, resumed: bool = False
+) -> dict[str, Bookkeeping]:
+    """By stage; resumed: of one that was stopped when all its rows were done."""
     files = files_of(config, shapes, counts)
     adapters, held = counts.train + counts.of("val"), counts.of(config.adapt.split)
     asked: Mapping[str, int] = {
@@ -62,10 +69,13 @@ def books_of(config: Config, shapes: Shapes, counts: ConceptCounts) -> dict[str,
         "adapt": 2 * held,  # which are there; what each took
         "evaluate": pages(files["adapt"]) + held + len(SCHEMAS) * held,
     }
+    read: Mapping[str, int] = {"weights": adapters, "report": adapters}
+    if resumed:  # what became of each row
+        read = {**read, "pairs": counts.full + counts.paired, "gans": adapters}
     return {
         name: Bookkeeping(
             COMMAND + 2 * len(ancestors(name)) + 2 * pages(files[name]) + asked.get(name, 0),
-            adapters if name in ("weights", "report") else 0,
+            read.get(name, 0),
             files[name] * RECORD / 1e6,
         )
         for name in files

@@ -12,6 +12,7 @@ from modeling.cost import GeneratorCost, stable_diffusion
 from modeling.editors.registry import EXACT
 from pipelines.config.error import ConfigError
 from pipelines.config.schema import Config
+from pipelines.plan.bookkeeping import at_once
 from pipelines.plan.counts import candidate_editors
 from pipelines.plan.shapes import Shapes
 from pipelines.plan.work import Pool, actors_of, workers_of
@@ -106,7 +107,7 @@ def assumed(config: Config, shapes: Shapes) -> Rates:
         out.table[f"edit {editor}"] = edit_rate(config, editor, actor)
     out.table["texts"] = Rate(p.texts_per_s, "assumed: plan.texts_per_s")
     out.table["load"] = Rate(p.texts_loaded_per_s, "assumed: plan.texts_loaded_per_s")
-    out.table["read"] = Rate(p.files_per_s, "assumed: plan.files_per_s")
+    out.table["read"] = Rate(at_once(config), "assumed: plan.files_per_s, plan.requests_per_s")
     out.table["write"] = Rate(p.write_mb_per_s, "assumed: plan.write_mb_per_s")
     return out
 

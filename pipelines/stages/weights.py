@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
 import numpy as np
@@ -24,7 +25,7 @@ from pipelines.config.error import ConfigError
 from pipelines.config.schema import Config
 from pipelines.runtime.actors import pool_here, strategy
 from pipelines.runtime.log import log
-from pipelines.runtime.run_dir import ArtifactError, RunDir
+from pipelines.runtime.run_dir import READERS, ArtifactError, RunDir
 from pipelines.runtime.stage_graph import record_errors
 from pipelines.runtime.tensors import to_numpy
 from pipelines.stages.base import load_base
@@ -45,20 +46,21 @@ class ToBlocks:
         self.layout, self.run_dir = BlockLayout.from_json(layout), run_dir
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        blocks, errors = [], []
-        shape = (self.layout.n_blocks, self.layout.block_size)
-        for folder in batch["folder"].to_pylist():
-            reason = ""
-            try:
-                adapter = load_adapter(self.run_dir, folder)
-                self.layout.check_finite(adapter)
-                blocks.append(self.layout.to_blocks(adapter).numpy())
-            except (AdapterError, ArtifactError, CodecError) as error:
-                reason = str(error)
-                blocks.append(np.zeros(shape, np.float32))
-            errors.append(reason)
+        with ThreadPoolExecutor(READERS) as threads:  # a store takes its time for each
+            made = list(threads.map(self._blocks, batch["folder"].to_pylist()))
+        blocks, errors = zip(*made, strict=True)
         tensors = pa.FixedShapeTensorArray.from_numpy_ndarray(np.stack(blocks))
         return batch.append_column("blocks", tensors).append_column("error", pa.array(errors))
+
+    def _blocks(self, folder: str) -> tuple[np.ndarray, str]:
+        """Float32 [N, b], and what is wrong with the adapter."""
+        try:
+            adapter = load_adapter(self.run_dir, folder)
+            self.layout.check_finite(adapter)
+            return self.layout.to_blocks(adapter).numpy(), ""
+        except (AdapterError, ArtifactError, CodecError) as error:
+            empty = np.zeros((self.layout.n_blocks, self.layout.block_size), np.float32)
+            return empty, str(error)
 
 
 def run(config: Config, run_dir: RunDir) -> dict[str, Any]:

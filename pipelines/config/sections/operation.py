@@ -175,8 +175,9 @@ class Plan:
     files_per_s: float = 1000.0
     """Small files that one process reads, one after another: 1 ms each on a local disk; an object
     store takes 100 ms and more (Amazon's guide to the performance of S3), so about 10."""
-    requests_per_s: float = 500.0
-    """Small files that one process reads at most, however many at once (tests/rehearsal)."""
+    requests_per_s: float = 350.0
+    """Small files that one process reads at most, however many at once: s3fs on one of two cores
+    (tests/rehearsal/results.json)."""
     write_mb_per_s: float = 100.0
     """What one actor writes to the run directory."""
     overhead_s: float = 5.0

@@ -39,6 +39,8 @@ from pipelines.runtime.run_dir import READERS, RunDir
 from pipelines.runtime.stage_table import BY_NAME
 from pipelines.stages.sources import split_images
 from tests.conftest import Finished
+from tests.rehearsal.__main__ import RESULT
+from tests.rehearsal.configuration import words
 
 CLUSTER = [
     "cluster.nodes=1",
@@ -380,3 +382,13 @@ def test_what_cannot_be_measured_stays_assumed_and_says_why(
     assert rates.table["features"].measured  # works on cores
     _, rates, _ = _calibrated(monkeypatch, "preset=tiny", "editor=img2img")
     assert "not measured: the editor 'img2img' cannot load" in rates.table["edit img2img"].source
+
+
+def test_the_books_are_those_of_the_rehearsal() -> None:
+    """Requests of stages that were begun again in a store, all rows done (tests/rehearsal)."""
+    measured = json.loads(RESULT.read_text())["s3, 20000"]
+    config, shapes, _ = planned(*words(measured["concepts"], "s3://rehearsal/run"))
+    books = books_of(config, shapes, concept_counts(config), resumed=True)
+    for stage, told in measured["stages"].items():
+        if "end_requests" in told:
+            assert told["end_requests"] / 1.5 <= books[stage].requests <= 1.5 * told["end_requests"]
