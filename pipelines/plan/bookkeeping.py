@@ -24,6 +24,9 @@ from pipelines.stages.weights import PART
 
 PAGE = 1000
 """Files in one answer of a listing."""
+PAGE_SECONDS = 0.2
+"""Of a page's names, beside the request: 60 pages of a store in 14 s on one of two cores
+(tests/rehearsal/results.json); a disk's are there as soon as they are asked for."""
 COMMAND = 30
 """Requests of a command however little it does: lock, markers, configuration, heartbeat."""
 RECORD = 60
@@ -36,6 +39,8 @@ class Bookkeeping:
 
     asked: int
     """Requests, one after another."""
+    listed: int
+    """Pages of listings among them."""
     read: int
     """Small files, READERS at once."""
     mb: float
@@ -49,7 +54,13 @@ class Bookkeeping:
         """Of the driver: actors and workers wait meanwhile."""
         p = config.plan
         one = 1 / p.files_per_s
-        return self.asked * one + self.read / at_once(config) + self.mb / p.write_mb_per_s
+        page = min(PAGE_SECONDS, 8 * one)
+        return (
+            self.asked * one
+            + self.listed * page
+            + self.read / at_once(config)
+            + self.mb / p.write_mb_per_s
+        )
 
 
 def at_once(config: Config) -> float:
@@ -65,16 +76,18 @@ def books_of(
     files = files_of(config, shapes, counts)
     adapters, held = counts.train + counts.of("val"), counts.of(config.adapt.split)
     asked: Mapping[str, int] = {
-        "weights": pages(files["gans"]),
         "adapt": 2 * held,  # which are there; what each took
-        "evaluate": pages(files["adapt"]) + held + len(SCHEMAS) * held,
+        "evaluate": held + len(SCHEMAS) * held,
     }
+    before: Mapping[str, int] = {"weights": files["gans"], "evaluate": files["adapt"]}
+    listed = {n: 2 * pages(files[n]) + pages(before.get(n, 0)) for n in files}
     read: Mapping[str, int] = {"weights": adapters, "report": adapters}
     if resumed:  # what became of each row
         read = {**read, "pairs": counts.full + counts.paired, "gans": adapters}
     return {
         name: Bookkeeping(
-            COMMAND + 2 * len(ancestors(name)) + 2 * pages(files[name]) + asked.get(name, 0),
+            COMMAND + 2 * len(ancestors(name)) + listed[name] + asked.get(name, 0),
+            listed[name],
             read.get(name, 0),
             files[name] * RECORD / 1e6,
         )

@@ -42,7 +42,7 @@ class SlowStore:
         if not self.reachable:
             writer.transport.abort()
             return
-        with suppress(OSError, asyncio.IncompleteReadError):
+        with suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
             theirs, ours = await asyncio.open_connection("127.0.0.1", self.port, limit=PIECE)
             ways = (self.ask(reader, ours), self.answer(theirs, writer))
             tasks = [asyncio.ensure_future(way) for way in ways]
