@@ -79,7 +79,7 @@ def run_key(config: Config, source: RunDir) -> str:
     """What decides a variant's result: its configuration and the data that it starts from."""
     made = {s.name: depends_on(s, config) for s in MADE}
     first = finished(source, STAGES[0].name)
-    text = json.dumps(["run", made, identity(source, first) if first else ""], sort_keys=True)
+    text = json.dumps(["run", made, identity(first) if first else ""], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

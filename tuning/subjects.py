@@ -89,7 +89,7 @@ def own_adapters(config: Config, run_dir: RunDir) -> bool:
 def subject_key(config: Config, run_dir: RunDir, concept_id: str) -> str:
     """What decides a subject: the base, the adapter, and how it is scored."""
     base = finished(run_dir, "base")
-    parts: list[Any] = [concept_id, identity(run_dir, base) if base else "", config.seed]
+    parts: list[Any] = [concept_id, identity(base) if base else "", config.seed]
     parts.append({k: getattr(config.evaluate, k) for k in SCORING})
     if own_adapters(config, run_dir):
         parts.append(depends_on(BY_NAME["gans"], config))

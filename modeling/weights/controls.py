@@ -193,7 +193,7 @@ class NearestRows:
     def __init__(self, queries: Tensor, own: Iterable[int] | None = None) -> None:
         """queries: [Q, n]; own: index of a row that is not meant, for each."""
         self.queries = queries.float()
-        self.squares = self.queries.double().square().sum(1)
+        self.squares = _squares(self.queries)
         self.own = torch.tensor([-1] * len(queries) if own is None else list(own))
         self.index = torch.full((len(queries),), -1)
         self.gap = torch.full((len(queries),), inf, dtype=torch.float64)
@@ -202,15 +202,21 @@ class NearestRows:
     def add(self, rows: Tensor) -> None:
         """The next rows [c, n]."""
         products = (self.queries @ rows.float().T).double()
-        squared = self.squares[:, None] - 2 * products + rows.double().square().sum(1)
+        sizes = _squares(rows)
+        squared = self.squares[:, None] - 2 * products + sizes
         places = torch.arange(self.seen, self.seen + len(rows))
         squared[self.own[:, None] == places[None]] = inf
-        found = squared.argmin(1)
-        # products in float32 cancel where a row is all but the query: its distance is worked out
-        gap = (rows[found].double() - self.queries.double()).square().mean(1).sqrt()
-        gap[torch.isinf(squared.amin(1))] = inf
-        closer = gap < self.gap
-        self.index[closer], self.gap[closer] = places[found][closer], gap[closer]
+        least, found = squared.min(1)
+        # products in float32 cancel where a row is all but the query: what may be closer than the
+        # closest so far is worked out
+        unsure = 1e-5 * (self.squares + sizes[found])
+        width = rows.shape[1]
+        for i in (least - unsure < self.gap.square() * width).nonzero().flatten().tolist():
+            if least[i] < inf:
+                difference = rows[found[i]].double() - self.queries[i].double()
+                gap = difference.square().mean().sqrt()
+                if gap < self.gap[i]:
+                    self.index[i], self.gap[i] = places[found[i]], gap
         self.seen += len(rows)
 
     def finish(self) -> tuple[Tensor, Tensor]:
@@ -248,6 +254,11 @@ def _loo_squared_errors(centred: Tensor, gram: Tensor) -> Tensor:
     y_i - f₋ᵢ(x_i) = alpha_i / C_ii (Cawley and Talbot 2006, for a model with intercept).
     """
     return ((centred @ gram) * centred).sum(1) / centred.diagonal().square()
+
+
+def _squares(rows: Tensor) -> Tensor:
+    """Float64 [c]: squared lengths of rows [c, n], one at a time."""
+    return torch.stack([row.double().square().sum() for row in rows])
 
 
 def _squared(a: Tensor, b: Tensor) -> Tensor:

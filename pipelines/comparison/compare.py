@@ -57,8 +57,7 @@ def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
     progress = Progress("compare", len(names), "jobs", len(names) - len(todo))
     arguments = {"config": config_tree.to_dict(config), "run_dir": run_dir}
     bad = []
-    if todo:
-        write_controls(run_dir, FOLDER, everything, config.compare.methods)
+    write_controls(run_dir, FOLDER, everything, config.compare.methods)
     for row in map_actors(config, CompareMethods, arguments, [{"job": j} for j in todo]):
         if row["error"]:
             bad.append({"key": row["job"], "reason": row["error"]})

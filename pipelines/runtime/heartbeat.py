@@ -83,7 +83,7 @@ class _Heart:
     """Of one stage in this process."""
 
     def __init__(self, run: RunDir, stage: str, part: str) -> None:
-        self.run, self.stage, self.path = run, stage, _path(stage, part)
+        self.run, self.stage, self.path = run.hurried(), stage, _path(stage, part)
         before = read(run, stage, part)
         self.begun = time.monotonic()
         self.beat = Beat(RUNNING, time.time(), platform.node(), os.getpid())

@@ -7,6 +7,7 @@ what an earlier command wrote to such a store the stamp alone is taken, "SIZE::S
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from types import MappingProxyType
@@ -18,6 +19,9 @@ from pipelines.runtime import ledger
 from pipelines.runtime.run_dir import READERS, RunDir
 from pipelines.runtime.stage_table import Stage
 
+PLAIN = re.compile(r"[0-9a-f]{32}|[A-Za-z0-9+/]{22}==|[A-Za-z0-9+/]{6}==")
+"""A stamp that follows from contents alone: MD5 (ETag of a file written at once, md5Hash), crc32c.
+An ETag with a dash follows from the parts, too, in which a file was written."""
 NAMED = 256
 """Files that a stage's marker names itself; more are in a table beside it, as a command reads the
 markers of all stages that it builds on."""
@@ -49,7 +53,7 @@ def inventory(
         then, crc, stamped = _parts(before)
         if stamp and (then, stamped) == (str(size), stamp):
             return before
-        if stamp and not written and not crc:  # nothing to compare contents with
+        if PLAIN.fullmatch(stamp) and not written and not crc:  # nothing to compare contents with
             return f"{size}::{stamp}"
         written = written or run.checksum(name, size)
         return f"{written}:{stamp}" if stamp else written
@@ -65,9 +69,10 @@ def unchanged(recorded: str, now: str | None) -> bool:
     if now is None:
         return False
     (size, crc, stamp), (size_now, crc_now, stamp_now) = _parts(recorded), _parts(now)
-    for then, there in ((crc, crc_now), (stamp, stamp_now)):
-        if then and there:
-            return size == size_now and then == there
+    if crc and crc_now:
+        return size == size_now and crc == crc_now
+    if PLAIN.fullmatch(stamp) and PLAIN.fullmatch(stamp_now):
+        return size == size_now and stamp == stamp_now
     return size == size_now
 
 
@@ -87,14 +92,25 @@ def record_files(run: RunDir, name: str, files: Mapping[str, str]) -> dict[str, 
     if len(files) <= NAMED:
         run.delete(table_of(name))
         return {"files": dict(files)}
-    table = pa.table({"file": list(files.keys()), "record": list(files.values())})
-    run.write_table(table_of(name), table)
+    write_known(run, name, files)
     return {}
 
 
 def files_of(run: RunDir, marker: Mapping[str, Any]) -> dict[str, str]:
     """File → record, of a finished stage; ArtifactError if their table is missing."""
-    if "files" in marker:
+    name = marker.get("stage", "")
+    if "files" in marker and not (name and run.exists(table_of(name))):
         return dict(marker["files"])
-    table = run.read_table(table_of(marker["stage"]))
+    return known_files(run, name)
+
+
+def known_files(run: RunDir, name: str) -> dict[str, str]:
+    """Those of the table."""
+    table = run.read_table(table_of(name))
     return dict(zip(table["file"].to_pylist(), table["record"].to_pylist(), strict=True))
+
+
+def write_known(run: RunDir, name: str, files: Mapping[str, str]) -> None:
+    """A table beside the marker, which goes before what the marker says."""
+    table = pa.table({"file": list(files.keys()), "record": list(files.values())})
+    run.write_table(table_of(name), table)

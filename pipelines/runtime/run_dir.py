@@ -112,7 +112,7 @@ class Listed(NamedTuple):
 
 
 def _stamp(info: Mapping[str, Any]) -> str:
-    given = next((info[key] for key in ("ETag", "etag", "md5Hash", "crc32c") if info.get(key)), "")
+    given = next((info[key] for key in ("md5Hash", "crc32c", "ETag", "etag") if info.get(key)), "")
     return str(given).strip('"').replace(":", "")
 
 
@@ -125,7 +125,7 @@ class RunDir:
 
     def __init__(self, uri: str, word: str = "run_dir") -> None:
         check_uri(word, uri)
-        self.word = word
+        self.word, self.attempts = word, PATIENT
         remote = "://" in uri
         self.uri = uri.rstrip("/") if remote else os.path.abspath(os.path.expanduser(uri))
         self._connect()
@@ -140,8 +140,14 @@ class RunDir:
         # s3fs asks for a file's size before it reads it, to read a large one in parallel
         self.once = {"max_concurrency": 1} if "s3" in self.fs.protocol else {}
 
+    def hurried(self) -> RunDir:
+        """The same for what may not wait: a store that is away is given up as one never seen."""
+        other = RunDir(self.uri, self.word)
+        other.attempts = ATTEMPTS
+        return other
+
     def __getstate__(self) -> dict[str, Any]:
-        return {"uri": self.uri, "word": self.word}
+        return {"uri": self.uri, "word": self.word, "attempts": self.attempts}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -167,7 +173,7 @@ class RunDir:
         asked = Retrying(
             retry=retry_if_exception(lambda error: _passes(error, known)),
             wait=wait_exponential(multiplier=FIRST_WAIT, max=30 * FIRST_WAIT),
-            stop=stop_after_attempt(PATIENT if known else ATTEMPTS),
+            stop=stop_after_attempt(self.attempts if known else ATTEMPTS),
             reraise=True,
         )
         try:
@@ -204,11 +210,17 @@ class RunDir:
         return int(self._info(name)["size"])
 
     def version(self, name: str) -> str:
-        """Size and stamp of a file, or its time where nothing stamps contents."""
+        """What a file is, by its size and stamp, on a disk by its inode: for copies of it.
+
+        Equal for hard links of one file.
+        """
         info = self._info(name)
-        times = ("mtime", "LastModified", "updated", "last_modified", "created")
+        if self.local:
+            there = os.stat(self.path(name))
+            return f"{there.st_dev} {there.st_ino} {there.st_size} {there.st_mtime_ns}"
+        times = ("LastModified", "updated", "last_modified", "created")
         changed = _stamp(info) or next((info[key] for key in times if info.get(key)), "")
-        return f"{info['size']} {changed}"
+        return f"{self.url(name)} {info['size']} {changed}"
 
     def read(self, name: str, large: bool = False) -> bytes:
         """Bytes of a file; ArtifactError if it is not there, or its store does not give it.
@@ -303,7 +315,8 @@ class RunDir:
 
     def delete(self, name: str) -> None:
         if self.exists(name):
-            self._asked("deleted", name, self.fs.rm, self.path(name), recursive=True)
+            with suppress(FileNotFoundError):  # another was first, or an answer was lost
+                self._asked("deleted", name, self.fs.rm, self.path(name), recursive=True)
 
     def read_json(self, name: str) -> Any:
         try:

@@ -144,7 +144,8 @@ def _read(run: RunDir, name: str) -> Holder | None:
 
 class _Lock:
     def __init__(self, run: RunDir, name: str, me: Holder) -> None:
-        self.run, self.name, self.me = run, name, me
+        # it may not wait longer for a store than others wait for it to be renewed
+        self.run, self.name, self.me = run.hurried(), name, me
         self.writing = threading.Lock()
         self.released = False
 
@@ -163,6 +164,8 @@ class _Lock:
         watched: _Watched | None = None
         while not self.run.create(self.name, self._bytes()):
             holder = self._read()
+            if holder is not None and holder.token == self.me.token:
+                return  # the store's answer was lost
             if holder is None:
                 if self.run.exists(self.name):  # being written, or damaged: as one that is silent
                     holder = replace(self.me, token="", command="", pid=0, machine="", since="?")

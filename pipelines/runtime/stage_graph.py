@@ -33,10 +33,12 @@ from pipelines.runtime.heartbeat import beating, forget
 from pipelines.runtime.inventory import (
     files_of,
     inventory,
+    known_files,
     record_files,
     table_of,
     told_by,
     unchanged,
+    write_known,
 )
 from pipelines.runtime.log import log
 from pipelines.runtime.run_dir import RunDir
@@ -112,9 +114,11 @@ def _put(tree: dict[str, Any], key: str, value: Any) -> None:
     tree[last] = tree.get(last, {}) | value if isinstance(value, dict) else value
 
 
-def identity(run: RunDir, marker: Mapping[str, Any]) -> str:
+def identity(marker: Mapping[str, Any]) -> str:
     """What a finished stage's result is, for the stages that build on it."""
-    return str(marker.get("identity") or _identity(marker["config"], files_of(run, marker)))
+    if "identity" in marker:
+        return str(marker["identity"])
+    return _identity(marker["config"], marker["files"])
 
 
 def _identity(config: Mapping[str, Any], files: Mapping[str, str]) -> str:
@@ -227,8 +231,8 @@ def run_stage(
             )
         _check_config(run, BY_NAME[need], marker, depends_on(BY_NAME[need], config))
         if need in stage.needs:
-            inputs[need] = identity(run, marker)
-    marker, known = finished(run, name), dict[str, str]()
+            inputs[need] = identity(marker)
+    marker = finished(run, name)
     if marker is not None:
         _check_config(run, stage, marker, wanted)
         if marker["inputs"] != inputs:
@@ -241,17 +245,15 @@ def run_stage(
         if not bad:
             if there != recorded and not run.local and config.verify == "content":
                 # copied into a store: with its stamps, so that contents are read this once
-                stamped = {**marker, "identity": identity(run, marker)}
-                stamped.pop("files", None)
-                run.write_json(_marker(name), stamped | record_files(run, name, there))
+                write_known(run, name, there)
             log(f"{name}: finished earlier, {len(there)} files verified")
             return
         log(f"{name}: {len(bad)} of its files are missing or changed ({bad[0]}): making them again")
         # a concept's files are one unit, complete when its last one is there: it goes whole
         for path in sorted({"/".join(path.split("/")[:2]) for path in bad}):
             run.delete(path)
+        write_known(run, name, recorded)  # for whoever goes on if this command is stopped
         run.delete(_marker(name))
-        known = recorded
     if run.exists(_started(name)):
         started = run.read_json(_started(name))
         _check_config(run, stage, started, wanted)
@@ -260,6 +262,7 @@ def run_stage(
                 f"{name} was begun on other inputs than are there now: give redo=[{name}]"
             )
         log(f"{name}: continuing where it was stopped")
+    known = known_files(run, name) if run.exists(table_of(name)) else {}
     before()
     record = {"stage": name, "config": wanted, "inputs": inputs, **provenance()}
     run.write_json(_started(name), record)

@@ -14,6 +14,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -53,10 +54,9 @@ def unpacked(
     Raises ArtifactError if there is no room, or the folder is another user's.
     """
     home = _home()
-    key = f"{run_dir.url(name)} {run_dir.version(name)}"
-    folder = home / hashlib.sha256(key.encode()).hexdigest()[:24]
+    folder = home / hashlib.sha256(run_dir.version(name).encode()).hexdigest()[:24]
     try:
-        with (home / f"{folder.name}.lock").open("w") as lock:
+        with _lock_of(folder).open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not folder.exists():
                 _sweep(home)
@@ -83,8 +83,15 @@ def _home() -> Path:
 def _sweep(home: Path) -> None:
     """Remove what nobody has opened for long."""
     for old in home.iterdir():
-        if old.is_dir() and time.time() - old.stat().st_mtime > KEPT:
+        if not old.is_dir() or time.time() - old.stat().st_mtime <= KEPT:
+            continue
+        with _lock_of(old).open("w") as lock, suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # nobody opens it now
             shutil.rmtree(old, ignore_errors=True)
+
+
+def _lock_of(folder: Path) -> Path:
+    return folder.with_suffix(".lock")
 
 
 def _unpack(folder: Path, groups: Iterable[NamedColumns]) -> None:

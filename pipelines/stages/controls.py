@@ -7,6 +7,8 @@ everybody's (mean and deviation of the training adapters) is in `shared.safetens
 
 from __future__ import annotations
 
+import math
+import os
 import tempfile
 from collections.abc import Sequence
 
@@ -24,7 +26,7 @@ from modeling.weights.controls import (
 )
 from modeling.weights.normalisation import Normalisation, NormalisationSums
 from pipelines.runtime.log import log
-from pipelines.runtime.run_dir import RunDir
+from pipelines.runtime.run_dir import ArtifactError, RunDir
 from pipelines.runtime.stage_table import StageError
 from pipelines.stages.concepts import load_text
 from pipelines.stages.training_set import TrainingSet
@@ -69,15 +71,16 @@ def write_controls(
             ridge.weights(queries[group], pooled) if ridge else pooled.new_zeros(0, len(pooled))
         )
         predicted = WeightedSums(weights.double(), layout.mask.shape)
-        for part in training.parts():
+        for part in training.parts() if ridge or not at else ():
             blocks = normalisation.apply(part)
             predicted.add(blocks)
             if not at:
                 sums.add(blocks)
-        made, rows = predicted.finish(), training.rows(set(nearest[group]))
+        made = predicted.finish() if ridge else None
+        rows = training.rows(set(nearest[group]))
         for i, concept_id in enumerate(concept_ids[group]):
             tensors = {"nearest text": normalisation.apply(rows[nearest[at + i]])}
-            if ridge:
+            if made is not None:
                 tensors[RIDGE] = made[i].contiguous()
             run_dir.write(file_of(folder, concept_id), save(tensors))
     shared = {"mean adapter": sums.mean, "deviation": (sums.m2 / sums.count).sqrt()}
@@ -100,7 +103,15 @@ def _ridge(
     chosen = landmarks_of(len(training.ids))
     shape = (len(chosen), normalisation.centre.numel())
     with tempfile.TemporaryFile() as spool:
-        rows = np.memmap(spool, np.float32, "w+", shape=shape)
+        try:
+            # now, as a mapped file that finds no room ends the process
+            os.posix_fallocate(spool.fileno(), 0, 4 * math.prod(shape))
+        except OSError as error:
+            raise ArtifactError(
+                f"no room for {4 * math.prod(shape) / 2**30:.1f} GiB of adapters in"
+                f" {tempfile.gettempdir()}: set TMPDIR to a folder of a larger disk"
+            ) from error
+        rows = np.memmap(spool, np.float32, "r+", shape=shape)
         seen = 0
         for part in training.parts():
             inside = chosen[(chosen >= seen) & (chosen < seen + len(part))] - seen

@@ -32,9 +32,8 @@ def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
     todo = [i for i in ids if not run_dir.exists(f"{FOLDER}/concepts/{i}.rows.parquet")]
     progress = Progress("evaluate", len(ids), "concepts", len(ids) - len(todo))
     bad = []
-    if todo:
-        write_controls(run_dir, FOLDER, ids, config.evaluate.controls)
-        find_nearest(config, run_dir, ids)
+    write_controls(run_dir, FOLDER, ids, config.evaluate.controls)
+    find_nearest(config, run_dir, ids)
     arguments = {"config": config_tree.to_dict(config), "run_dir": run_dir}
     for row in map_actors(config, EvaluateConcept, arguments, [{"concept_id": i} for i in todo]):
         if row["error"]:
@@ -65,8 +64,9 @@ def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
 
 def training_gap(run_dir: RunDir) -> float | None:
     """Mean distance of a training adapter to its nearest other, as in `memory`; None for one."""
-    found = [gap for start, (_, gap) in load_nearest(run_dir).items() if start.method == COLLECTED]
-    return float(np.mean(found)) if np.isfinite(found).all() else None
+    found = load_nearest(run_dir).items()
+    gaps = [near.distance for start, near in found if start.method == COLLECTED]
+    return float(np.mean(gaps)) if np.isfinite(gaps).all() else None
 
 
 def summarise(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

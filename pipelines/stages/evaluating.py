@@ -51,7 +51,6 @@ from pipelines.stages.gans import load_adapter
 from pipelines.stages.judging import FAR, Judge, Judged
 from pipelines.stages.resemblance import Start, load_nearest
 from pipelines.stages.sources import COMPARED
-from pipelines.stages.trainer import FOLDER as ADAPTERS
 
 
 class Track(NamedTuple):
@@ -242,8 +241,10 @@ class EvaluateConcept(Contenders):
         rows = []
         for method in self.generators(repeat):
             start = starts[method]
-            nearest, distance = self.nearest[Start(concept.concept_id, repeat, method)]
-            other = load_adapter(self.run_dir, f"{ADAPTERS}/{nearest}")
+            near = self.nearest[Start(concept.concept_id, repeat, method)]
+            if not near.folder:  # of weights that are not finite, which have no distance
+                continue
+            other = load_adapter(self.run_dir, near.folder)
             both = stack([start, {k: v.to(self.device) for k, v in other.items()}])
             made = to_unit(
                 translate_all(self.translator, both, judged.source.to(self.device), tokens).cpu()
@@ -252,8 +253,8 @@ class EvaluateConcept(Contenders):
                 {
                     **_about(concept, self.config.seed + repeat, len(judged.source)),
                     "method": method,
-                    "nearest": nearest,
-                    "distance": distance,
+                    "nearest": near.concept_id,
+                    "distance": near.distance,
                     "pictures": float((made[0] - made[1]).abs().mean()),
                     "nearest_l1": float((made[1] - to_unit(judged.edited)).abs().mean()),
                 }

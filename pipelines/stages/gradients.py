@@ -7,6 +7,7 @@ adapter, and halfway. It lies beside the weight generator.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,6 @@ from pipelines.runtime.log import Progress, log
 from pipelines.runtime.run_dir import ArtifactError, RunDir
 from pipelines.stages.gans import load_adapter
 from pipelines.stages.prediction import Predictor
-from pipelines.stages.trainer import FOLDER as ADAPTERS
 from pipelines.stages.training_set import TrainingSet
 from pipelines.stages.weight_generators import FOLDER
 from pipelines.stages.weights import drawn, load_layout
@@ -58,8 +58,10 @@ def image_loss(
 class ConceptGradients(Predictor):
     """Ray Data actor: the gradients of a few training concepts."""
 
-    def __init__(self, config: dict[str, Any], run_dir: RunDir) -> None:
+    def __init__(self, config: dict[str, Any], run_dir: RunDir, folders: Mapping[str, str]) -> None:
+        """folders: of each concept's adapter."""
         super().__init__(config, run_dir)
+        self.folders = folders
         self.loss = image_loss(
             self.config,
             self.translator,
@@ -92,7 +94,7 @@ class ConceptGradients(Predictor):
 
     def _collected(self, concept_id: str) -> torch.Tensor:
         """Its last checkpoint, normalised [N, b]."""
-        adapter = load_adapter(self.run_dir, f"{ADAPTERS}/{concept_id}")
+        adapter = load_adapter(self.run_dir, self.folders[concept_id])
         return self.decoder.encode({k: v.to(self.device) for k, v in adapter.items()})
 
 
@@ -101,11 +103,12 @@ def fit_basis(config: Config, run_dir: RunDir) -> dict[str, Any]:
     if run_dir.exists(BASIS_FILE):
         return {}
     begun = time.perf_counter()
-    ids = TrainingSet(run_dir).ids
-    chosen = sorted(drawn(ids, config.refine.basis_concepts, config.seed))
+    collected = TrainingSet(run_dir)
+    chosen = sorted(drawn(collected.ids, config.refine.basis_concepts, config.seed))
     log(f"generator: a basis of the gradients over {len(chosen)} training concepts")
     progress = Progress("generator", len(chosen), "concepts")
     arguments = {"config": config_tree.to_dict(config), "run_dir": run_dir}
+    arguments["folders"] = {i: collected.folder(i) for i in chosen}
     rows = [{"concept_id": i} for i in chosen]
     found = {}
     for row in map_actors(config, ConceptGradients, arguments, rows, batch=TOGETHER):

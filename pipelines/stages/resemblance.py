@@ -30,14 +30,15 @@ COLLECTED = "collected"
 """Instead of a method: rows of training adapters, each with its nearest other."""
 DRAWN = 256
 """Training adapters whose nearest other is looked for, of more."""
-HELD = 2**30
+HELD = 2**29
 """Bytes of generated adapters that are compared in one pass over the collection."""
 SCHEMA = pa.schema(
     [
         ("concept_id", pa.string()),
         ("repeat", pa.int32()),
         ("method", pa.string()),
-        ("nearest", pa.string()),  # concept_id of a training adapter; "" where there is no other
+        ("nearest", pa.string()),  # concept_id of a training adapter; "" where there is none
+        ("folder", pa.string()),  # where that adapter is
         ("distance", pa.float64()),  # root mean square, in normalised weights
     ]
 )
@@ -71,6 +72,7 @@ def find_nearest(config: Config, run_dir: RunDir, concept_ids: Sequence[str]) ->
     if run_dir.exists(TABLE):
         known = run_dir.read_table(TABLE, ["concept_id"])["concept_id"].to_pylist()
         if set(concept_ids) <= set(known):
+            run_dir.delete(STARTS)  # of a command that was stopped here
             return
     there = set(run_dir.files(STARTS))
     todo = [{"concept_id": i} for i in concept_ids if f"{STARTS}/{i}.safetensors" not in there]
@@ -119,12 +121,22 @@ class _Search:
             found.add(self.normalisation.apply(part)[:, self.mask])
         for (start, *_), index, gap in zip(self.waiting, *found.finish(), strict=True):
             nearest = self.training.ids[int(index)] if index >= 0 else ""
-            self.rows.append({**start._asdict(), "nearest": nearest, "distance": float(gap)})
+            folder = self.training.folder(nearest) if nearest else ""
+            found_one = {"nearest": nearest, "folder": folder, "distance": float(gap)}
+            self.rows.append({**start._asdict(), **found_one})
         self.waiting = []
 
 
-def load_nearest(run_dir: RunDir) -> dict[Start, tuple[str, float]]:
-    """concept_id of the nearest training adapter, and its distance."""
+class Nearest(NamedTuple):
+    """concept_id of a training adapter, its folder, and its distance."""
+
+    concept_id: str
+    folder: str
+    distance: float
+
+
+def load_nearest(run_dir: RunDir) -> dict[Start, Nearest]:
     rows = run_dir.read_table(TABLE).to_pylist()
     keys = [Start(r["concept_id"], r["repeat"], r["method"]) for r in rows]
-    return {k: (r["nearest"], r["distance"]) for k, r in zip(keys, rows, strict=True)}
+    found = [Nearest(r["nearest"], r["folder"], r["distance"]) for r in rows]
+    return dict(zip(keys, found, strict=True))

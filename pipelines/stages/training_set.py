@@ -9,8 +9,10 @@ from typing import Any
 
 import torch
 
+from modeling.targets.lora import WEIGHTS_FILE
 from pipelines.runtime.run_dir import READERS, ArtifactError, RunDir
 from pipelines.runtime.tensors import to_numpy
+from pipelines.stages.trainer import FOLDER as ADAPTERS
 from pipelines.stages.weights import FOLDER, block_files
 
 AHEAD = 3
@@ -42,11 +44,18 @@ class TrainingSet:
         if not last:
             raise ArtifactError(f"{run_dir.url(FOLDER)} has no blocks of {split} concepts")
         order = sorted(last, key=last.__getitem__)
+        self._steps = newest
         self.ids = order
         self._of: list[tuple[str, list[int]]] = [
             (name, [last[i][1] for i in order if last[i][0] == part])
             for part, name in enumerate(files)
         ]
+
+    def folder(self, concept_id: str) -> str:
+        """Where its adapter is: its own folder, or an earlier checkpoint's if the last was bad."""
+        home = f"{ADAPTERS}/{concept_id}"
+        earlier = f"{home}/step-{self._steps[concept_id]:06d}"
+        return earlier if self.run_dir.exists(f"{earlier}/{WEIGHTS_FILE}") else home
 
     def parts(self) -> Iterator[torch.Tensor]:
         """[c, N, b], of all ids in order; the next ones are read meanwhile."""

@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -75,22 +76,38 @@ class Gans:
         self.missing = left + self.missing[AHEAD:]
         return self.made
 
-    def worker(self) -> psutil.Process:
+    def workers(self) -> list[psutil.Process]:
         children = psutil.Process(self.process.pid).children(recursive=True)
-        return next(c for c in children if c.name().startswith("ray::Map"))
+        return [c for c in children if c.name().startswith("ray::Map")]
+
+    def worker(self) -> psutil.Process:
+        return self.workers()[0]
+
+    def replaced(self, worker: psutil.Process) -> float:
+        """Kill it; seconds until as many are at work as before."""
+        before, begun = {w.pid for w in self.workers()}, time.monotonic()
+        worker.kill()
+        while True:
+            with suppress(psutil.Error):
+                now = {w.pid for w in self.workers()} - {worker.pid}
+                if len(now) >= len(before):
+                    return round(time.monotonic() - begun, 1)
+            time.sleep(0.1)
 
 
 def kills(gans: Gans, store: SlowStore | None) -> dict[str, float]:
     found = {"first adapter after the command": gans.next()}
     gans.next()
-    gans.worker().kill()
-    found["worker"] = gans.next()
+    found["worker, until another is in its place"] = gans.replaced(gans.worker())
     gans.next()
+    everybody = psutil.Process(gans.process.pid).children(recursive=True)
     os.kill(gans.process.pid, signal.SIGKILL)
     gans.process.wait()
-    time.sleep(1)
+    begun = time.monotonic()
+    psutil.wait_procs(everybody)  # its actors write until Ray ends them
+    found["driver, until its processes have ended"] = round(time.monotonic() - begun, 1)
     gans.begin()
-    found["driver, given again"] = gans.next()
+    found["driver, from the command to the next adapter"] = gans.next()
     if store:
         gans.next()
         store.reachable = False
