@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from pipelines.runtime import run_dir
 from pipelines.runtime.ledger import PIECE
 from pipelines.runtime.run_dir import FOOTER, ArtifactError, RunDir
-from pipelines.runtime.run_lock import RunInUseError, holder, locked
+from pipelines.runtime.run_lock import RunInUseError, _Lock, _this, holder, locked
 from tests.object_store import in_environment, object_store, seaweedfs
 
 
@@ -111,6 +114,36 @@ def test_one_of_many_creates_a_file(run: RunDir) -> None:
     run.delete("lock")
     assert run.create("lock", b"x") and not run.create("lock", b"y")
     assert run.read("lock") == b"x"
+
+
+def test_an_answer_that_was_lost(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was done is asked for again, and is done already."""
+    calls: list[str] = []
+
+    def twice(name: str) -> None:
+        call = getattr(run.fs, name)
+
+        def lost(*args: Any, **more: Any) -> Any:
+            answer = call(*args, **more)
+            calls.append(name)
+            if len(calls) == 1:
+                raise ConnectionError("Connection was closed before a response was received")
+            return answer
+
+        monkeypatch.setattr(run.fs, name, lost)
+
+    monkeypatch.setattr(run_dir, "FIRST_WAIT", 0.01)
+    run.write("a", b"x")
+    twice("rm")
+    run.delete("a")
+    assert not run.exists("a") and calls
+    monkeypatch.undo()
+    calls.clear()
+    monkeypatch.setattr(RunDir, "hurried", lambda self: self)
+    twice("pipe_file")
+    lock = _Lock(run, "lock", _this(["gans"]))
+    lock.acquire()
+    assert calls == ["pipe_file"] and json.loads(run.read("lock"))["token"] == lock.me.token
 
 
 def test_a_run_is_held_by_one(run: RunDir) -> None:
