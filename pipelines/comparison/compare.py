@@ -28,6 +28,7 @@ from pipelines.config.schema import Config
 from pipelines.runtime.actors import map_actors
 from pipelines.runtime.log import Progress, log
 from pipelines.runtime.run_dir import RunDir
+from pipelines.runtime.session import actors_threads
 from pipelines.runtime.stage_graph import record_errors
 from pipelines.runtime.stage_table import StageError
 from pipelines.runtime.tracking import tell_rows, tracker
@@ -57,7 +58,8 @@ def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
     progress = Progress("compare", len(names), "jobs", len(names) - len(todo))
     arguments = {"config": config_tree.to_dict(config), "run_dir": run_dir}
     bad = []
-    write_controls(run_dir, FOLDER, everything, config.compare.methods)
+    with actors_threads(config):
+        write_controls(run_dir, FOLDER, everything, config.compare.methods)
     for row in map_actors(config, CompareMethods, arguments, [{"job": j} for j in todo]):
         if row["error"]:
             bad.append({"key": row["job"], "reason": row["error"]})

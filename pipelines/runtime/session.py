@@ -34,6 +34,19 @@ SOCKET_PATH = 107
 SOCKET_NAME = len("/ray/session_2026-11-27_07-35-45_241740_4194304/sockets/plasma_store")
 
 
+@contextmanager
+def actors_threads(config: Config) -> Iterator[None]:
+    """As many threads as an actor has, for work of the driver: sums depend on how many there are."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads_per_actor(config))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def threads_per_actor(config: Config) -> int:
     """Threads an actor may use: its share of CPUs, so that actors do not fight for the cores."""
     return max(1, int(config.cluster.cpus_per_actor))

@@ -18,6 +18,7 @@ from pipelines.config.schema import Config
 from pipelines.runtime.actors import map_actors
 from pipelines.runtime.log import Progress, log
 from pipelines.runtime.run_dir import RunDir
+from pipelines.runtime.session import actors_threads
 from pipelines.runtime.stage_graph import record_errors
 from pipelines.stages.controls import write_controls
 from pipelines.stages.evaluating import EvaluateConcept
@@ -32,8 +33,9 @@ def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
     todo = [i for i in ids if not run_dir.exists(f"{FOLDER}/concepts/{i}.rows.parquet")]
     progress = Progress("evaluate", len(ids), "concepts", len(ids) - len(todo))
     bad = []
-    write_controls(run_dir, FOLDER, ids, config.evaluate.controls)
-    find_nearest(config, run_dir, ids)
+    with actors_threads(config):
+        write_controls(run_dir, FOLDER, ids, config.evaluate.controls)
+        find_nearest(config, run_dir, ids)
     arguments = {"config": config_tree.to_dict(config), "run_dir": run_dir}
     for row in map_actors(config, EvaluateConcept, arguments, [{"concept_id": i} for i in todo]):
         if row["error"]:
