@@ -36,7 +36,7 @@ SOCKET_NAME = len("/ray/session_2026-11-27_07-35-45_241740_4194304/sockets/plasm
 
 @contextmanager
 def actors_threads(config: Config) -> Iterator[None]:
-    """As many threads as an actor has, for work of the driver: sums depend on how many there are."""
+    """As many threads as an actor has, for the driver: sums depend on how many there are."""
     import torch
 
     before = torch.get_num_threads()

@@ -88,7 +88,7 @@ def find_nearest(config: Config, run_dir: RunDir, concept_ids: Sequence[str]) ->
         search.add(Start(concept_id, 0, COLLECTED), search.normalisation.apply(raw), own)
     for concept_id in concept_ids:
         tensors = load(run_dir.read(f"{STARTS}/{concept_id}.safetensors"))
-        for key, blocks in tensors.items():
+        for key, blocks in sorted(tensors.items()):  # which come in any order
             repeat, _, method = key.partition("/")
             search.add(Start(concept_id, int(repeat), method), blocks, -1)
     search.flush()
