@@ -78,6 +78,7 @@ def _rows(results: Dataset) -> Iterator[dict[str, Any]]:
 def _telling(actor: type) -> type:
     """Each batch's first row says what was written for it."""
 
+    # a type checker knows no class whose parent is an argument
     class Telling(actor):  # type: ignore[misc]
         def __init__(self, **arguments: Any) -> None:
             ledger.keep()
