@@ -28,10 +28,11 @@ from pipelines.config.schema import Config
 from pipelines.runtime.run_dir import ArtifactError, RunDir
 from pipelines.runtime.stage_graph import changes, depends_on, finished, identity
 from pipelines.runtime.stage_table import BY_NAME
+from pipelines.stages.adapter_metrics import FOLDER as ADAPTERS
+from pipelines.stages.adapter_metrics import load_metrics
 from pipelines.stages.concepts import load_concepts, with_adapter
-from pipelines.stages.gans import load_adapter, load_metrics
+from pipelines.stages.gans import load_adapter
 from pipelines.stages.judging import FAR, Judge, features_of
-from pipelines.stages.trainer import FOLDER as ADAPTERS
 from pipelines.stages.trainer import Trainer
 from pipelines.stages.weights import drawn
 

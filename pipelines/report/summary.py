@@ -22,11 +22,11 @@ from pipelines.runtime.stage_table import STAGES
 from pipelines.stages import evaluate
 from pipelines.stages.adapt import FOLDER as ADAPTED
 from pipelines.stages.adapt import load_timings
+from pipelines.stages.adapter_metrics import FOLDER as ADAPTERS
+from pipelines.stages.adapter_metrics import all_metrics, collected
 from pipelines.stages.concepts import load_concepts
 from pipelines.stages.contenders import CEILING, IDENTITY, PREDICTION, PUBLISHED
 from pipelines.stages.evaluation_tables import load_rows
-from pipelines.stages.gans import all_metrics
-from pipelines.stages.trainer import FOLDER as ADAPTERS
 
 
 def summary(
@@ -113,8 +113,8 @@ def _stages(run_dir: RunDir) -> dict[str, Numbers]:
 def _adapters(run_dir: RunDir) -> Numbers:
     """The collection: how many adapters there are, and which do not beat doing nothing."""
     texts = {c.concept_id: c.text for c in load_concepts(run_dir)}
-    ids = [f.split("/")[1] for f in run_dir.files(ADAPTERS) if f.endswith("/metrics.json")]
-    metrics = all_metrics(run_dir, ids)
+    files = run_dir.listing(ADAPTERS)
+    metrics = list(all_metrics(run_dir, collected(files), files).values())
     failing = [
         {
             "concept_id": m["concept_id"],

@@ -67,3 +67,9 @@ def known(uri: str, size: int) -> str:
     """The record of a file of that size, or ""."""
     record = (_kept or {}).get(uri, "")
     return record if record.partition(":")[0] == str(size) else ""
+
+
+def size_of(uri: str) -> int | None:
+    """Of a file that has been written, in bytes."""
+    record = (_kept or {}).get(uri, "")
+    return int(record.partition(":")[0]) if record else None

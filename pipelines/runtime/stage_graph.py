@@ -41,6 +41,7 @@ from pipelines.runtime.inventory import (
     write_known,
 )
 from pipelines.runtime.log import log
+from pipelines.runtime.row_notes import folder_of
 from pipelines.runtime.run_dir import RunDir
 from pipelines.runtime.stage_table import BY_NAME, FEATURES, SOURCES, STAGES, Stage, StageError
 from pipelines.runtime.terminal import end_bar
@@ -176,6 +177,7 @@ def redo(config: Config, run: RunDir, names: Iterable[str]) -> None:
             run.delete(path)
         for path in BY_NAME[name].outputs:
             run.delete(path)
+        run.delete(folder_of(name))
         run.delete(f"train/{name}")
         forget(run, name)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ from pipelines.config import tree as config_tree
 from pipelines.config.derived import exact_editor
 from pipelines.config.schema import Config
 from pipelines.runtime.actors import map_actors
-from pipelines.runtime.run_dir import READERS, ArtifactError, RunDir
+from pipelines.runtime.run_dir import ArtifactError, RunDir
 from pipelines.runtime.session import threads_per_actor
 from pipelines.runtime.stage_table import StageError
 from pipelines.stages.source_list import AGAIN, sources_of
@@ -263,15 +262,6 @@ def load_about(run_dir: RunDir, concept_id: str) -> dict[str, Any] | None:
         return dict(json.loads(metadata[b"about"]))
     except (ArtifactError, KeyError, TypeError):
         return None  # not there, damaged, or another file: to be made
-
-
-def load_all(run_dir: RunDir, concept_ids: Sequence[str]) -> dict[str, dict[str, Any] | None]:
-    """`load_about` of many concepts."""
-    there = set(run_dir.files("pairs"))
-    made = [i for i in concept_ids if file_of(i) in there]
-    with ThreadPoolExecutor(READERS) as pool:
-        found = dict(zip(made, pool.map(lambda i: load_about(run_dir, i), made), strict=True))
-    return {i: found.get(i) for i in concept_ids}
 
 
 def edit_with(

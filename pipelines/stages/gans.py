@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from modeling.targets.adapter_training import ConceptData, Trained, to_unit, train_adapters
@@ -21,11 +19,13 @@ from pipelines.config import tree as config_tree
 from pipelines.config.schema import Config
 from pipelines.runtime.actors import map_actors
 from pipelines.runtime.log import Progress, log
-from pipelines.runtime.run_dir import READERS, RunDir
+from pipelines.runtime.row_notes import RowNotes
+from pipelines.runtime.run_dir import RunDir
 from pipelines.runtime.stage_graph import record_errors
+from pipelines.stages.adapter_metrics import FOLDER, all_metrics, metrics_file
 from pipelines.stages.concepts import with_adapter
 from pipelines.stages.pairs import encoded_pairs, usable
-from pipelines.stages.trainer import FOLDER, Trainer
+from pipelines.stages.trainer import Trainer
 
 
 def identity_l1(data: ConceptData) -> float:
@@ -42,15 +42,12 @@ class CollectAdapters(Trainer):
         self.keep = kept_steps(steps, self.config.gans.checkpoints)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        out: dict[str, list[Any]] = {"concept_id": [], "error": [], "l1": [], "identity": []}
+        out: dict[str, list[str]] = {"concept_id": [], "error": [], "metrics": []}
         for trained, validation in self.train([str(i) for i in batch["concept_id"]]):
-            scores = {"l1": float("nan"), "identity": identity_l1(validation)}
-            if trained.adapter is not None:
-                scores = self.write(trained, validation)
+            metrics = self.write(trained, validation) if trained.adapter is not None else {}
             out["concept_id"].append(trained.concept_id)
             out["error"].append(trained.error)
-            out["l1"].append(scores["l1"])
-            out["identity"].append(scores["identity"])
+            out["metrics"].append(json.dumps(metrics))
         return out
 
     def train(self, concept_ids: list[str]) -> list[tuple[Trained, ConceptData]]:
@@ -77,7 +74,8 @@ class CollectAdapters(Trainer):
                 done.append((r, self.decoded(r.concept_id, validation[r.concept_id])))
         return done
 
-    def write(self, trained: Trained, validation: ConceptData) -> dict[str, float]:
+    def write(self, trained: Trained, validation: ConceptData) -> dict[str, Any]:
+        """The adapter's files; returns what `metrics.json` says."""
         assert trained.adapter is not None
         folder = f"{FOLDER}/{trained.concept_id}"
         config = self.translator.lora_config
@@ -87,17 +85,16 @@ class CollectAdapters(Trainer):
                 files = to_files(adapter, config, {**about, "step": str(step)})
                 self.run_dir.write_files(f"{folder}/step-{step:06d}", files, last=CONFIG_FILE)
         l1, zero = self.l1([trained.adapter, self.translator.zero_adapter()], validation)
-        scores = {"l1": l1, "zero": zero, "identity": identity_l1(validation)}
         metrics = {
             **about,
-            **scores,
+            **{"l1": l1, "zero": zero, "identity": identity_l1(validation)},
             "steps": self.recipe.steps,
             "seconds": round(trained.seconds, 3),
         }
         files = to_files(trained.adapter, config, {**about, "step": str(self.recipe.steps)})
         files["metrics.json"] = json.dumps(metrics, indent=2).encode()
         self.run_dir.write_files(folder, files, last="metrics.json")
-        return scores
+        return metrics
 
 
 def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
@@ -108,40 +105,31 @@ def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
         from pipelines.stages.pilot import find_steps  # which builds on this module
 
         steps = find_steps(config, run_dir)
-    there = set(run_dir.files(FOLDER))
-    todo = [i for i in ids if f"{FOLDER}/{i}/metrics.json" not in there]
+    notes = RowNotes(run_dir, "gans")
+    scores = all_metrics(run_dir, ids, run_dir.listing(FOLDER), notes)
+    todo = [i for i in ids if i not in scores]
     progress = Progress("gans", len(ids), "concepts", len(ids) - len(todo))
     arguments = {"config": config_tree.to_dict(config), "run_dir": run_dir, "steps": steps}
     rows = [{"concept_id": i} for i in todo]
     bad: list[dict[str, str]] = []
-    scores: dict[str, dict[str, Any]] = {}
-    total = 0.0
+    total, made = 0.0, 0
     batch = config.gans.concepts_per_batch
-    for row in map_actors(config, CollectAdapters, arguments, rows, batch):
-        if row["error"]:
-            bad.append({"key": row["concept_id"], "reason": row["error"]})
-        else:
-            scores[str(row["concept_id"])] = row
-            total += row["l1"]
-        note = f"validation L1 {total / len(scores):.3f}" if scores else ""
-        progress.add(bad=bool(row["error"]), note=note)
+    with notes:
+        for row in map_actors(config, CollectAdapters, arguments, rows, batch):
+            concept_id = str(row["concept_id"])
+            if row["error"]:
+                bad.append({"key": concept_id, "reason": row["error"]})
+            else:
+                scores[concept_id] = json.loads(row["metrics"])
+                notes.add(metrics_file(concept_id), scores[concept_id])
+                total, made = total + scores[concept_id]["l1"], made + 1
+            note = f"validation L1 {total / made:.3f}" if made else ""
+            progress.add(bad=bool(row["error"]), note=note)
     record_errors(config, run_dir, "gans", bad, len(ids))
-    before = sorted(set(ids) - set(todo))
-    scores |= {m["concept_id"]: m for m in all_metrics(run_dir, before)}
     failures = [i for i in ids if i in scores and scores[i]["l1"] >= scores[i]["identity"]]
     trained = len(ids) - len(bad)
     log(f"gans: {trained - len(failures)} of {trained} adapters beat doing nothing on validation")
     return {"steps": steps, "adapters": trained, "not better than identity": failures}
-
-
-def all_metrics(run_dir: RunDir, concept_ids: Sequence[str]) -> list[dict[str, Any]]:
-    """`load_metrics` of many, READERS at once: a store takes its time for each."""
-    with ThreadPoolExecutor(READERS) as pool:
-        return list(pool.map(lambda i: load_metrics(run_dir, i), concept_ids))
-
-
-def load_metrics(run_dir: RunDir, concept_id: str) -> dict[str, Any]:
-    return dict(run_dir.read_json(f"{FOLDER}/{concept_id}/metrics.json"))
 
 
 def load_adapter(run_dir: RunDir, folder: str) -> Adapter:

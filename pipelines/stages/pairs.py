@@ -23,12 +23,13 @@ from modeling.images import decode_image
 from pipelines.config.derived import resolve_editor
 from pipelines.config.schema import Config
 from pipelines.runtime.log import Progress, log
+from pipelines.runtime.row_notes import RowNotes
 from pipelines.runtime.run_dir import ArtifactError, RunDir
 from pipelines.runtime.stage_graph import record_errors
 from pipelines.runtime.stage_table import StageError
 from pipelines.stages.choosing_editors import choose_editors
 from pipelines.stages.concepts import load_concepts, with_pairs
-from pipelines.stages.editing import EditConcept, edit_with, file_of, load_all
+from pipelines.stages.editing import EditConcept, edit_with, file_of, load_about
 from pipelines.stages.source_list import record_sources, sources_of
 
 INDEX = "editing/index.parquet"
@@ -57,7 +58,12 @@ class Pairs(NamedTuple):
 
 def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
     concepts = with_pairs(load_concepts(run_dir))
-    about = load_all(run_dir, [c.concept_id for c in concepts])
+    notes = RowNotes(run_dir, "pairs")
+    about = notes.of(
+        {c.concept_id: file_of(c.concept_id) for c in concepts},
+        run_dir.listing("pairs"),
+        lambda concept_id: load_about(run_dir, concept_id),
+    )
     todo = [c for c in concepts if about[c.concept_id] is None]
     # pictures that are all edited may be gone
     images = len(record_sources(config, run_dir) if todo else sources_of(config, run_dir))
@@ -68,11 +74,13 @@ def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
         groups[choice.get(concept.concept_id, resolve_editor(config))].append(concept)
     progress = Progress("pairs", len(concepts), "concepts", len(concepts) - len(todo))
     unedited = {c.concept_id for c in groups.pop("", [])}
-    for editor, group in groups.items():
-        for row in edit_with(config, run_dir, EditConcept, editor, group):
-            made = json.loads(row["about"])
-            about[row["concept_id"]] = made
-            progress.add(bad=bool(made.get("dropped")))
+    with notes:
+        for editor, group in groups.items():
+            for row in edit_with(config, run_dir, EditConcept, editor, group):
+                made = json.loads(row["about"])
+                about[row["concept_id"]] = made
+                notes.add(file_of(row["concept_id"]), made)
+                progress.add(bad=bool(made.get("dropped")))
     for concept_id in unedited:
         about[concept_id] = {
             "editor": "",

@@ -25,10 +25,11 @@ from pipelines.config.schema import Config
 from pipelines.runtime.log import log
 from pipelines.runtime.run_dir import RunDir
 from pipelines.runtime.stage_table import StageError
+from pipelines.stages.adapter_metrics import FOLDER
 from pipelines.stages.concepts import with_adapter
 from pipelines.stages.judging import features_of
 from pipelines.stages.pairs import INDEX, usable
-from pipelines.stages.trainer import FOLDER, Trainer
+from pipelines.stages.trainer import Trainer
 
 RESULT = f"{FOLDER}/pilot.json"
 

@@ -16,8 +16,6 @@ from pipelines.stages.base import load_base
 from pipelines.stages.concepts import load_text
 from pipelines.stages.pairs import decode_rows, encoded_pairs
 
-FOLDER = "adapters"
-
 
 class Trainer:
     """Everything an actor loads once: base, discriminator start, texts."""

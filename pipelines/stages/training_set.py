@@ -12,7 +12,7 @@ import torch
 from modeling.targets.lora import WEIGHTS_FILE
 from pipelines.runtime.run_dir import READERS, ArtifactError, RunDir
 from pipelines.runtime.tensors import to_numpy
-from pipelines.stages.trainer import FOLDER as ADAPTERS
+from pipelines.stages.adapter_metrics import FOLDER as ADAPTERS
 from pipelines.stages.weights import FOLDER, block_files
 
 AHEAD = 3

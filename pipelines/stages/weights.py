@@ -28,10 +28,11 @@ from pipelines.runtime.log import log
 from pipelines.runtime.run_dir import READERS, ArtifactError, RunDir
 from pipelines.runtime.stage_graph import record_errors
 from pipelines.runtime.tensors import to_numpy
+from pipelines.stages.adapter_metrics import FOLDER as ADAPTERS
+from pipelines.stages.adapter_metrics import all_metrics, collected
 from pipelines.stages.base import load_base
 from pipelines.stages.concepts import load_concepts, with_adapter
-from pipelines.stages.gans import all_metrics, load_adapter
-from pipelines.stages.trainer import FOLDER as ADAPTERS
+from pipelines.stages.gans import load_adapter
 
 FOLDER = "weights"
 PART = 2**27
@@ -123,8 +124,8 @@ def _block_tables(
 
 def checkpoint_rows(config: Config, run_dir: RunDir) -> list[dict[str, Any]]:
     """One row per (concept, checkpoint) that the collection has finished."""
-    files = run_dir.files(ADAPTERS)
-    done = {f.split("/")[1] for f in files if f.endswith("/metrics.json")}
+    files = run_dir.listing(ADAPTERS)
+    done = set(collected(files))
     of: dict[str, list[str]] = defaultdict(list)
     for name in files:
         of[name.split("/")[1]].append(name)
@@ -136,10 +137,10 @@ def checkpoint_rows(config: Config, run_dir: RunDir) -> list[dict[str, Any]]:
         raise ConfigError(f"weights.concepts={count}: only {len(train)} concepts have an adapter")
     chosen = drawn(train, count, config.seed)
     kept = [c for c in concepts if c.split != "train" or c.concept_id in chosen]
-    metrics = all_metrics(run_dir, [c.concept_id for c in kept])
-    for concept, about in zip(kept, metrics, strict=True):
+    metrics = all_metrics(run_dir, [c.concept_id for c in kept], files)
+    for concept in kept:
         home = f"{ADAPTERS}/{concept.concept_id}"
-        folders = {int(about["steps"]): home}
+        folders = {int(metrics[concept.concept_id]["steps"]): home}
         for name in of[concept.concept_id]:
             if name.startswith(f"{home}/step-"):
                 folder = name.rsplit("/", 1)[0]

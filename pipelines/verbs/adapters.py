@@ -11,8 +11,9 @@ from pipelines.config.error import ConfigError
 from pipelines.presentation.words import duration
 from pipelines.runtime.run_dir import RunDir
 from pipelines.stages.adapt import FOLDER as ADAPTED
+from pipelines.stages.adapter_metrics import FOLDER as COLLECTED
+from pipelines.stages.adapter_metrics import all_metrics, collected
 from pipelines.stages.concepts import load_concepts
-from pipelines.stages.trainer import FOLDER as COLLECTED
 from pipelines.use.adapter_names import FINETUNED
 from pipelines.use.finetune_jobs import JOBS, status, stored
 from pipelines.use.finetune_request import FINISHED
@@ -47,10 +48,10 @@ def rows_of(run_dir: RunDir) -> Iterator[dict[str, Any]]:
     if not run_dir.exists("concepts.parquet"):
         raise ConfigError(f"{run_dir.uri} holds no run: it has no concepts.parquet")
     texts = {c.concept_id: c.text for c in load_concepts(run_dir)}
-    for name in run_dir.files(COLLECTED):
-        if name.endswith("/metrics.json"):
-            told, folder = run_dir.read_json(name), name.removesuffix("/metrics.json")
-            yield _row("collected", texts[told["concept_id"]], told["steps"], told["l1"], folder)
+    listed = run_dir.listing(COLLECTED)
+    for concept_id, told in all_metrics(run_dir, collected(listed), listed).items():
+        folder = f"{COLLECTED}/{concept_id}"
+        yield _row("collected", texts[concept_id], told["steps"], told["l1"], folder)
     for name in run_dir.files(ADAPTED):
         parts = name.split("/")
         if name.endswith("/adapter_config.json") and parts[-2].startswith("step-"):

@@ -25,8 +25,8 @@ from pipelines.config.load import load_config
 from pipelines.runtime.machine import machine
 from pipelines.runtime.run_dir import READERS, RunDir
 from pipelines.runtime.stage_graph import provenance
+from pipelines.stages.adapter_metrics import FOLDER
 from pipelines.stages.concepts import load_concepts
-from pipelines.stages.trainer import FOLDER
 from tests.rehearsal.__main__ import storage
 from tests.rehearsal.configuration import words
 from tests.rehearsal.slow_store import SlowStore
