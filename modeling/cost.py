@@ -1,21 +1,17 @@
 """What the networks cost: FLOPs and weights, counted by running them on tensors without data.
 
-A multiplication and an addition are two FLOPs. Only matrix products and convolutions are counted
-(torch.utils.flop_counter); the rest is time, not FLOPs, and belongs to the utilisation that a plan
-assumes.
+Counted as modeling/flops.py does. What a diffusion model costs is in editors/diffusion/costs.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
-from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch import Tensor
 
+from modeling.flops import META, count_flops, weights_of
 from modeling.targets.discriminator import PatchDiscriminator
 from modeling.targets.families import frozen_target, make_target
 from modeling.targets.lora import AdaptedTranslator
@@ -25,7 +21,6 @@ from modeling.weights.interface import GeneratorConfig
 from modeling.weights.refiner import Refiner, RefinerConfig
 from modeling.weights.weight_generator import build
 
-META = torch.device("meta")
 TOKENS = 12
 """Tokens of a prompt, for counting: they cost little whatever their number."""
 
@@ -51,17 +46,6 @@ ANCHORS = {
     "prediction": Anchor("1-D UNet: one adapter, batches of 64", 854, 1.19, "blocks"),
 }
 """Secs. 5.1 and 5.2, Tables 1 and 2."""
-
-
-def count_flops(call: Callable[[], object]) -> float:
-    """FLOPs of what `call` runs, backward passes included."""
-    with FlopCounterMode(display=False) as counter:
-        call()
-    return float(counter.get_total_flops())
-
-
-def weights_of(module: nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters())
 
 
 class TranslatorCost:
@@ -182,63 +166,3 @@ def refiner_pass(config: RefinerConfig) -> float:
             model(blocks, blocks, loss, 0, 1, tokens, mask, pooled)
 
     return count_flops(call)
-
-
-@dataclass(frozen=True)
-class DiffusionCost:
-    """FLOPs of the parts of Stable Diffusion 1.5 for one picture."""
-
-    unet: float
-    """One evaluation."""
-    unet_gradient: float
-    """One evaluation and its gradient to the input, weights frozen."""
-    controlnet: float
-    encode: float
-    decode: float
-
-
-@cache
-def stable_diffusion(size: int = 512) -> DiffusionCost:
-    """Counted on diffusers' own modules at Stable Diffusion 1.5's shape, no weights needed.
-
-    size: side in pixels, a multiple of 64.
-    """
-    from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
-
-    # the published config.json of each; what is not named is diffusers' default
-    shape: dict[str, Any] = {"cross_attention_dim": 768, "attention_head_dim": 8}
-    widths = (128, 256, 512, 512)
-    # Any: diffusers is untyped
-    unet: Any
-    controlnet: Any
-    vae: Any
-    with META:
-        unet = UNet2DConditionModel(sample_size=64, **shape)
-        unet.requires_grad_(False)
-        controlnet = ControlNetModel(**shape)
-        vae = AutoencoderKL(
-            block_out_channels=widths,
-            down_block_types=("DownEncoderBlock2D",) * 4,
-            up_block_types=("UpDecoderBlock2D",) * 4,
-            layers_per_block=2,
-            sample_size=512,
-        )
-        image = torch.empty(1, 3, size, size)
-        latent = torch.empty(1, 4, size // 8, size // 8)
-        time, text = torch.ones(1), torch.empty(1, 77, 768)
-
-    def quiet(call: Callable[[], object]) -> float:
-        def run() -> None:
-            with torch.no_grad():
-                call()
-
-        return count_flops(run)
-
-    steered = latent.clone().requires_grad_()
-    return DiffusionCost(
-        unet=quiet(lambda: unet(latent, time, text)),
-        unet_gradient=count_flops(lambda: unet(steered, time, text).sample.sum().backward()),
-        controlnet=quiet(lambda: controlnet(latent, time, text, image)),
-        encode=quiet(lambda: vae.encode(image)),
-        decode=quiet(lambda: vae.decode(latent)),
-    )

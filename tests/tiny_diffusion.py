@@ -165,6 +165,77 @@ def stable_diffusion(folder: Path, levels: int = 2) -> Path:
     return target
 
 
+def lora(folder: Path, in_channels: int = 4) -> Path:
+    """Save LoRA weights of `unet()`'s attention, large enough to be seen; returns the file."""
+    from diffusers import StableDiffusionPipeline
+    from diffusers.utils import convert_state_dict_to_diffusers
+    from peft import LoraConfig, get_peft_model_state_dict
+
+    network = unet(in_channels)
+    network.add_adapter(LoraConfig(r=4, target_modules=["to_q", "to_k", "to_v", "to_out.0"]))
+    torch.manual_seed(6)
+    for name, parameter in network.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(parameter, std=0.3)
+    state = convert_state_dict_to_diffusers(get_peft_model_state_dict(network))
+    StableDiffusionPipeline.save_lora_weights(folder / "lora", unet_lora_layers=state)
+    return folder / "lora" / "pytorch_lora_weights.safetensors"
+
+
+def flux2_klein(folder: Path) -> Path:
+    """Save a tiny Flux2KleinPipeline; returns its folder."""
+    import diffusers
+    from transformers import Qwen2Tokenizer, Qwen3Config, Qwen3ForCausalLM
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    ends = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    letters = {letter: i for i, letter in enumerate(bytes_to_unicode().values())}
+    tokenizer = Qwen2Tokenizer(vocab=letters, merges=[], extra_special_tokens=ends[1:])
+    tokenizer.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    )
+    torch.manual_seed(5)
+    width = 16
+    language = Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=16,
+        num_hidden_layers=28,  # the pipeline reads the ninth, the 18th and the 27th
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        head_dim=8,
+    )
+    image_latents = diffusers.AutoencoderKLFlux2(
+        block_out_channels=(32, 32),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=4,
+        norm_num_groups=8,
+        layers_per_block=1,
+        mid_block_add_attention=False,
+    )
+    network = diffusers.Flux2Transformer2DModel(
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=3 * width,
+        axes_dims_rope=(4, 4, 4, 4),
+        guidance_embeds=False,
+    )
+    target = folder / "flux2-klein"
+    diffusers.Flux2KleinPipeline(
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
+        vae=image_latents.eval(),
+        text_encoder=Qwen3ForCausalLM(language).eval(),
+        tokenizer=tokenizer,
+        transformer=network.eval(),
+        is_distilled=True,
+    ).save_pretrained(target)
+    return target
+
+
 def flux(folder: Path, kontext: bool = False) -> Path:
     """Save a tiny FluxPipeline, or FluxKontextPipeline; returns its folder."""
     import diffusers

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from modeling.baselines.comodgan import CoModGanConfig, CoModGenerator, StyleGanDiscriminator
 from modeling.baselines.recipe import ScratchRecipe
 from modeling.baselines.scratch_training import ScratchTraining
-from modeling.cost import META, count_flops
+from modeling.flops import META, count_flops
 from modeling.targets.discriminator import adversarial_loss, discriminator_loss
 
 PATH_DECAY = 0.01

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from modeling import training_state
 from modeling.baselines.recipe import ScratchRecipe
-from modeling.cost import META, count_flops, weights_of
+from modeling.flops import META, count_flops, weights_of
 from modeling.targets.adapter_training import batch_order, to_uint8, to_unit
 
 

@@ -100,6 +100,7 @@ def check_editing(c: Config, editors: Sequence[str]) -> None:
     named: dict[str, Mapping[str, object]] = {
         **{f"editing.{k}": getattr(e, k) for k in ("models", "extras", "steps", "guidance")},
         **{f"editing.{k}": getattr(e, k) for k in ("image_guidance", "strength")},
+        **{f"editing.{k}": getattr(e, k) for k in ("loras", "schedulers")},
         "cluster.editor_actors": c.cluster.editor_actors,
         "cluster.editor_gpus": c.cluster.editor_gpus,
         "plan.evaluations": c.plan.evaluations,

@@ -18,6 +18,7 @@ PATHS = (
     "images.path",
     "editing.models",
     "editing.extras",
+    "editing.loras",
     "editing.clip",
     "editing.identity",
     "llm.encoder",

@@ -117,6 +117,7 @@ def _with_run_dir(config: Config) -> dict[str, Any]:
 MAPPINGS = {
     *("runs", "lora.ranks"),
     *(f"editing.{k}" for k in ("models", "extras", "exponents", "least", "steps", "guidance")),
+    *(f"editing.{k}" for k in ("loras", "schedulers")),
     *(f"editing.{k}" for k in ("image_guidance", "strength", "prompts", "instructions")),
     "cluster.editor_actors",
     "cluster.editor_gpus",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from functools import reduce
 from typing import Any
 
 from pipelines.config import tree as config_tree
@@ -51,14 +53,10 @@ def alternatives(config: Config, rates: Rates) -> list[tuple[str, dict[str, Any]
 
 def changed(config: Config, keys: dict[str, Any]) -> Config:
     """A copy of the configuration with other values, checked."""
-    tree = config_tree.to_dict(config)
+    other = copy.deepcopy(config)
     for key, value in keys.items():
-        place = tree
         *sections, last = key.split(".")
-        for section in sections:
-            place = place[section]
-        place[last] = value
-    other = config_tree.from_dict(tree)
+        setattr(reduce(getattr, sections, other), last, value)
     check(other)
     return other
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 
-from modeling.cost import GeneratorCost, stable_diffusion
+from modeling.cost import GeneratorCost
+from modeling.editors.diffusion.costs import EvaluationCost, evaluation_cost
+from modeling.editors.diffusion.recipes import recipes
 from modeling.editors.registry import EXACT
 from pipelines.config.error import ConfigError
 from pipelines.config.schema import Config
@@ -132,25 +134,10 @@ def edit_rate(config: Config, editor: str, actor: Pool) -> Rate:
     p = config.plan
     if editor in EXACT:
         return Rate(p.exact_edits_per_s * actor.cores, "assumed: plan.exact_edits_per_s, at 32×32")
-    each, steps, how = EVALUATIONS.get(editor, (0.0, 0, ""))
-    e = config.editing
-    steps = e.steps.get(editor, steps)
-    part = e.strength.get(editor, STRENGTH.get(editor, 1.0)) if editor in STRENGTH else 1.0
-    count, how = each * steps * part, f"{steps} steps × {part:g} × {how}"
-    if editor == "null_text" and e.inversions:
-        shared = min(1.0, e.inversions / config.images.count)
-        count = (shared * NULL_TEXT_EDIT + (1 - shared) * each) * steps
-        how = f"{steps} steps × 4 of editing; {shared:.0%} of the images are inverted once"
-    if editor in p.evaluations:
-        count, how = p.evaluations[editor], "plan.evaluations"
-    if count <= 0:
-        raise ConfigError(
-            f"how much an edit by {editor!r} costs is not known: give"
-            f" plan.evaluations={{{editor}: N}}, its denoiser evaluations"
-        )
-    size = -(-(e.size or config.images.size) // 64) * 64  # the UNet halves its latents three times
-    parts = stable_diffusion(size)
-    each = parts.unet + (parts.controlnet if editor == "controlnet" else 0.0)
+    count, how = _evaluations(config, editor)
+    size = -(-(config.editing.size or config.images.size) // 64) * 64  # a UNet halves three times
+    parts = _cost(editor, size)
+    each = parts.denoiser + (parts.controlnet if editor == "controlnet" else 0.0)
     flops = count * each + parts.encode + parts.decode
     if not actor.gpus:
         per_second = actor.cores * p.core_gflops * 1e9 / flops
@@ -164,6 +151,38 @@ def edit_rate(config: Config, editor: str, actor: Pool) -> Rate:
         f" {speed}",
         flops,
     )
+
+
+def _evaluations(config: Config, editor: str) -> tuple[float, str]:
+    """Of the denoiser for an edit, and why."""
+    e, recipe = config.editing, recipes().get(editor)
+    if editor in config.plan.evaluations:
+        return config.plan.evaluations[editor], "plan.evaluations"
+    if recipe is not None:
+        steps = e.steps.get(editor, recipe.options["steps"])
+        count = recipe.evaluations * steps / recipe.options["steps"]
+        strength = recipe.options.get("strength", 1.0)
+        count *= e.strength.get(editor, strength) / strength
+        return max(1.0, count), f"{steps} steps, by its recipe"
+    each, steps, how = EVALUATIONS.get(editor, (0.0, 0, ""))
+    steps = e.steps.get(editor, steps)
+    part = e.strength.get(editor, STRENGTH.get(editor, 1.0)) if editor in STRENGTH else 1.0
+    count, how = each * steps * part, f"{steps} steps × {part:g} × {how}"
+    if editor == "null_text" and e.inversions:
+        shared = min(1.0, e.inversions / config.images.count)
+        count = (shared * NULL_TEXT_EDIT + (1 - shared) * each) * steps
+        how = f"{steps} steps × 4 of editing; {shared:.0%} of the images are inverted once"
+    if count <= 0:
+        raise ConfigError(
+            f"how much an edit by {editor!r} costs is not known: give"
+            f" plan.evaluations={{{editor}: N}}, its denoiser evaluations"
+        )
+    return count, how
+
+
+def _cost(editor: str, size: int) -> EvaluationCost:
+    recipe = recipes().get(editor)
+    return evaluation_cost(recipe.architecture if recipe else "sd15", size)
 
 
 def to_json(rates: Rates) -> dict[str, dict[str, object]]:

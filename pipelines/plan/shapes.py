@@ -8,7 +8,6 @@ from modeling.cost import TranslatorCost
 from modeling.editors.avatars import portrait, render
 from modeling.editors.registry import EXACT
 from modeling.images import ImageError, PictureFolder, decode_image, encode_png
-from modeling.targets.lora import to_files
 from modeling.weights.codec import BlockLayout
 from pipelines.config.schema import Config
 from pipelines.plan.counts import candidate_editors
@@ -67,10 +66,8 @@ class Shapes:
             adapted.shapes, adapted.groups, config.weights.grouping, config.weights.block_size
         )
         self.text_dim = dim
-        files = to_files({}, adapted.lora_config, {})
-        # the tensors' names and shapes take about a hundred bytes each
-        self.adapter_bytes = (
-            FLOAT * adapted.n_weights
-            + 100 * len(adapted.shapes)
-            + sum(len(data) for data in files.values())
-        )
+        # safetensors' header: each tensor's name, dtype, shape and place; PEFT's JSON: its keys and
+        # the layers (to write it takes an import of seconds)
+        header = sum(len(name) + 64 for name in adapted.shapes)
+        layers = sum(len(name) for name in adapted.shapes if ".lora_A." in name)
+        self.adapter_bytes = FLOAT * adapted.n_weights + header + 900 + layers

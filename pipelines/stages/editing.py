@@ -54,6 +54,8 @@ def editor_options(config: Config, name: str) -> dict[str, Any]:
     single: dict[str, Mapping[str, Any]] = {
         "model": e.models,
         "extra": e.extras,
+        "lora": e.loras,
+        "scheduler": e.schedulers,
         "steps": e.steps,
         "guidance": e.guidance,
         "image_guidance": e.image_guidance,

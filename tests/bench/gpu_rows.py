@@ -15,7 +15,7 @@ from torch import Tensor
 
 from modeling.baselines.pix2pix_training import Pix2PixConfig, Pix2PixTraining
 from modeling.baselines.recipe import ScratchRecipe
-from modeling.cost import count_flops, weights_of
+from modeling.flops import count_flops, weights_of
 from modeling.targets.adapter_training import ConceptData, to_unit, train_adapters
 from modeling.targets.base_training import BaseTraining
 from modeling.targets.discriminator import PatchDiscriminator

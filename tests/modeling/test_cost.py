@@ -8,14 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from modeling.cost import (
-    ANCHORS,
-    GeneratorCost,
-    TranslatorCost,
-    count_flops,
-    refiner_pass,
-    stable_diffusion,
-)
+from modeling.cost import ANCHORS, GeneratorCost, TranslatorCost, refiner_pass
+from modeling.editors.diffusion.costs import ARCHITECTURES, counted, evaluation_cost
+from modeling.flops import count_flops
 from modeling.targets.discriminator import PatchDiscriminator
 from modeling.targets.families import frozen_target
 from modeling.targets.shapes import DiscriminatorConfig, TranslatorConfig
@@ -113,11 +108,18 @@ def test_a_weight_generator(kind: str) -> None:
 
 
 def test_stable_diffusion_is_the_published_one() -> None:
-    cost = stable_diffusion()
-    assert cost.unet == pytest.approx(0.803e12, rel=0.01)
-    assert 2 * cost.unet < cost.unet_gradient < 2.3 * cost.unet
-    assert 0.3 < cost.controlnet / cost.unet < 0.4  # the UNet's encoder
-    assert cost.encode < cost.decode < 4 * cost.unet
+    cost = evaluation_cost("sd15", 512)
+    assert cost.denoiser == pytest.approx(0.803e12, rel=0.01)
+    assert 2 * cost.denoiser < cost.gradient < 2.3 * cost.denoiser
+    assert 0.3 < cost.controlnet / cost.denoiser < 0.4  # the UNet's encoder
+    assert cost.encode < cost.decode < 4 * cost.denoiser
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_table_of_costs_is_what_diffusers_networks_cost(architecture: str) -> None:
+    """At a side that it was not made from; the polynomial is exact."""
+    made, told = counted(architecture, 320), evaluation_cost(architecture, 320)
+    assert vars(told) == pytest.approx(vars(made), rel=1e-6)
 
 
 def test_the_paper_s_times_as_rates() -> None:
@@ -136,5 +138,5 @@ def test_the_assumed_utilisations_follow_from_the_paper_s_times() -> None:
         reached = step * ANCHORS[anchor].per_second / (plan.gpu_tflops * 1e12)
         assert reached == pytest.approx(utilisation, rel=0.03), anchor
     # 11.47 steps/s of 4 pictures, two evaluations each
-    reached = 11.47 * 4 * 2 * stable_diffusion().unet / (plan.editor_tflops * 1e12)
+    reached = 11.47 * 4 * 2 * evaluation_cost().denoiser / (plan.editor_tflops * 1e12)
     assert reached == pytest.approx(plan.editor_utilisation, rel=0.03)

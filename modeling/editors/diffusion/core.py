@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from modeling.concepts.concept import Concept
+from modeling.editors.diffusion.distilling import merge_lora, scheduler_by
 from modeling.editors.diffusion.instructions import check_templates, instruction
 from modeling.editors.diffusion.loading import check_folder, check_weights
 from modeling.editors.interface import EditError, EditResult, Source, change
@@ -29,10 +30,18 @@ NO_MEMORY = ("can't allocate memory", "not enough memory", "CUBLAS_STATUS_ALLOC_
 class EditorOptions:
     """How a diffusion editor is loaded and run. Fields that a method has no use for are ignored."""
 
+    name: str = ""
+    """The editor's, where it is not the method's own (recipes.py)."""
     model: str = ""
     """A folder written by save_pretrained, or a hub id; "" = the method's published weights."""
     extra: str = ""
     """A second model: the ControlNet."""
+    lora: str = ""
+    """LoRA weights that are merged into the model: a file, or a hub id with one, "OWNER/NAME:FILE",
+    safetensors both."""
+    scheduler: str = ""
+    """A scheduler of diffusers and settings of it, such as "LCMScheduler" or
+    "EulerDiscreteScheduler timestep_spacing=trailing"; "" = the model's own."""
     allow_download: bool = False
     """False: a hub id must be in the local cache already."""
     device: str = ""
@@ -99,9 +108,11 @@ class DiffusionEditor(ABC):
     `run`. Raises EditError if the model cannot be loaded; the message says how to get it.
     """
 
-    name: ClassVar[str]
+    name: str
     model: ClassVar[str]
     """Hub id of the published weights."""
+    steers: ClassVar[bool] = False
+    """It samples by a scheduler of its own making."""
     style: str
     """What the model is told: "prompt" (describes the result), "instruction" (what to do) or
     "subject" (who is to be seen)."""
@@ -115,7 +126,12 @@ class DiffusionEditor(ABC):
         self.options = options or EditorOptions()
         device = self.options.device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.dtype = DTYPES[self.options.dtype]
+        self.name = self.options.name or self.name
         self.pipeline: Any = self.load(self.options.model or self.model)
+        if self.options.lora:
+            merge_lora(self.pipeline, self.options.lora, self.name, self.options.allow_download)
+        if self.options.scheduler:
+            self._set_scheduler(self.options.scheduler)
         try:
             self.device = torch.device(device)
             self.pipeline.to(self.device)
@@ -269,6 +285,14 @@ class DiffusionEditor(ABC):
                 f"{self.name}: {width}×{height} pixels: the sides must be multiples of {step};"
                 f" edit at another side (editing.size={max(near)})"
             )
+
+    def _set_scheduler(self, words: str) -> None:
+        if self.steers:
+            raise EditError(f"{self.name} samples by DDIM: leave editing.schedulers.{self.name}")
+        try:
+            self.pipeline.scheduler = scheduler_by(words, self.pipeline.scheduler.config)
+        except (ValueError, TypeError) as error:
+            raise EditError(f"editing.schedulers.{self.name}: {one_line(error)}") from error
 
     def _set_attention(self, backend: str) -> None:
         network = self.denoiser

@@ -137,6 +137,7 @@ class InversionEditor(DiffusionEditor):
 
     # the weights that the papers' code uses are v1-4; v1-5 is its longer training, and img2img's
     model = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+    steers = True
     source = "a photo of a person"
     """The prompt under which pictures are inverted; the papers caption each picture."""
 

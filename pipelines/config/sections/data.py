@@ -46,6 +46,11 @@ class Editing:
     """A folder written by save_pretrained, or a hub id; else the method's published weights."""
     extras: dict[str, str] = field(default_factory=dict)
     """A second model: the ControlNet."""
+    loras: dict[str, str] = field(default_factory=dict)
+    """LoRA weights to merge into a model: FILE.safetensors, or OWNER/NAME:FILE of the hub."""
+    schedulers: dict[str, str] = field(default_factory=dict)
+    """A scheduler of diffusers and its settings: "LCMScheduler", "EulerDiscreteScheduler
+    timestep_spacing=trailing"; else the model's own."""
     clip: str = ""
     """CLIP model that scores edits, a folder or hub id; empty = no scores."""
     identity: str = ""

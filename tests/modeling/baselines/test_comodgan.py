@@ -11,7 +11,7 @@ from modeling.baselines.comodgan import (
     CoModGenerator,
     StyleGanDiscriminator,
 )
-from modeling.cost import META, weights_of
+from modeling.flops import META, weights_of
 from tests.rounding import in_float64
 
 TINY = CoModGanConfig(16, channel_base=64, channel_max=8, z_dim=6, w_dim=5, mapping_layers=2)

@@ -22,7 +22,7 @@ from modeling.baselines.comodgan_training import (
 from modeling.baselines.pix2pix_training import Pix2PixConfig, Pix2PixTraining
 from modeling.baselines.recipe import ScratchRecipe
 from modeling.baselines.scratch_training import ScratchTraining
-from modeling.cost import META, count_flops, weights_of
+from modeling.flops import META, count_flops, weights_of
 from modeling.targets.adapter_training import to_uint8
 from modeling.targets.shapes import DiscriminatorConfig, ResNetGeneratorConfig
 from tests.rounding import in_float64, rounding

@@ -18,7 +18,8 @@ from peft import PeftModel
 from torch import Tensor, nn
 from torch.func import vmap
 
-from modeling.cost import TranslatorCost, count_flops
+from modeling.cost import TranslatorCost
+from modeling.flops import count_flops
 from modeling.targets.adapter_training import ConceptData, to_unit, train_adapters, translate_all
 from modeling.targets.base_training import BaseTraining
 from modeling.targets.conv_norm import ChannelAffine, ConvNorm

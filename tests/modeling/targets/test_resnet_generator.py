@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from modeling.cost import META, weights_of
+from modeling.flops import META, weights_of
 from modeling.targets.discriminator import PatchDiscriminator
 from modeling.targets.resnet_generator import ResNetGenerator
 from modeling.targets.shapes import DiscriminatorConfig, ResNetGeneratorConfig

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from modeling.cost import META, weights_of
+from modeling.flops import META, weights_of
 from pipelines.comparison.from_scratch import make_baseline
 from pipelines.config.error import ConfigError
 from pipelines.config.load import load_config, preset_names

@@ -16,9 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modeling.concepts.planning import plan_concepts
-from modeling.cost import stable_diffusion
+from modeling.editors.diffusion.costs import evaluation_cost
+from modeling.editors.diffusion.recipes import recipes
 from modeling.editors.registry import DIFFUSION as DIFFUSION_EDITORS
-from modeling.editors.registry import make_editor
+from modeling.editors.registry import METHODS, make_editor
 from pipelines.__main__ import main
 from pipelines.config.derived import resolve_editor
 from pipelines.config.error import ConfigError
@@ -286,9 +287,12 @@ def test_every_editor_has_a_cost_and_a_new_one_asks_for_it() -> None:
     config, _, _ = planned(*DIFFUSION)
     costs = {e: edit_rate(config, e, Pool(1, 1.0)).flops for e in DIFFUSION_EDITORS}
     assert max(costs, key=lambda e: costs[e]) == "null_text"
-    assert min(costs, key=lambda e: costs[e]) == "img2img"
+    slow = [costs[e] for e in METHODS if e not in recipes()]
+    assert min(slow) == costs["img2img"]
+    assert all(costs[e] < min(slow) / 2 for e in recipes() if e != "flux2_klein")
+    assert costs["flux2_klein"] < costs["img2img"] * 2
     half = changed(config, {"editing.steps": {"img2img": 25}})
-    network = 60 * stable_diffusion().unet
+    network = 60 * evaluation_cost().denoiser
     saved = costs["img2img"] - edit_rate(half, "img2img", Pool(1, 1.0)).flops
     assert saved == pytest.approx(network / 2)
     with pytest.raises(ConfigError, match="how much an edit by 'sketchy' costs is not known: give"):
