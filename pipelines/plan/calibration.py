@@ -58,6 +58,7 @@ from pipelines.runtime.text_table import writing_text
 from pipelines.stages.base import discriminator_config, translator_config
 from pipelines.stages.concepts import load_text
 from pipelines.stages.editing import editor_options
+from pipelines.stages.gans import concepts_at_once
 from pipelines.stages.judging import features_of
 from pipelines.stages.weight_generators import generator_config, members
 
@@ -116,7 +117,7 @@ class Bench:
 
         steps = 4
         collect = replace(collection_recipe(c.gans, steps), warmup=0)
-        together = c.gans.concepts_per_batch
+        together = concepts_at_once(c)
         add("collect", actor, lambda d: self.adapters(d, collect, together))
         finetune = replace(finetune_recipe(as_published(c.adapt)), steps=steps)
         add("finetune", actor, lambda d: self.adapters(d, finetune, 1))

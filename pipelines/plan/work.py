@@ -20,6 +20,7 @@ from pipelines.runtime.session import threads_per_actor, threads_per_worker
 from pipelines.runtime.text_table import MAPPED
 from pipelines.stages.adapt import scored_steps
 from pipelines.stages.contenders import SHUFFLED, regimes
+from pipelines.stages.gans import concepts_at_once
 from pipelines.stages.gradients import PAIRS, POINTS
 from pipelines.stages.weight_generators import members
 
@@ -182,7 +183,7 @@ def _gans(config: Config, shapes: Shapes, counts: ConceptCounts, actors: Pool) -
     adapters = counts.train + counts.of("val")
     piloted = 0 if g.steps else min(g.pilots, counts.train) * g.pilot_steps
     kept = len(kept_steps(steps, g.checkpoints))
-    pool = actors.at_most(-(-adapters // g.concepts_per_batch))
+    pool = actors.at_most(-(-adapters // concepts_at_once(config)))
     return StageWork(
         "gans",
         f"{adapters:,} adapters × {steps:,} steps × {g.batch} images",

@@ -11,6 +11,8 @@ import json
 from collections import defaultdict
 from typing import Any
 
+from modeling.fitting import MOST, Fit
+from modeling.flops import weights_of
 from modeling.targets.adapter_training import ConceptData, Trained, to_unit, train_adapters
 from modeling.targets.convergence import kept_steps
 from modeling.targets.lora import CONFIG_FILE, WEIGHTS_FILE, Adapter, from_bytes, to_files
@@ -27,6 +29,14 @@ from pipelines.stages.concepts import with_adapter
 from pipelines.stages.pairs import encoded_pairs, usable
 from pipelines.stages.trainer import Trainer
 
+NO_ROOM = "out of memory with a single concept: a smaller gans.batch takes less"
+
+
+def concepts_at_once(config: Config) -> int:
+    """Rows of an actor's batch: gans.concepts_per_batch, or as many as it may find room for."""
+    device = "cuda" if config.cluster.gpus_per_actor else "cpu"
+    return config.gans.concepts_per_batch or MOST[device]
+
 
 def identity_l1(data: ConceptData) -> float:
     """The score of doing nothing."""
@@ -40,6 +50,12 @@ class CollectAdapters(Trainer):
         super().__init__(config, run_dir)
         self.recipe = collection_recipe(self.config.gans, steps)
         self.keep = kept_steps(steps, self.config.gans.checkpoints)
+        c, network = self.config, self.translator
+        what = (
+            f"collect {network.n_weights} of {weights_of(network.network)} weights,"
+            f" {c.images.size} pixels × {c.gans.batch}"
+        )
+        self.fit = Fit(what, c.gans.concepts_per_batch, self.device)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         out: dict[str, list[str]] = {"concept_id": [], "error": [], "metrics": []}
@@ -60,19 +76,22 @@ class CollectAdapters(Trainer):
             groups[data.source.shape[0]].append(data)
         done = []
         for concepts in groups.values():
-            starts = [self.translator.zero_adapter()] * len(concepts)
-            results = train_adapters(
-                self.translator,
-                concepts,
-                starts,
-                self.recipe,
-                self.discriminator,
-                self.config.seed,
-                self.keep,
-            )
-            for r in results:
-                done.append((r, self.decoded(r.concept_id, validation[r.concept_id])))
+            for some, made in self.fit.pieces(concepts, self.trained):
+                for r in made or [Trained(c.concept_id, None, NO_ROOM) for c in some]:
+                    done.append((r, self.decoded(r.concept_id, validation[r.concept_id])))
         return done
+
+    def trained(self, concepts: list[ConceptData]) -> list[Trained]:
+        """All of them fused."""
+        return train_adapters(
+            self.translator,
+            concepts,
+            [self.translator.zero_adapter()] * len(concepts),
+            self.recipe,
+            self.discriminator,
+            self.config.seed,
+            self.keep,
+        )
 
     def write(self, trained: Trained, validation: ConceptData) -> dict[str, Any]:
         """The adapter's files; returns what `metrics.json` says."""
@@ -113,7 +132,7 @@ def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
     rows = [{"concept_id": i} for i in todo]
     bad: list[dict[str, str]] = []
     total, made = 0.0, 0
-    batch = config.gans.concepts_per_batch
+    batch = concepts_at_once(config)
     with notes:
         for row in map_actors(config, CollectAdapters, arguments, rows, batch):
             concept_id = str(row["concept_id"])

@@ -36,7 +36,7 @@ from pipelines.runtime.run_dir import RunDir
 from pipelines.runtime.stage_graph import record_errors
 from pipelines.runtime.stage_table import StageError
 from pipelines.stages.base import load_base
-from pipelines.stages.gans import CollectAdapters, identity_l1
+from pipelines.stages.gans import CollectAdapters, concepts_at_once, identity_l1
 
 FOLDER = "ranks"
 RESULT, ERRORS = f"{FOLDER}/ranks.json", "errors/ranks.parquet"
@@ -206,7 +206,7 @@ def train_at(
     }
     errors = []
     rows = [{"concept_id": i} for i in todo]
-    for row in map_actors(config, TrainAtRanks, arguments, rows, config.gans.concepts_per_batch):
+    for row in map_actors(config, TrainAtRanks, arguments, rows, concepts_at_once(config)):
         if row["error"]:
             errors.append({"key": f"{name}/{row['concept_id']}", "reason": str(row["error"])})
         progress.add()

@@ -17,13 +17,12 @@ from modeling.editors.diffusion.distilling import merge_lora, scheduler_by
 from modeling.editors.diffusion.instructions import check_templates, instruction
 from modeling.editors.diffusion.loading import check_folder, check_weights
 from modeling.editors.interface import EditError, EditResult, Source, change
+from modeling.fitting import Fit, out_of_memory
 from modeling.reasons import one_line
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 UNSET = -1.0
 """An option that is left to the method."""
-NO_MEMORY = ("can't allocate memory", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED")
-"""What the plain RuntimeErrors of PyTorch's CPU allocators and of cuBLAS say."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ class EditorOptions:
     """null_text: pictures whose inversion is kept in memory, 12 MB each at 50 steps; to edit one
     again costs a quarter of the evaluations and no gradient."""
     batch: int = 8
-    """Pictures a call; halved, down to one, when memory runs out."""
+    """Pictures a call; halved, down to one, when memory runs out. 0 = what fits."""
     size: int = 0
     """Side in pixels at which the model edits (Stable Diffusion 1: 512); 0 = the picture's own."""
     steps: int = 0
@@ -77,8 +76,8 @@ class EditorOptions:
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
             raise EditError(f"dtype {self.dtype!r}: use one of {', '.join(DTYPES)}")
-        if self.batch < 1 or self.size < 0 or self.steps < 0:
-            raise EditError(f"batch starts at 1, size and steps at 0: {self}")
+        if self.batch < 0 or self.size < 0 or self.steps < 0:
+            raise EditError(f"batch, size and steps start at 0: {self}")
         for key in ("guidance", "image_guidance"):
             value = getattr(self, key)
             if not (value == UNSET or 0 <= value < float("inf")):
@@ -138,6 +137,9 @@ class DiffusionEditor(ABC):
         except RuntimeError as error:
             raise EditError(f"device {device!r} cannot be used: {one_line(error)}") from error
         self.pipeline.set_progress_bar_config(disable=True)
+        o = self.options
+        what = f"edit {self.name}, {o.model or self.model}, {o.dtype}, {o.size or 'own'} pixels"
+        self.fit = Fit(what, o.batch, self.device)
         if self.options.size:
             self._check_side(self.options.size, self.options.size)
         if self.options.attention:
@@ -185,27 +187,22 @@ class DiffusionEditor(ABC):
         The noise of an edit depends on image, concept and seed alone.
         """
         out: list[EditResult | EditError] = []
-        for start in range(0, len(sources), self.options.batch):
-            out += self._batch(list(sources[start : start + self.options.batch]), concept)
+        none = EditError(f"{self.name}: out of memory with a single picture")
+        for some, made in self.fit.pieces(sources, lambda some: self._batch(some, concept)):
+            out += [none] * len(some) if made is None else made
         return out
 
     def _batch(self, sources: list[Source], concept: Concept) -> list[EditResult | EditError]:
+        """Raises where memory runs out."""
         try:
             made = self._run(sources, concept)
         except Exception as error:
-            if not _out_of_memory(error):
-                # one bad call must not lose the others; the reason is recorded
-                known = isinstance(error, EditError)
-                text = str(error) if known else f"{type(error).__name__}: {one_line(error)}"
-                return [EditError(text)] * len(sources)
-            made = None
-        if made is None:  # outside the handler, whose traceback would keep the batch alive
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
-            if len(sources) == 1:
-                return [EditError(f"{self.name}: out of memory with a single picture")]
-            half = len(sources) // 2
-            return self._batch(sources[:half], concept) + self._batch(sources[half:], concept)
+            if out_of_memory(error):
+                raise
+            # one bad call must not lose the others; the reason is recorded
+            known = isinstance(error, EditError)
+            text = str(error) if known else f"{type(error).__name__}: {one_line(error)}"
+            return [EditError(text)] * len(sources)
         return [self._result(s, image) for s, image in zip(sources, made, strict=True)]
 
     def _run(self, sources: list[Source], concept: Concept) -> np.ndarray:
@@ -309,12 +306,6 @@ class DiffusionEditor(ABC):
                 f"attention={backend}: the {type(network).__name__} of {self.name!r} has no choice"
                 " of backends, it always uses PyTorch's own: leave attention empty"
             )
-
-
-def _out_of_memory(error: Exception) -> bool:
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and any(text in str(error) for text in NO_MEMORY)
-    )
 
 
 def unflagged(output: Any) -> np.ndarray:

@@ -65,7 +65,8 @@ class Editing:
     """null_text: pictures whose inversion an actor keeps, 12 MB of memory each at 50 steps, to edit
     them to further concepts at a quarter of the cost."""
     batch: int = 8
-    """Pictures a call; halved when memory runs out."""
+    """Pictures a call; halved when memory runs out. 0 = what fits, remembered by device and
+    model."""
     size: int = 0
     """Side at which the models edit (Stable Diffusion 1: 512); 0 = images.size."""
     dtype: str = "float32"

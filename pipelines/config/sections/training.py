@@ -87,7 +87,8 @@ class Gans(Collecting):
     checkpoints: int = 1
     """K: how many checkpoints of one concept are kept, evenly over the last quarter."""
     concepts_per_batch: int = 4
-    """Adapters that one actor trains together."""
+    """Adapters that one actor trains together; halved when memory runs out. 0 = what fits,
+    remembered by device and network."""
     pilots: int = 4
     """Concepts on which the number of steps is found."""
     pilot_steps: int = 400

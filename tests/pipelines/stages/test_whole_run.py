@@ -654,6 +654,41 @@ def test_a_diverging_concept_is_an_error_row(finished: Finished, tmp_path: Path)
     assert run.files("adapters") == []
 
 
+def test_adapters_that_do_not_fit_together_are_trained_apart(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """gans.concepts_per_batch=0 with room for one, without Ray: the adapters that there were."""
+    from pipelines.stages import gans
+
+    words = finished.copy(tmp_path / "run")
+    run = RunDir(str(tmp_path / "run"))
+    config = load_config([*words, "gans.concepts_per_batch=0"])
+    ids = sorted(f.split("/")[1] for f in run.files("adapters") if f.endswith("/metrics.json"))[:3]
+    before = [gans.load_adapter(run, f"adapters/{i}") for i in ids]
+    steps = run.read_json(f"adapters/{ids[0]}/metrics.json")["steps"]
+    run.delete("adapters")
+    tried: list[int] = []
+    train = gans.train_adapters
+
+    def limited(translator: Any, concepts: list[Any], *rest: Any) -> Any:
+        tried.append(len(concepts))
+        if len(concepts) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return train(translator, concepts, *rest)
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(gans, "train_adapters", limited)
+    actor = gans.CollectAdapters(to_dict(config), run, steps)
+    actor({"concept_id": np.array(ids)})
+    assert tried == [3, 1, 1, 1]
+    for concept_id, old in zip(ids, before, strict=True):
+        new = gans.load_adapter(run, f"adapters/{concept_id}")
+        for key, weights in old.items():
+            torch.testing.assert_close(new[key], weights, atol=2e-4, rtol=1e-3)
+    again = gans.CollectAdapters(to_dict(config), run, steps)
+    assert again.fit.size == 1 and gans.concepts_at_once(config) > 1
+
+
 def test_two_workers_train_one_weight_generator(
     finished: Finished, ray: None, tmp_path: Path
 ) -> None:

@@ -139,12 +139,13 @@ def test_out_of_memory_halves_the_batch(
         return np.stack([np.asarray(i, np.float32) / 255 for i in images])
 
     monkeypatch.setattr(editor, "run", run)
+    monkeypatch.setattr(editor.fit, "size", 4)
     results = editor.edit(SOURCES, GREY)
     if limit == 0:
-        assert sizes == [4, 2, 1, 1, 2, 1, 1, 1]
+        assert sizes == [4, 2, 1, 1, 1, 1, 1]
         assert all("out of memory with a single picture" in r for r in reasons(results))
     else:
-        assert sizes == ([4, 2, 1, 1, 2, 1, 1, 1] if limit == 1 else [4, 2, 2, 1])
+        assert sizes == ([4, 2, 1, 1, 1, 1, 1] if limit == 1 else [4, 2, 2, 1])
         assert (pictures(results) == np.stack([s.image for s in SOURCES])).all()
 
 
@@ -264,8 +265,8 @@ def test_compile_compiles_the_denoiser(
     ("options", "says"),
     [
         ({"dtype": "float8"}, "dtype 'float8': use one of float32"),
-        ({"batch": 0}, "batch starts at 1"),
-        ({"size": -8}, "size and steps at 0"),
+        ({"batch": -1}, "batch, size and steps start at 0"),
+        ({"size": -8}, "size and steps start at 0"),
         ({"guidance": -2.0}, "guidance=-2.0: is 0 or more"),
         ({"guidance": float("nan")}, "guidance=nan"),
         ({"image_guidance": -0.5}, "image_guidance=-0.5"),
