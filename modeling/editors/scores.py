@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ from modeling.editors.choice import PARTS
 
 NEUTRAL = "a photo of a person"
 GOOD, BAD = "Good photo.", "Bad photo."
+KEPT = 10_000
+"""Source pictures whose features are kept: 3 KB each."""
 
 
 class EditScoreError(RuntimeError):
@@ -47,6 +50,7 @@ class EditScores:
         if identity:
             self.identity = self._load(AutoModel, "editing.identity", identity)
             self.identity_processor = self._load(AutoImageProcessor, "editing.identity", identity)
+        self.sources: dict[tuple[str, bytes], Tensor] = {}
         self.neutral, *judged = self._texts([NEUTRAL, GOOD, BAD])
         self.judged = torch.stack(judged)
 
@@ -66,18 +70,34 @@ class EditScores:
         self, sources: Sequence[np.ndarray], edits: Sequence[np.ndarray], text: str
     ) -> list[dict[str, float]]:
         """PARTS of each edit: uint8 [H, W, 3] pictures, and what the edit is to show."""
-        before, after = self._images(sources), self._images(edits)
+        before, after = self._known(sources, "clip", self._images), self._images(edits)
         (target,) = self._texts([text])
         direction = torch.cosine_similarity(after - before, target - self.neutral, dim=-1)
         if self.identity is None:
             identity = torch.cosine_similarity(before, after, dim=-1)
         else:
-            identity = torch.cosine_similarity(self._faces(sources), self._faces(edits), dim=-1)
+            own = self._known(sources, "identity", self._faces)
+            identity = torch.cosine_similarity(own, self._faces(edits), dim=-1)
         # CLIP's own temperature
         logits = self.clip.logit_scale.exp() * after @ self.judged.T
         quality = logits.softmax(-1)[:, 0]
         parts = torch.stack([direction, identity, quality], dim=-1).cpu().tolist()
         return [dict(zip(PARTS, row, strict=True)) for row in parts]
+
+    def _known(
+        self,
+        pictures: Sequence[np.ndarray],
+        model: str,
+        features: Callable[[Sequence[np.ndarray]], Tensor],
+    ) -> Tensor:
+        """Features of source pictures, which come again with every concept."""
+        keys = [(model, hashlib.blake2b(p.tobytes()).digest()) for p in pictures]
+        new = {k: p for k, p in zip(keys, pictures, strict=True) if k not in self.sources}
+        found = dict(zip(new, features(list(new.values())), strict=True)) if new else {}
+        rows = torch.stack([found[k] if k in found else self.sources[k] for k in keys])
+        if len(self.sources) + len(found) <= KEPT:
+            self.sources |= found
+        return rows
 
     def _images(self, pictures: Sequence[np.ndarray]) -> Tensor:
         inputs = self.processor([Image.fromarray(p) for p in pictures], return_tensors="pt")

@@ -102,6 +102,8 @@ def _pairs(config: Config, counts: ConceptCounts, actors: Pool) -> StageWork:
     tried, kept = tried + tried_few, kept + kept_few
     work = [Work(f"edits by {e}", (tried + kept) / len(editors), f"edit {e}") for e in editors]
     stored = 2 * kept * png_bytes(config)
+    if config.editing.clip:
+        work.append(Work("pictures scored", tried + kept, "score"))
     work.append(Work("MB written", stored / 1e6, "write"))
     notes = []
     if len(editors) > 1:

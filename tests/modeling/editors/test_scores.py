@@ -79,6 +79,31 @@ def test_identity_by_another_model(clip: Path, tmp_path: Path) -> None:
     assert [s["identity"] for s in own] != pytest.approx(expected, abs=1e-4)
 
 
+def test_a_source_picture_goes_through_the_model_once(
+    clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, after = pictures(4), [p[::-1].copy() for p in pictures(4)]
+    fresh = [
+        EditScores(str(clip))([b], [a], "grey hair")[0] for b, a in zip(before, after, strict=True)
+    ]
+    scores = EditScores(str(clip))
+    seen: list[int] = []
+    images = scores._images
+
+    def counted(batch: list[np.ndarray]) -> torch.Tensor:
+        seen.append(len(batch))
+        return images(batch)
+
+    monkeypatch.setattr(scores, "_images", counted)
+    scores(before[:2], after[:2], "red hair")
+    found = scores(before[1:], after[1:], "grey hair")
+    assert seen == [2, 2, 2, 3]  # the sources that are new, the edits; twice
+    for one, other in zip(found, fresh[1:], strict=True):
+        assert one == pytest.approx(other, abs=1e-5)
+    assert scores(before, after, "grey hair")[0] == pytest.approx(fresh[0], abs=1e-5)
+    assert seen[4:] == [4]
+
+
 def test_a_missing_model_is_named(tmp_path: Path) -> None:
     with pytest.raises(EditScoreError, match=r"editing\.clip=.*cannot be loaded.*allow_download"):
         EditScores(str(tmp_path))

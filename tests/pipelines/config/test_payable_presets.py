@@ -1,0 +1,81 @@
+"""The presets that people can pay: what they promise, by the plan, and what they are made of.
+
+That each runs, with tiny models, is tests/pipelines/stages/test_payable_presets.py.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from modeling.baselines.resnet_generator import ResnetGenerator
+
+from modeling.cost import GeneratorCost
+from modeling.editors.diffusion.recipes import recipes
+from modeling.flops import META, weights_of
+from pipelines.config.load import load_config
+from pipelines.config.schema import Config
+from pipelines.plan.command import make_plan
+from pipelines.plan.counts import concept_counts
+from pipelines.plan.outcome import Plan
+from pipelines.plan.rates import assumed
+from pipelines.plan.shapes import Shapes
+from pipelines.stages.weight_generators import generator_config
+
+RESULTS = Path(__file__).parents[2] / "bench" / "results"
+PRESETS = ("workstation", "node", "paper-lean")
+
+
+@cache
+def planned(preset: str) -> tuple[Config, Shapes, Plan]:
+    config = load_config([f"preset={preset}"])
+    shapes = Shapes(config)
+    return config, shapes, make_plan(config, shapes, assumed(config, shapes))
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_plan_is_the_one_that_is_committed(preset: str) -> None:
+    """`denoised-weights plan preset=… json=tests/bench/results/plan_….json` made it."""
+    told = json.loads((RESULTS / f"plan_{preset.replace('-', '_')}.json").read_text())
+    _, _, plan = planned(preset)
+    assert told["held_hours"] == pytest.approx(plan.held_hours, rel=0.01)
+    assert told["wall_hours"] == pytest.approx(plan.wall_hours, rel=0.01)
+
+
+def test_each_keeps_its_promise_by_the_plan() -> None:
+    assert planned("workstation")[2].wall_hours <= 12 and planned("workstation")[2].devices == 1
+    assert planned("node")[2].wall_hours <= 24 and planned("node")[2].devices == 8
+    assert planned("paper-lean")[2].held_hours <= planned("paper")[2].held_hours / 20
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_module_can_be_built(preset: str) -> None:
+    """On the meta device; Shapes has built translator, discriminator and blocks."""
+    config, shapes, _ = planned(preset)
+    assert shapes.cost.weights > 0 and shapes.cost.critic_weights > 0
+    model = GeneratorCost(generator_config(config, shapes.layout.n_blocks, shapes.text_dim))
+    assert model.weights > 0
+    p = config.pix2pix
+    with META:
+        assert weights_of(ResnetGenerator(p.width)) > 0
+    assert recipes()[config.editor].side == config.editing.size
+    assert torch.device("meta") == META
+
+
+def test_the_larger_ones_have_the_paper_s_network() -> None:
+    paper = planned("paper")[1]
+    for preset in ("node", "paper-lean"):
+        shapes = planned(preset)[1]
+        assert shapes.layout.n_blocks == paper.layout.n_blocks == 854
+        assert shapes.cost.weights == paper.cost.weights
+
+
+def test_counts() -> None:
+    few, many, all_of = (concept_counts(planned(preset)[0]) for preset in PRESETS)
+    assert 200 <= few.train <= 600 and few.paired >= 2000
+    assert 1900 <= many.train <= 2200 and many.paired == 20_000
+    assert all_of.texts == concept_counts(planned("paper")[0]).texts == 97_676
+    assert all_of.train + all_of.paired == concept_counts(planned("paper")[0]).train
