@@ -27,7 +27,8 @@ SHRUNK = [
     "images.paired=4",
     "editing.size=0",
     "editing.dtype=float32",
-    "editing.least={change: 0.0001}",  # an untrained model's edits go in no direction
+    "editing.least.change=0.0001",
+    "editing.least.direction=-1",  # an untrained model's edits go anywhere
     "translator.width=4",
     "translator.downs=1",
     "translator.edge_kernel=3",
@@ -58,13 +59,13 @@ SHRUNK = [
     "evaluate.features=efficientnet",  # Inception's weights cannot be had offline
     "evaluate.kid=false",
     "evaluate.images=2",
-    "cluster.nodes=0",
+    "cluster.nodes=1",
     "cluster.gpus_per_node=0",
     "cluster.gpus_per_actor=0",
     "cluster.cpus_per_actor=1",
     "cluster.gpu_training=false",
 ]
-REFINED = ["refine.steps=2", "refine.concepts=2", "refine.pairs=2", "refine.basis_concepts=2"]
+REFINED = ["refine.steps=2", "refine.concepts=2", "refine.pairs=3", "refine.scored=1", "refine.basis_concepts=2"]
 WRITTEN = [
     "llm.counts={art: 6, characteristic: 8, facial: 0}",
     "llm.test={art: 1, characteristic: 1, facial: 0}",
