@@ -24,6 +24,7 @@ from modeling.concepts.planning import plan_concepts
 from modeling.cost import TOKENS
 from modeling.editors.interface import EditError, Editor, Source
 from modeling.editors.registry import EXACT, make_editor, supports
+from modeling.editors.scores import EditScoreError, EditScores
 from modeling.editors.sources import avatar_sources
 from modeling.images import encode_png
 from modeling.metrics.features import FeatureError
@@ -140,6 +141,7 @@ class Bench:
             add(f"{section} predict", actor, partial(self.predict, own=own))
         for editor in candidate_editors(c):
             add(f"edit {editor}", actor, partial(self.edit, name=editor))
+        add("score", actor, self.score)
         out |= {"texts": self.texts, "load": self.load, "write": self.write}
         out["read"] = self.read
         return out
@@ -280,6 +282,18 @@ class Bench:
             pixels = self.pictures(2, torch.device("cpu")).permute(0, 2, 3, 1).contiguous()
             sources = [Source(str(i), p.numpy()) for i, p in enumerate(pixels)]
         return _edits(editor, sources, chosen, device)
+
+    def score(self, device: torch.device) -> tuple[float, str]:
+        """Edits a second; the features of their sources are known after the first call."""
+        e = self.config.editing
+        try:
+            scores = EditScores(e.clip, e.identity, str(device), self.config.allow_download)
+        except EditScoreError as error:
+            raise NotMeasured(str(error)) from error
+        pixels = self.pictures(2 * e.part, torch.device("cpu")).permute(0, 2, 3, 1).contiguous()
+        sources, edits = np.split(pixels.numpy(), 2)
+        call = partial(scores, list(sources), list(edits), "a photo of a person")
+        return _timed(call, e.part, device), e.clip
 
     def texts(self) -> tuple[float, str]:
         try:

@@ -78,17 +78,17 @@ def make_plan(config: Config, shapes: Shapes, rates: Rates) -> Plan:
     rows = rows_of(config, shapes, rates)
     made = summed(config, rows)
     held, found = made.held_hours, []
-    for what, keys in alternatives(config, rates):
+    for what, keys, quality in alternatives(config, rates):
         try:
             other = changed(config, keys)
             hours = sum(r.held_hours for r in rows_of(other, shapes, with_editors(other, rates)))
         except ConfigError:
             continue  # half of it is not possible here, such as fewer than the 10 images needed
         words = " ".join(f"{k}={in_words(v)}" for k, v in keys.items())
-        found.append(Alternative(words, what, hours, hours / held if held else 1.0))
+        found.append(Alternative(words, what, hours, hours / held if held else 1.0, quality))
     found.sort(key=lambda a: a.held_hours)
     helps = [a for a in found if a.of_total <= 0.995]
-    return replace(made, alternatives=[a for a in helps if a.of_total <= 0.5] or helps[:3])
+    return replace(made, alternatives=helps[:3])
 
 
 def summed(config: Config, rows: list[Row], each: str = "stage") -> Plan:

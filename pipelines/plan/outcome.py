@@ -32,13 +32,15 @@ class Row:
 
 @dataclass(frozen=True)
 class Alternative:
-    """Another configuration, by the same model; it says nothing of quality."""
+    """Another configuration, by the same model."""
 
     words: str
     what: str
     held_hours: float
     of_total: float
     """Its device-hours, as a part of the plan's."""
+    quality: str
+    """What it does to the result, where that was measured; no part of the model."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,6 @@ class Plan:
     money: float | None
     dominant: str
     alternatives: list[Alternative] = field(default_factory=list)
-    """Those that bring the device-hours to half or less; else the best three."""
+    """The three that save most."""
     each: str = "stage"
     """What a row is of: a stage, a variant of a study, a command."""

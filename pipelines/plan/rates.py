@@ -88,8 +88,9 @@ def assumed(config: Config, shapes: Shapes) -> Rates:
     # the extractor stays on the cores of the actor
     network("features", full * (size / side) ** 2, replace(actor, gpus=0.0), training)
     # a source picture's are kept; of other models than CLIP ViT-L/14 it is the order of magnitude
-    judges = 1 + bool(config.editing.identity)
-    network("score", judges * FEATURE_FLOPS["clip"][0], actor, training)
+    if config.editing.clip:
+        judges = 1 + bool(config.editing.identity)
+        network("score", judges * FEATURE_FLOPS["clip"][0], actor, training)
     n = shapes.layout.n_blocks
     for member in members(config):
         if member.repeat:

@@ -7,7 +7,7 @@ from pipelines.plan.outcome import Plan, Row
 
 
 def table(config: Config, made: Plan) -> str:
-    """Rows, total, what dominates, what would halve it, and what each row rests on."""
+    """Rows, total, what dominates, what one gets for less, and what each row rests on."""
     device, priced = made.device, made.money is not None
     cells = [[made.each, "FLOPs", "stored", f"{device}-hours", "wall", "cost", "rates"]]
     for row in made.rows:
@@ -48,13 +48,10 @@ def _findings(made: Plan) -> list[str]:
         return lines[: len(made.rows)]
     if not made.alternatives:
         return [*lines, "No change tried here makes the plan cheaper."]
-    halves = made.alternatives[0].of_total <= 0.5
-    lines.append(
-        "Changes that leave half of them or less (what they do to quality is not in the model):"
-        if halves
-        else "No single change halves them; the best (quality is not in the model):"
-    )
-    return lines + [f"  {a.of_total:>4.0%}  {a.what}: {a.words}" for a in made.alternatives]
+    lines.append("For less, the part of them that is left:")
+    for a in made.alternatives:
+        lines += [f"  {a.of_total:>4.0%}  {a.what}: {a.words}", f"        quality: {a.quality}"]
+    return lines
 
 
 def _grounds(made: Plan) -> list[str]:

@@ -65,7 +65,13 @@ SHRUNK = [
     "cluster.cpus_per_actor=1",
     "cluster.gpu_training=false",
 ]
-REFINED = ["refine.steps=2", "refine.concepts=2", "refine.pairs=3", "refine.scored=1", "refine.basis_concepts=2"]
+REFINED = [
+    "refine.steps=2",
+    "refine.concepts=2",
+    "refine.pairs=3",
+    "refine.scored=1",
+    "refine.basis_concepts=2",
+]
 WRITTEN = [
     "llm.counts={art: 6, characteristic: 8, facial: 0}",
     "llm.test={art: 1, characteristic: 1, facial: 0}",
