@@ -1,8 +1,7 @@
 """What it takes to keep the books of a stage: the driver's requests of the storage beside its work.
 
-Begun: markers and lock, and listings of what is there. Ended: listings of what has been written,
-and its record; contents are checked where they are written. What is read one small file after
-another is read by READERS threads.
+Begun: markers and lock, listings of what is there, and one table of what its rows came to. Ended:
+listings of what has been written, and its record; contents are checked where they are written.
 """
 
 from __future__ import annotations
@@ -31,36 +30,27 @@ COMMAND = 30
 """Requests of a command however little it does: lock, markers, configuration, heartbeat."""
 RECORD = 60
 """Bytes of a file's record, with its name."""
+NOTE = 300
+"""Bytes of what a row came to, with its file's name."""
 
 
 @dataclass(frozen=True)
 class Bookkeeping:
     """Of one stage, from its start to its end."""
 
-    asked: int
-    """Requests, one after another."""
+    requests: int
+    """One after another."""
     listed: int
     """Pages of listings among them."""
-    read: int
-    """Small files, READERS at once."""
     mb: float
-    """Of records written and read."""
-
-    @property
-    def requests(self) -> int:
-        return self.asked + self.read
+    """Of records and notes, written and read."""
 
     def seconds(self, config: Config) -> float:
         """Of the driver: actors and workers wait meanwhile."""
         p = config.plan
         one = 1 / p.files_per_s
         page = min(PAGE_SECONDS, 8 * one)
-        return (
-            self.asked * one
-            + self.listed * page
-            + self.read / at_once(config)
-            + self.mb / p.write_mb_per_s
-        )
+        return self.requests * one + self.listed * page + self.mb / p.write_mb_per_s
 
 
 def at_once(config: Config) -> float:
@@ -69,27 +59,31 @@ def at_once(config: Config) -> float:
     return max(p.files_per_s, min(READERS * p.files_per_s, p.requests_per_s))
 
 
-def books_of(
-    config: Config, shapes: Shapes, counts: ConceptCounts, resumed: bool = False
-) -> dict[str, Bookkeeping]:
-    """By stage; resumed: of one that was stopped when all its rows were done."""
+def books_of(config: Config, shapes: Shapes, counts: ConceptCounts) -> dict[str, Bookkeeping]:
+    """By stage; the same for one that was stopped when all its rows were done."""
     files = files_of(config, shapes, counts)
     adapters, held = counts.train + counts.of("val"), counts.of(config.adapt.split)
     asked: Mapping[str, int] = {
         "adapt": 2 * held,  # which are there; what each took
         "evaluate": held + len(SCHEMAS) * held,
     }
-    before: Mapping[str, int] = {"weights": files["gans"], "evaluate": files["adapt"]}
+    before: Mapping[str, int] = {
+        "weights": files["gans"],
+        "evaluate": files["adapt"],
+        "report": files["gans"],
+    }
     listed = {n: 2 * pages(files[n]) + pages(before.get(n, 0)) for n in files}
-    read: Mapping[str, int] = {"weights": adapters, "report": adapters}
-    if resumed:  # what became of each row
-        read = {**read, "pairs": counts.full + counts.paired, "gans": adapters}
+    noted: Mapping[str, int] = {
+        "pairs": counts.full + counts.paired,
+        "gans": adapters,
+        "weights": adapters,
+        "report": adapters,
+    }
     return {
         name: Bookkeeping(
             COMMAND + 2 * len(ancestors(name)) + listed[name] + asked.get(name, 0),
             listed[name],
-            read.get(name, 0),
-            files[name] * RECORD / 1e6,
+            (files[name] * RECORD + noted.get(name, 0) * NOTE) / 1e6,
         )
         for name in files
     }

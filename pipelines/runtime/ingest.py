@@ -1,13 +1,14 @@
 """Batches of weight blocks for the weight generator's training, streamed from Ray Data.
 
-A dataset that fits `CACHE_BYTES` is streamed once into the worker's memory; batches then depend on
-seed and step alone, so that a resumed training sees what an uninterrupted one would. A larger one
-is sharded over the workers and streamed anew each epoch with a local shuffle; a resumed training
-then starts at a fresh epoch.
+A dataset whose blocks fit CACHE_BYTES is streamed once into the worker's memory; batches then
+depend on seed and step alone, so that a resumed training sees what an uninterrupted one would. A
+larger one is sharded over the workers and streamed anew each epoch with a local shuffle; a resumed
+training then starts at a fresh epoch.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ from modeling.targets.adapter_training import batch_order
 from pipelines.runtime.tensors import to_numpy
 
 CACHE_BYTES = 4 * 2**30
+"""In memory: files are compressed, and adapters of few steps to a hundredth."""
 
 
 class Batch(NamedTuple):
@@ -31,18 +33,29 @@ def cached_batches(
     shard: Any, steps: int, batch: int, seed: int, start: int, rank: int, world: int
 ) -> Iterator[Batch]:
     """Batches of steps `start` … `steps` - 1; this rank's share of a global batch."""
-    rows: list[tuple[str, int, np.ndarray]] = []
+    read: deque[np.ndarray] = deque()
+    rows: list[tuple[str, int]] = []
     for table in shard.iter_batches(batch_size=64, batch_format="pyarrow"):
-        arrays = to_numpy(table["blocks"])
-        names, marks = table["concept_id"].to_pylist(), table["checkpoint"].to_pylist()
-        rows += list(zip(names, marks, arrays, strict=True))
-    rows.sort(key=lambda row: row[:2])
-    ids = [row[0] for row in rows]
-    blocks = torch.from_numpy(np.stack([row[2] for row in rows]))
-    order = batch_order(len(ids), steps, batch * world, seed)
+        read.append(to_numpy(table["blocks"]))
+        rows += zip(table["concept_id"].to_pylist(), table["checkpoint"].to_pylist(), strict=True)
+    blocks = _joined(read)
+    # whatever order they came in
+    place = sorted(range(len(rows)), key=lambda i: rows[i])
+    order = batch_order(len(rows), steps, batch * world, seed)
     for step in range(start, steps):
-        index = order[step].view(world, -1)[rank]
-        yield Batch([ids[i] for i in index], blocks[index])
+        index = [place[i] for i in order[step].view(world, -1)[rank].tolist()]
+        yield Batch([rows[i][0] for i in index], blocks[index])
+
+
+def _joined(parts: deque[np.ndarray]) -> Tensor:
+    """All rows in one tensor; a part is let go as it is copied, so that nothing is there twice."""
+    whole = np.empty((sum(map(len, parts)), *parts[0].shape[1:]), parts[0].dtype)
+    at = 0
+    while parts:
+        part = parts.popleft()
+        whole[at : at + len(part)] = part
+        at += len(part)
+    return torch.from_numpy(whole)
 
 
 def streamed_batches(shard: Any, steps: int, batch: int, seed: int, start: int) -> Iterator[Batch]:

@@ -41,7 +41,6 @@ from pipelines.stages.weight_generators import (
     members,
     text_batch,
 )
-from pipelines.stages.weights import FOLDER as WEIGHTS
 from pipelines.stages.weights import block_files, load_layout
 
 
@@ -49,8 +48,9 @@ def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
     import ray.data
 
     files = block_files(run_dir)
-    size = sum(one.size for one in run_dir.listing(f"{WEIGHTS}/blocks").values())
-    cached = size <= CACHE_BYTES
+    layout, _ = load_layout(run_dir)
+    rows = sum(len(run_dir.read_columns(file, ["split"])) for file in files)
+    cached = 4 * rows * layout.n_blocks * layout.block_size <= CACHE_BYTES
     pools = image_pools(config, run_dir)  # by the run's seed, like the adapters that are used
     out: dict[str, Any] = {}
     for member in members(config):
