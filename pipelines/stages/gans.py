@@ -148,7 +148,7 @@ def run(config: Config, run_dir: RunDir) -> dict[str, Any]:
     failures = [i for i in ids if i in scores and scores[i]["l1"] >= scores[i]["identity"]]
     trained = len(ids) - len(bad)
     log(f"gans: {trained - len(failures)} of {trained} adapters beat doing nothing on validation")
-    return {"steps": steps, "adapters": trained, "not better than identity": failures}
+    return {"steps": steps, "adapters": trained, "not better than identity": len(failures)}
 
 
 def load_adapter(run_dir: RunDir, folder: str) -> Adapter:

@@ -102,6 +102,7 @@ def test_what_does_not_work_is_listed(made: Any) -> None:
         "trained-1"
     ]
     assert "1 of 2 training adapters do not beat identity" in page and "a trained beard" in page
+    assert summary["adapters"]["failing"] == 1 and "worst:" not in page
     assert summary["errors"] == {"pairs": {"the image is empty": 3}}
     assert "3 rows with errors" in page and "the image is empty" in page
     assert "abc123" in page and "torch 2.15" in page
