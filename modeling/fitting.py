@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -40,13 +40,17 @@ def out_of_memory(error: BaseException) -> bool:
 class Fit:
     """How many at once: `given`, or with 0 what fits; fewer as soon as memory runs out.
 
-    what: names the work, its sizes included. What is remembered is for given=0 alone.
+    what: names the work, its sizes included. What is remembered is for given=0 alone. most: by the
+    device's type, where to begin.
     """
 
-    def __init__(self, what: str, given: int, device: torch.device) -> None:
+    def __init__(
+        self, what: str, given: int, device: torch.device, most: Mapping[str, int] = MOST
+    ) -> None:
         self.device, self.key = device, f"{_name(device)}, {what}"
         self.remembers = not given
-        self.size = given or MOST.get(device.type, MOST["cuda"])
+        self.size = given or most.get(device.type, most["cuda"])
+        self.held = 0
         if self.remembers:
             self.size = min(self.size, _remembered().get(self.key, self.size))
 
@@ -54,7 +58,7 @@ class Fit:
         self, items: Sequence[T], call: Callable[[list[T]], list[R]]
     ) -> Iterator[tuple[list[T], list[R] | None]]:
         """Some items and what `call` makes of them, in order; None where one alone does not fit."""
-        rest = list(items)
+        rest, again = list(items), False
         while rest:
             some = rest[: self.size]
             made: list[R] | None = None
@@ -66,11 +70,16 @@ class Fit:
             if made is None:  # outside the handler, whose traceback would keep the tensors alive
                 if self.device.type == "cuda":
                     torch.cuda.empty_cache()
+                if len(some) <= self.held and not again:
+                    again = True  # so many have fitted: another process had the memory
+                    continue
                 if len(some) > 1:
                     self._halve(len(some))
                     continue
+            else:
+                self.held = max(self.held, len(some))
             yield some, made
-            rest = rest[len(some) :]
+            rest, again = rest[len(some) :], False
 
     def _halve(self, failed: int) -> None:
         self.size = failed // 2
@@ -98,7 +107,8 @@ def _remember(key: str, size: int) -> None:
     file = memory_file()
     with suppress(OSError):  # a home that cannot be written: this process knows it all the same
         file.parent.mkdir(parents=True, exist_ok=True)
-        known = {**_remembered(), key: size}
+        known = _remembered()
+        known[key] = min(size, known.get(key, size))
         handle, name = tempfile.mkstemp(dir=file.parent, prefix=".fitting")
         with os.fdopen(handle, "w") as part:
             json.dump(known, part, indent=1, sort_keys=True)

@@ -93,7 +93,9 @@ class EditScores:
         """Features of source pictures, which come again with every concept."""
         keys = [(model, hashlib.blake2b(p.tobytes()).digest()) for p in pictures]
         new = {k: p for k, p in zip(keys, pictures, strict=True) if k not in self.sources}
-        found = dict(zip(new, features(list(new.values())), strict=True)) if new else {}
+        # a row of its own: of a model's hidden states a view would keep all of them
+        made = [row.clone() for row in features(list(new.values()))] if new else []
+        found = dict(zip(new, made, strict=True))
         rows = torch.stack([found[k] if k in found else self.sources[k] for k in keys])
         if len(self.sources) + len(found) <= KEPT:
             self.sources |= found

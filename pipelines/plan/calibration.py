@@ -26,6 +26,7 @@ from modeling.editors.interface import EditError, Editor, Source
 from modeling.editors.registry import EXACT, make_editor, supports
 from modeling.editors.scores import EditScoreError, EditScores
 from modeling.editors.sources import avatar_sources
+from modeling.fitting import out_of_memory
 from modeling.images import encode_png
 from modeling.metrics.features import FeatureError
 from modeling.targets.adapter_training import ConceptData, pad_tokens, train_adapters, translate_all
@@ -90,7 +91,10 @@ def calibrate(config: Config, shapes: Shapes, rates: Rates) -> tuple[Rates, dict
             continue
         try:
             per_second, how = measure()
-        except NotMeasured as reason:
+        except (NotMeasured, RuntimeError, MemoryError) as error:
+            if not (isinstance(error, NotMeasured) or out_of_memory(error)):
+                raise
+            reason = error if isinstance(error, NotMeasured) else "out of memory"
             table[name] = replace(old, source=f"{old.source} (not measured: {reason})")
             log(f"plan: {name} not measured: {reason}")
             continue

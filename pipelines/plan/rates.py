@@ -163,11 +163,14 @@ def _evaluations(config: Config, editor: str) -> tuple[float, str]:
     if editor in config.plan.evaluations:
         return config.plan.evaluations[editor], "plan.evaluations"
     if recipe is not None:
-        steps = e.steps.get(editor, recipe.options["steps"])
-        count = recipe.evaluations * steps / recipe.options["steps"]
-        strength = recipe.options.get("strength", 1.0)
-        count *= e.strength.get(editor, strength) / strength
-        return max(1.0, count), f"{steps} steps, by its recipe"
+        own = recipe.options
+        steps = e.steps.get(editor, own["steps"])
+        strength = own.get("strength", 1.0)
+        taken = int(steps * e.strength.get(editor, strength)), int(own["steps"] * strength)
+        # guidance that the recipe has off is one more pass
+        twice = own["guidance"] <= 1 < e.guidance.get(editor, own["guidance"])
+        count = recipe.evaluations * taken[0] / taken[1] * (1 + twice)
+        return max(1.0, count), f"{steps} steps, by its recipe" + ", guided" * twice
     each, steps, how = EVALUATIONS.get(editor, (0.0, 0, ""))
     steps = e.steps.get(editor, steps)
     part = e.strength.get(editor, STRENGTH.get(editor, 1.0)) if editor in STRENGTH else 1.0

@@ -175,9 +175,9 @@ def redo(config: Config, run: RunDir, names: Iterable[str]) -> None:
             log(f"redo: deleting the work of {name}")
         for path in (_marker(name), table_of(name), _started(name), f"errors/{name}.parquet"):
             run.delete(path)
+        run.delete(folder_of(name))
         for path in BY_NAME[name].outputs:
             run.delete(path)
-        run.delete(folder_of(name))
         run.delete(f"train/{name}")
         forget(run, name)
 

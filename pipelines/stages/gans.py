@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from collections.abc import Iterator
 from typing import Any
 
-from modeling.fitting import MOST, Fit
+import pyarrow as pa
+
+from modeling.fitting import Fit
 from modeling.flops import weights_of
 from modeling.targets.adapter_training import ConceptData, Trained, to_unit, train_adapters
 from modeling.targets.convergence import kept_steps
@@ -29,11 +32,13 @@ from pipelines.stages.concepts import with_adapter
 from pipelines.stages.pairs import encoded_pairs, usable
 from pipelines.stages.trainer import Trainer
 
+MOST = {"cuda": 16, "cpu": 8}
+"""Concepts of an actor's batch where gans.concepts_per_batch=0: what a lost actor may lose."""
 NO_ROOM = "out of memory with a single concept: a smaller gans.batch takes less"
 
 
 def concepts_at_once(config: Config) -> int:
-    """Rows of an actor's batch: gans.concepts_per_batch, or as many as it may find room for."""
+    """Rows of an actor's batch: gans.concepts_per_batch, or the most that it will try."""
     device = "cuda" if config.cluster.gpus_per_actor else "cpu"
     return config.gans.concepts_per_batch or MOST[device]
 
@@ -55,7 +60,7 @@ class CollectAdapters(Trainer):
             f"collect {network.n_weights} of {weights_of(network.network)} weights,"
             f" {c.images.size} pixels × {c.gans.batch}"
         )
-        self.fit = Fit(what, c.gans.concepts_per_batch, self.device)
+        self.fit = Fit(what, c.gans.concepts_per_batch, self.device, MOST)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         out: dict[str, list[str]] = {"concept_id": [], "error": [], "metrics": []}
@@ -66,23 +71,24 @@ class CollectAdapters(Trainer):
             out["metrics"].append(json.dumps(metrics))
         return out
 
-    def train(self, concept_ids: list[str]) -> list[tuple[Trained, ConceptData]]:
-        """Fused training; concepts that lost images to errors are trained apart from the rest."""
-        groups: dict[int, list[ConceptData]] = defaultdict(list)
+    def train(self, concept_ids: list[str]) -> Iterator[tuple[Trained, ConceptData]]:
+        """Fused training; concepts that lost images to errors are trained apart from the rest.
+
+        Each with its validation images, as soon as it is trained.
+        """
+        groups: dict[int, list[tuple[str, pa.Table]]] = defaultdict(list)
         validation = {}
         for concept_id in concept_ids:
             train, validation[concept_id] = encoded_pairs(self.run_dir, concept_id, "train", "val")
-            data = self.decoded(concept_id, train)
-            groups[data.source.shape[0]].append(data)
-        done = []
+            groups[train.num_rows].append((concept_id, train))
         for concepts in groups.values():
             for some, made in self.fit.pieces(concepts, self.trained):
-                for r in made or [Trained(c.concept_id, None, NO_ROOM) for c in some]:
-                    done.append((r, self.decoded(r.concept_id, validation[r.concept_id])))
-        return done
+                for r in made or [Trained(concept_id, None, NO_ROOM) for concept_id, _ in some]:
+                    yield r, self.decoded(r.concept_id, validation[r.concept_id])
 
-    def trained(self, concepts: list[ConceptData]) -> list[Trained]:
-        """All of them fused."""
+    def trained(self, encoded: list[tuple[str, pa.Table]]) -> list[Trained]:
+        """All of them fused; their pictures are on the device for this long."""
+        concepts = [self.decoded(concept_id, table) for concept_id, table in encoded]
         return train_adapters(
             self.translator,
             concepts,

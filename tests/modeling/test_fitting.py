@@ -23,11 +23,13 @@ class Memory:
     """Room for so many items at once."""
 
     def __init__(self, room: int) -> None:
-        self.room, self.tried = room, []  # type: int, list[int]
+        self.room, self.fails = room, 0
+        self.tried: list[int] = []
 
     def call(self, items: list[int]) -> list[int]:
         self.tried.append(len(items))
-        if len(items) > self.room:
+        self.fails -= 1
+        if len(items) > self.room or self.fails >= 0:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return [10 * i for i in items]
 
@@ -44,6 +46,24 @@ def doubled(fit: Fit, memory: Memory, count: int) -> list[int | None]:
 @pytest.mark.parametrize("count", [0, 1, 7, 20])
 def test_everything_is_done_once_and_in_order(given: int, room: int, count: int) -> None:
     assert doubled(Fit("work", given, CPU), Memory(room), count) == [10 * i for i in range(count)]
+
+
+def test_what_has_fitted_is_tried_once_more() -> None:
+    """Another process had the memory for a moment."""
+    memory = Memory(4)
+    fit = Fit("work", 0, CPU)
+    doubled(fit, memory, 8)
+    tried = len(memory.tried)
+    memory.fails = 1
+    assert doubled(fit, memory, 8) == [10 * i for i in range(8)]
+    assert memory.tried[tried:] == [4, 4, 4] and fit.size == 4
+
+
+def test_of_two_processes_the_fewest_count(cache: Path) -> None:
+    first, second = Fit("work", 0, CPU), Fit("work", 0, CPU)
+    doubled(first, Memory(1), 8)
+    doubled(second, Memory(4), 8)
+    assert Fit("work", 0, CPU).size == 1
 
 
 def test_no_room_for_one_is_said_of_each() -> None:

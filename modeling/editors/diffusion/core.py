@@ -137,9 +137,7 @@ class DiffusionEditor(ABC):
         except RuntimeError as error:
             raise EditError(f"device {device!r} cannot be used: {one_line(error)}") from error
         self.pipeline.set_progress_bar_config(disable=True)
-        o = self.options
-        what = f"edit {self.name}, {o.model or self.model}, {o.dtype}, {o.size or 'own'} pixels"
-        self.fit = Fit(what, o.batch, self.device)
+        self.fits: dict[int, Fit] = {}
         if self.options.size:
             self._check_side(self.options.size, self.options.size)
         if self.options.attention:
@@ -186,11 +184,23 @@ class DiffusionEditor(ABC):
 
         The noise of an edit depends on image, concept and seed alone.
         """
+        if not sources:
+            return []
         out: list[EditResult | EditError] = []
         none = EditError(f"{self.name}: out of memory with a single picture")
-        for some, made in self.fit.pieces(sources, lambda some: self._batch(some, concept)):
+        fit = self.fit(self.options.size or max(sources[0].image.shape[:2]))
+        for some, made in fit.pieces(sources, lambda some: self._batch(some, concept)):
             out += [none] * len(some) if made is None else made
         return out
+
+    def fit(self, side: int) -> Fit:
+        """How many pictures of that side, in pixels, fit."""
+        if side not in self.fits:
+            o = self.options
+            what = f"edit {self.name}, {o.model or self.model}, {o.dtype}, {side} pixels"
+            what += ", checkpointing" * o.checkpointing + ", compiled" * o.compile
+            self.fits[side] = Fit(what, o.batch, self.device)
+        return self.fits[side]
 
     def _batch(self, sources: list[Source], concept: Concept) -> list[EditResult | EditError]:
         """Raises where memory runs out."""

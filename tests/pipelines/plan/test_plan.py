@@ -307,6 +307,10 @@ def test_every_editor_has_a_cost_and_a_new_one_asks_for_it() -> None:
     network = 60 * evaluation_cost().denoiser
     saved = costs["img2img"] - edit_rate(half, "img2img", Pool(1, 1.0)).flops
     assert saved == pytest.approx(network / 2)
+    turbo, one = edit_rate(config, "sd_turbo", Pool(1, 1.0)), evaluation_cost("sd21").denoiser
+    guided = changed(config, {"editing.guidance": {"sd_turbo": 7.5}})
+    more = edit_rate(guided, "sd_turbo", Pool(1, 1.0)).flops - turbo.flops
+    assert more == pytest.approx(2 * one) and "guided" not in turbo.source
     with pytest.raises(ConfigError, match="how much an edit by 'sketchy' costs is not known: give"):
         edit_rate(config, "sketchy", Pool(1, 1.0))
 

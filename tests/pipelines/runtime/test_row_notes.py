@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ def test_what_was_noted_is_not_read(world: World) -> None:
     found = world.of(RowNotes(world.run, "gans"))
     assert found == {i: {"l1": 0.5} if i in IDS[:6] else None for i in IDS}
     assert world.read == []
-    assert world.run.files(folder_of("gans")) == ["stages/gans.rows/00000.parquet"]
+    assert world.run.files(folder_of("gans")) == ["stages/gans.rows/00000000.parquet"]
 
 
 def test_what_a_killed_command_did_not_note_is_read_once(world: World) -> None:
@@ -80,7 +81,7 @@ def test_an_error_leaves_what_came_before_it(world: World) -> None:
 
 
 def test_tables_of_a_long_stage_become_one(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipelines.runtime.row_notes.EVERY", -1.0)
+    monkeypatch.setattr("pipelines.runtime.row_notes.MANY", 4)
     made: list[int] = []
     write = RowNotes._write
 
@@ -89,9 +90,14 @@ def test_tables_of_a_long_stage_become_one(world: World, monkeypatch: pytest.Mon
         return write(self, notes)
 
     monkeypatch.setattr(RowNotes, "_write", counted)
-    world.stage(*IDS)
-    assert made == [1] * 9 + [9]
-    assert world.run.files(folder_of("gans")) == ["stages/gans.rows/00009.parquet"]
+    with ledger.keeping(), RowNotes(world.run, "gans") as notes:
+        for concept_id in IDS:
+            world.make(concept_id, 0.5)
+            notes.add(f"made/{concept_id}.json", {"l1": 0.5})
+            notes.write()  # as the timer does
+            assert len(world.run.files(folder_of("gans"))) <= 4
+    assert made == [1, 1, 1, 1, 5, 1, 1, 1, 9]
+    assert world.run.files(folder_of("gans")) == ["stages/gans.rows/00000008.parquet"]
     assert all(world.of(RowNotes(world.run, "gans")).values()) and not world.read
 
 
@@ -115,3 +121,31 @@ def test_the_rows_own_files_are_what_counts(world: World, how: str) -> None:
         read = IDS
     assert world.of(RowNotes(world.run, "gans")) == expected
     assert sorted(world.read) == read
+
+
+def test_a_note_of_what_is_gone_does_not_outlive_it(world: World) -> None:
+    """Made again to the same size by a stage that is killed before it notes anything."""
+    world.stage(*IDS)
+    world.run.delete("made")
+    with pytest.raises(KeyboardInterrupt):
+        notes = RowNotes(world.run, "gans")
+        assert not any(world.of(notes).values())
+        with notes:
+            world.make("c1", 0.7)
+            raise KeyboardInterrupt
+    assert world.of(RowNotes(world.run, "gans"))["c1"] == {"l1": 0.7} and world.read == ["c1"]
+    assert not any(v for k, v in world.of(RowNotes(world.run, "gans")).items() if k != "c1")
+
+
+def test_rows_that_came_at_once_are_written_in_time(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipelines.runtime.row_notes.EVERY", 0.05)
+    with ledger.keeping(), RowNotes(world.run, "gans") as notes:
+        for concept_id in IDS:
+            world.make(concept_id, 0.5)
+            notes.add(f"made/{concept_id}.json", {"l1": 0.5})
+        until = time.monotonic() + 30
+        while len(RowNotes(world.run, "gans").known) < len(IDS) and time.monotonic() < until:
+            time.sleep(0.02)
+        assert all(world.of(RowNotes(world.run, "gans")).values()) and not world.read

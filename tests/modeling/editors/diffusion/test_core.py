@@ -139,7 +139,7 @@ def test_out_of_memory_halves_the_batch(
         return np.stack([np.asarray(i, np.float32) / 255 for i in images])
 
     monkeypatch.setattr(editor, "run", run)
-    monkeypatch.setattr(editor.fit, "size", 4)
+    monkeypatch.setattr(editor, "fits", {})
     results = editor.edit(SOURCES, GREY)
     if limit == 0:
         assert sizes == [4, 2, 1, 1, 1, 1, 1]
