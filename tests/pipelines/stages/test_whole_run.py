@@ -662,7 +662,8 @@ def test_adapters_that_do_not_fit_together_are_trained_apart(
 
     words = finished.copy(tmp_path / "run")
     run = RunDir(str(tmp_path / "run"))
-    config = load_config([*words, "gans.concepts_per_batch=0"])
+    own = [w for w in words if not w.startswith("gans.concepts_per_batch=")]
+    config = load_config([*own, "gans.concepts_per_batch=0"])
     ids = sorted(f.split("/")[1] for f in run.files("adapters") if f.endswith("/metrics.json"))[:3]
     before = [gans.load_adapter(run, f"adapters/{i}") for i in ids]
     steps = run.read_json(f"adapters/{ids[0]}/metrics.json")["steps"]
