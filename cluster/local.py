@@ -57,7 +57,8 @@ class LocalCluster:
         self.address = f"127.0.0.1:{port}"
         self.dashboard = f"http://127.0.0.1:{dashboard}"
         self.cpus = cpus
-        self._home = tempfile.TemporaryDirectory(prefix="nodes-")
+        # a process of Ray's that outlives its node by a moment may still write there
+        self._home = tempfile.TemporaryDirectory(prefix="nodes-", ignore_cleanup_errors=True)
         self.home = self._home.name
         self.processes: list[subprocess.Popen[bytes]] = []
         head = ["--head", f"--port={port}", "--num-cpus=0", "--include-dashboard=true"]
