@@ -283,7 +283,13 @@ class RunDir:
                 part.unlink()
 
     def write_files(self, folder: str, files: Mapping[str, bytes], last: str) -> None:
-        """Several files as one unit: `last` is written last, so with it all are there."""
+        """Several files as one unit: `last` is written last, so with it all are there.
+
+        What a process that was killed in the middle of it has left in the folder goes.
+        """
+        if self.local:
+            for part in Path(self.path(folder)).glob(".*.part"):
+                part.unlink(missing_ok=True)
         for name, data in files.items():
             if name != last:
                 self.write(f"{folder}/{name}", data)

@@ -201,3 +201,14 @@ def test_flipped_bytes_in_parquet_give_an_artifact_error_or_change_the_checksum(
             run.read_table("t.parquet")
         except ArtifactError as error:
             assert "t.parquet" in str(error)
+
+
+def test_a_unit_that_is_made_again_leaves_no_part_of_the_first(tmp_path: Path) -> None:
+    """Killed while it wrote."""
+    run = RunDir(str(tmp_path / "run"))
+    folder = tmp_path / "run" / "f"
+    folder.mkdir(parents=True)
+    (folder / ".a.0123abcd.part").write_bytes(b"hal")
+    assert run.files("f") == []
+    run.write_files("f", {"last": b"1", "a": b"half and half"}, last="last")
+    assert sorted(p.name for p in folder.iterdir()) == ["a", "last"]
