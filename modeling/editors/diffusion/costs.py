@@ -1,7 +1,7 @@
 """What one evaluation of a diffusion model costs, by its architecture.
 
 Counted on diffusers' own modules at the published shapes, no weights needed. Building them takes
-seconds, so what was counted stands in costs.json: FLOPs are a polynomial of the number of pixels
+seconds, so what was counted stands in costs.yaml: FLOPs are a polynomial of the number of pixels
 (convolutions and projections linear, self-attention quadratic, time and text constant), exactly.
 
     python -m modeling.editors.diffusion.costs
@@ -11,14 +11,15 @@ counts again and writes it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-TABLE = Path(__file__).parent / "costs.json"
+import yaml
+
+TABLE = Path(__file__).parent / "costs.yaml"
 SIDES = (256, 512, 768)
 """At which a polynomial is counted; a third degree of freedom needs no fourth side."""
 UNIT = 64
@@ -82,7 +83,7 @@ class EvaluationCost:
 def evaluation_cost(architecture: str = "sd15", size: int = 512) -> EvaluationCost:
     """size: side in pixels, a multiple of UNIT. KeyError for an unknown architecture."""
     pixels = (size / UNIT) ** 2
-    table = json.loads(TABLE.read_text())[architecture]
+    table = yaml.safe_load(TABLE.read_text())[architecture]
     return EvaluationCost(
         **{part: a + b * pixels + c * pixels**2 for part, (a, b, c) in table.items()}
     )
@@ -184,8 +185,8 @@ def main() -> int:
     table = {}
     for name in ARCHITECTURES:
         costs = [vars(counted(name, side)) for side in SIDES]
-        table[name] = {part: _coefficients([c[part] for c in costs]) for part in costs[0]}
-    TABLE.write_text(json.dumps(table, indent=1) + "\n")
+        table[name] = {part: list(_coefficients([c[part] for c in costs])) for part in costs[0]}
+    TABLE.write_text(yaml.safe_dump(table, sort_keys=False, default_flow_style=None))
     return 0
 
 
