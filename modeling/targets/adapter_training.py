@@ -20,7 +20,7 @@ from torch.func import functional_call, vmap
 
 from modeling.targets.coordinates import FACTORS, Coordinates
 from modeling.targets.discriminator import PatchDiscriminator, adversarial_loss, discriminator_loss
-from modeling.targets.lora import AdaptedTranslator, Adapter, stack, unstack
+from modeling.targets.lora import VMAP, AdaptedTranslator, Adapter, stack, unstack
 from modeling.targets.recipe import Recipe
 
 
@@ -108,7 +108,7 @@ def train_adapters(
     optimiser = torch.optim.Adam(weights.values(), lr=recipe.lr, betas=(0.5, 0.999))
     critics = None
     if discriminator is not None and recipe.gan_weight:
-        critics = _Critics(discriminator, len(concepts), recipe.discriminator_lr)
+        critics = Critics(discriminator, len(concepts), recipe.discriminator_lr)
     out = [Trained(c.concept_id, None) for c in concepts]
     order = batch_order(pairs, recipe.steps, recipe.batch, seed)
     seconds = 0.0
@@ -172,7 +172,7 @@ def _check(
     return counts.pop()
 
 
-class _Critics:
+class Critics:
     """A discriminator for each of `count` concepts; all start from one, which is left alone.
 
     Images are [count, B, 3, H, W] in [-1, 1].
@@ -180,16 +180,16 @@ class _Critics:
 
     def __init__(self, start: PatchDiscriminator, count: int, lr: float) -> None:
         self._network, self._count = start, count
-        self._params: Adapter = {
+        self.params: Adapter = {
             k: v.detach().expand(count, *v.shape).clone().requires_grad_()
             for k, v in start.named_parameters()
         }
-        self._optimiser = torch.optim.Adam(self._params.values(), lr=lr, betas=(0.5, 0.999))
+        self._optimiser = torch.optim.Adam(self.params.values(), lr=lr, betas=(0.5, 0.999))
 
     def learn(self, source: Tensor, edited: Tensor, fake: Tensor) -> None:
         """One step on the true edits and on `fake`, which carries no gradient."""
-        real_score = self._judge(self._params, source, edited)
-        fake_score = self._judge(self._params, source, fake)
+        real_score = self.judge(self.params, source, edited)
+        fake_score = self.judge(self.params, source, fake)
         # means are per concept and then summed: every concept's gradient is its own
         loss = discriminator_loss(real_score, fake_score) * self._count
         self._optimiser.zero_grad(set_to_none=True)
@@ -198,16 +198,21 @@ class _Critics:
 
     def verdict(self, source: Tensor, fake: Tensor) -> Tensor:
         """The adversarial loss of `fake`, the mean over concepts; the critics do not learn."""
-        frozen = {k: v.detach() for k, v in self._params.items()}
-        return adversarial_loss(self._judge(frozen, source, fake))
+        frozen = {k: v.detach() for k, v in self.params.items()}
+        return adversarial_loss(self.judge(frozen, source, fake))
 
-    def _judge(self, params: Mapping[str, Tensor], source: Tensor, image: Tensor) -> Tensor:
+    def judge(
+        self, params: Mapping[str, Tensor], source: Tensor, image: Tensor, way: str | None = None
+    ) -> Tensor:
+        """Scores [count, B, …]. way: MERGED, one after another, or VMAP, in grouped operations."""
+
         def one(p: dict[str, Tensor], s: Tensor, i: Tensor) -> Tensor:
             return functional_call(self._network, p, (s, i))
 
-        if self._count == 1:
-            return one({k: v[0] for k, v in params.items()}, source[0], image[0])[None]
-        return vmap(one)(dict(params), source, image)
+        if (way or VMAP) == VMAP and self._count > 1:
+            return vmap(one)(dict(params), source, image)
+        each = zip(unstack(params), source, image, strict=True)
+        return torch.stack([one(p, s, i) for p, s, i in each])
 
 
 @torch.no_grad()

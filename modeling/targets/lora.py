@@ -23,6 +23,7 @@ from torch.func import functional_call, vmap
 from modeling.targets.conv_norm import ChannelAffine
 from modeling.targets.layers import LayerGroup
 from modeling.targets.network import TargetNetwork
+from modeling.targets.side_by_side import DOWN, UP, SideBySide
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 Adapter = dict[str, Tensor]
 PREFIX = "base_model.model."
 WEIGHTS_FILE, CONFIG_FILE = "adapter_model.safetensors", "adapter_config.json"
+MERGED, VMAP, SHARED = WAYS = ("merged", "vmap", "shared")
+"""How several adapters go through the network: each merged, one after another; merged, in grouped
+operations; or side by side over one base (side_by_side.py)."""
 
 
 class AdapterError(ValueError):
@@ -190,16 +194,24 @@ class AdaptedTranslator:
         return functional_call(self.network, dict(merged), (x, tokens[None], mask[None]))
 
     def translate(
-        self, adapters: Mapping[str, Tensor], x: Tensor, tokens: Tensor, mask: Tensor
+        self,
+        adapters: Mapping[str, Tensor],
+        x: Tensor,
+        tokens: Tensor,
+        mask: Tensor,
+        way: str | None = None,
     ) -> Tensor:
         """G adapters at once: tensors [G, …], x [G, B, 3, H, W], tokens [G, L, D], mask [G, L].
 
-        On an accelerator all G go through one set of grouped operations (`torch.func.vmap`; the
-        dropout draw is the same for all). A CPU's grouped convolutions are slower than one
-        concept after another, so there it loops.
+        way: one of WAYS, the same function by other operations; by default the one that is
+        fastest as far as it was measured (tests/bench/results/together_*.json). All concepts have
+        the same dropout draw.
         """
-        if x.is_cuda and x.shape[0] > 1:
+        way = way or self.fastest(x)
+        if way == VMAP:
             return vmap(self.__call__, randomness="same")(dict(adapters), x, tokens, mask)
+        if way == SHARED:
+            return self._side_by_side(self._own(adapters), x, tokens, mask)
         x = x.flatten(0, 1).contiguous(memory_format=torch.channels_last).unflatten(0, x.shape[:2])
         state = torch.get_rng_state()
         outputs = []
@@ -208,6 +220,24 @@ class AdaptedTranslator:
             prompt = (tokens[i : i + 1], mask[i : i + 1])
             outputs.append(functional_call(self.network, merged, (x[i], *prompt)))
         return torch.stack(outputs)
+
+    def fastest(self, x: Tensor) -> str:
+        """The way for pictures [G, B, 3, H, W]."""
+        if x.is_cuda and x.shape[0] > 1:
+            return VMAP
+        return MERGED
+
+    @cached_property
+    def _side_by_side(self) -> SideBySide:
+        return SideBySide(self.network)
+
+    def _own(self, adapters: Mapping[str, Tensor]) -> Adapter:
+        """An adapter's tensors by their names in the network."""
+        own = {name: adapters[PREFIX + name] for name in self._affines}
+        for name in self._layers:
+            for factor in (DOWN, UP):
+                own[f"{name}.{factor}"] = adapters[f"{PREFIX}{name}.{factor}.weight"]
+        return own
 
 
 def _layer_groups(network: TargetNetwork) -> list[LayerGroup]:

@@ -31,7 +31,7 @@ class ResNetBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head attention of x [B, M, C] over a context [B or 1, L, D]."""
+    """Multi-head attention of x [B, M, C] over a context [B, L, D], or one of each B / G of x."""
 
     def __init__(self, channels: int, context_dim: int, heads: int) -> None:
         super().__init__()
@@ -46,13 +46,21 @@ class Attention(nn.Module):
             return y.unflatten(-1, (self.heads, -1)).transpose(-3, -2)
 
         q, k, v = split(self.query(x)), split(self.key(context)), split(self.value(context))
-        k, v = k.expand(q.shape[0], -1, -1, -1), v.expand(q.shape[0], -1, -1, -1)
+        k, v = _for_each(k, len(q)), _for_each(v, len(q))
         # spelled out: the fused kernel has no batching rule for the concept axis
         scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
         if mask is not None:
-            scores = scores.masked_fill(~mask[:, None, None, :], float("-inf"))
+            seen = _for_each(mask[:, None, None], len(q))
+            scores = scores.masked_fill(~seen, float("-inf"))
         y = scores.softmax(-1) @ v
         return self.out(y.transpose(-3, -2).flatten(-2))
+
+
+def _for_each(x: Tensor, count: int) -> Tensor:
+    """[G, …] → [count, …], each of G for its share."""
+    if x.shape[0] == 1:
+        return x.expand(count, *x.shape[1:])
+    return x.repeat_interleave(count // x.shape[0], 0) if x.shape[0] < count else x
 
 
 class TransformerBlock(nn.Module):

@@ -1,4 +1,4 @@
-"""`python -m tests.bench.gpu`: its rows exist, at tiny sizes, where only torch is installed."""
+"""Benchmarks for a GPU: their rows exist, at tiny sizes, where only torch is installed."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+from modeling.targets.lora import WAYS
 from pipelines.config.load import load_config
 from pipelines.stages.base import translator_config
 from tests.bench.gpu import PRECISIONS
 from tests.bench.gpu_rows import Sizes
+from tests.bench.together import PEFT, sizes
 
 ABSENT = (
     "ray diffusers transformers peft omegaconf yaml pyarrow fsspec cv2 PIL dicebear resvg resvg_py"
@@ -19,15 +22,23 @@ ABSENT = (
 WITHOUT = f"""
 import runpy, sys
 sys.modules.update(dict.fromkeys({ABSENT!r}.split()))
-sys.argv = ["gpu", "--small", "out=" + sys.argv[1]]
-runpy.run_module("tests.bench.gpu", run_name="__main__")
+name, out = sys.argv[1:]
+sys.argv = [name, "--small", "out=" + out]
+try:
+    runpy.run_module(name, run_name="__main__")
+except SystemExit as end:
+    assert not end.code
 """
 
 
+def measured(name: str, out: Path) -> list[dict[str, Any]]:
+    subprocess.run([sys.executable, "-c", WITHOUT, f"tests.bench.{name}", str(out)], check=True)
+    rows: list[dict[str, Any]] = json.loads(out.read_text())["rows"]
+    return rows
+
+
 def test_every_row_is_measured_with_torch_alone(tmp_path: Path) -> None:
-    out = tmp_path / "gpu.json"
-    subprocess.run([sys.executable, "-c", WITHOUT, str(out)], check=True)
-    rows = json.loads(out.read_text())["rows"]
+    rows = measured("gpu", tmp_path / "gpu.json")
     assert [r for r in rows if "failed" in r] == []
     assert {r["what"] for r in rows} == {
         "a new concept",
@@ -38,6 +49,25 @@ def test_every_row_is_measured_with_torch_alone(tmp_path: Path) -> None:
     }
     assert {r["precision"] for r in rows} <= set(PRECISIONS)
     assert all(r["seconds"] > 0 and r["rate"] > 0 and r["batch"] > 0 for r in rows)
+
+
+def test_every_way_of_several_concepts_is_measured_with_torch_alone(tmp_path: Path) -> None:
+    rows = measured("together", tmp_path / "together.json")
+    left_out = [r for r in rows if "failed" in r]
+    assert all(r["way"] == PEFT and "peft" in r["failed"] for r in left_out)
+    assert {r["way"] for r in rows} - {r["way"] for r in left_out} == set(WAYS)
+    assert {r["network"] for r in rows} == {"translator", "discriminators"}
+    assert len(measured("together", tmp_path / "together.json")) == len(rows)
+
+
+def test_together_has_the_presets_sizes() -> None:
+    for name, size in sizes("cuda").items():
+        config = load_config([f"preset={name}"])
+        shape = translator_config(config, size.translator.text_dim)
+        assert size.translator == shape
+        assert vars(size.critic).items() >= vars(config.discriminator).items()
+        assert (size.rank, size.ranks) == (config.lora.rank, dict(config.lora.ranks))
+        assert size.side == config.images.size and config.gans.batch in size.batches
 
 
 def test_its_sizes_are_the_paper_presets() -> None:
