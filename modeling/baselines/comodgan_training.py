@@ -19,6 +19,7 @@ from modeling.baselines.comodgan import CoModGanConfig, CoModGenerator, StyleGan
 from modeling.baselines.recipe import ScratchRecipe
 from modeling.baselines.scratch_training import ScratchTraining
 from modeling.flops import META, count_flops
+from modeling.precision import training_pass
 from modeling.targets.discriminator import adversarial_loss, discriminator_loss
 
 PATH_DECAY = 0.01
@@ -132,16 +133,18 @@ class CoModGanTraining(ScratchTraining):
 
     def _update(self, source: Tensor, edited: Tensor) -> tuple[Tensor, Tensor]:
         recipe, critic = self.recipe, self.discriminator
-        fake = self.generator(source, self._latents(source))
+        fake = training_pass(self.generator, source, self._latents(source))
         if recipe.gan_weight:
             # twice: StyleGAN2 does not halve this loss, and γ is relative to it
-            judged = 2 * discriminator_loss(critic(source, edited), critic(source, fake.detach()))
+            judged = 2 * discriminator_loss(
+                training_pass(critic, source, edited), training_pass(critic, source, fake.detach())
+            )
             _descend(self.critic_optimiser, judged)
         l1 = (fake - edited).abs().mean()
         loss = recipe.l1_weight * l1
         if recipe.gan_weight:
             critic.requires_grad_(False)
-            loss = loss + recipe.gan_weight * adversarial_loss(critic(source, fake))
+            loss = loss + recipe.gan_weight * adversarial_loss(training_pass(critic, source, fake))
             critic.requires_grad_(True)
         _descend(self.optimiser, loss)
         return l1.detach(), loss.detach()

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from modeling.baselines.recipe import ScratchRecipe
 from modeling.baselines.scratch_training import ScratchTraining
+from modeling.precision import training_pass
 from modeling.targets.discriminator import PatchDiscriminator, adversarial_loss, discriminator_loss
 from modeling.targets.resnet_generator import ResNetGenerator
 from modeling.targets.shapes import DiscriminatorConfig, ResNetGeneratorConfig
@@ -68,9 +69,11 @@ class Pix2PixTraining(ScratchTraining):
     def _step(self, source: Tensor, edited: Tensor, step: int) -> tuple[Tensor, Tensor]:
         recipe, critic = self.recipe, self.discriminator
         self.generator.train()
-        fake = self.generator(source)
+        fake = training_pass(self.generator, source)
         if recipe.gan_weight:
-            judged = discriminator_loss(critic(source, edited), critic(source, fake.detach()))
+            judged = discriminator_loss(
+                training_pass(critic, source, edited), training_pass(critic, source, fake.detach())
+            )
             self.critic_optimiser.zero_grad(set_to_none=True)
             judged.backward()
             self.critic_optimiser.step()
@@ -78,7 +81,7 @@ class Pix2PixTraining(ScratchTraining):
         loss = recipe.l1_weight * l1
         if recipe.gan_weight:
             critic.requires_grad_(False)
-            loss = loss + recipe.gan_weight * adversarial_loss(critic(source, fake))
+            loss = loss + recipe.gan_weight * adversarial_loss(training_pass(critic, source, fake))
             critic.requires_grad_(True)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()

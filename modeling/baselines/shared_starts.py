@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from modeling.baselines.recipe import SharedStartSettings
+from modeling.precision import training_pass
 from modeling.targets.adapter_training import ConceptData, to_unit, train_adapters
 from modeling.targets.discriminator import PatchDiscriminator
 from modeling.targets.lora import AdaptedTranslator, Adapter
@@ -47,7 +48,7 @@ def joint_adapter(
         count = len(batch.source)
         shared = {k: w.expand(count, *w.shape) for k, w in weights.items()}
         tokens, mask = batch.text.tokens.to(device), batch.text.mask.to(device)
-        fake = translator.translate(shared, to_unit(batch.source), tokens, mask)
+        fake = training_pass(translator.translate, shared, to_unit(batch.source), tokens, mask)
         loss = (fake - to_unit(batch.edited)).abs().mean()
         if not math.isfinite(loss.item()):
             raise FloatingPointError(f"loss became non-finite at step {step + 1} of {steps}")

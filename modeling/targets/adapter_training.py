@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from modeling.precision import training_pass
 from modeling.targets.coordinates import FACTORS, Coordinates
 from modeling.targets.discriminator import PatchDiscriminator, adversarial_loss, discriminator_loss
 from modeling.targets.lora import VMAP, AdaptedTranslator, Adapter, stack, unstack
@@ -126,7 +127,8 @@ def train_adapters(
             source = to_unit(torch.stack([c.source[index] for c in concepts]))
             edited = to_unit(torch.stack([c.edited[index] for c in concepts]))
             with _dropout_on(translator.network):
-                fake = translator.translate(coordinates.adapters(weights), source, tokens, mask)
+                adapters = coordinates.adapters(weights)
+                fake = training_pass(translator.translate, adapters, source, tokens, mask)
             l1 = (fake - edited).abs().mean(dim=(1, 2, 3, 4))
             loss = recipe.l1_weight * l1.sum()
             if critics:
@@ -210,9 +212,9 @@ class Critics:
             return functional_call(self._network, p, (s, i))
 
         if (way or VMAP) == VMAP and self._count > 1:
-            return vmap(one)(dict(params), source, image)
+            return training_pass(vmap(one), dict(params), source, image)
         each = zip(unstack(params), source, image, strict=True)
-        return torch.stack([one(p, s, i) for p, s, i in each])
+        return torch.stack([training_pass(one, p, s, i) for p, s, i in each])
 
 
 @torch.no_grad()

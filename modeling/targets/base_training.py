@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from modeling import training_state
+from modeling.precision import training_pass
 from modeling.targets.discriminator import PatchDiscriminator, adversarial_loss, discriminator_loss
 from modeling.targets.network import TargetNetwork
 from modeling.targets.recipe import Recipe
@@ -49,11 +50,12 @@ class BaseTraining:
         self.forward.train()
         for group in self.optimiser.param_groups:
             group["lr"] = recipe.rate(self.done)
-        fake = self.forward(source, tokens, mask)
+        fake = training_pass(self.forward, source, tokens, mask)
         critic = 0.0
         if recipe.gan_weight:
             loss_d = discriminator_loss(
-                self.judge(source, edited), self.judge(source, fake.detach())
+                training_pass(self.judge, source, edited),
+                training_pass(self.judge, source, fake.detach()),
             )
             self.critic_optimiser.zero_grad(set_to_none=True)
             loss_d.backward()
@@ -63,7 +65,8 @@ class BaseTraining:
         loss = recipe.l1_weight * l1
         if recipe.gan_weight:
             self.discriminator.requires_grad_(False)
-            loss = loss + recipe.gan_weight * adversarial_loss(self.discriminator(source, fake))
+            verdict = adversarial_loss(training_pass(self.discriminator, source, fake))
+            loss = loss + recipe.gan_weight * verdict
             self.discriminator.requires_grad_(True)
         if not torch.isfinite(loss):
             raise FloatingPointError(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from modeling import training_state
+from modeling.precision import training_pass
 from modeling.targets.adapter_training import to_unit
 from modeling.targets.discriminator import PatchDiscriminator, adversarial_loss, discriminator_loss
 from modeling.targets.lora import AdaptedTranslator
@@ -123,7 +124,8 @@ class GeneratorTraining:
         previous = None
         if self.model.config.sequential:  # the true one, as for a sequence's next word
             previous = torch.cat([torch.zeros_like(x0[:, :1]), x0], dim=1)[:, chosen]
-        return denoising_loss(
+        return training_pass(
+            denoising_loss,
             self.forward,
             self.schedule,
             x0[:, chosen],
@@ -146,7 +148,8 @@ class GeneratorTraining:
         config = self.model.config
         shape = (text.tokens.shape[0], config.n_blocks, config.block_size)
         noise = torch.randn(shape, generator=rng).to(self.device)
-        predicted = predict_blocks(
+        predicted = training_pass(
+            predict_blocks,
             self.forward,
             self.schedule,
             text,
@@ -157,7 +160,7 @@ class GeneratorTraining:
         )
         adapters = self.layout.from_blocks(self.normalisation.invert(predicted))
         source = to_unit(images.source.to(self.device))
-        return self.translator.translate(adapters, source, clean.tokens, clean.mask)
+        return training_pass(self.translator.translate, adapters, source, clean.tokens, clean.mask)
 
     def _adversarial(self, images: ImageBatch, fake: Tensor) -> tuple[Tensor, float]:
         """One step of the discriminator, which all concepts share; then its verdict on `fake`."""
@@ -170,12 +173,15 @@ class GeneratorTraining:
                 fake,
             )
         )
-        loss = discriminator_loss(self.judge(source, edited), self.judge(source, fake.detach()))
+        loss = discriminator_loss(
+            training_pass(self.judge, source, edited),
+            training_pass(self.judge, source, fake.detach()),
+        )
         self.critic_optimiser.zero_grad(set_to_none=True)
         loss.backward()
         self.critic_optimiser.step()
         self.critic.requires_grad_(False)
-        verdict = adversarial_loss(self.critic(source, fake))
+        verdict = adversarial_loss(training_pass(self.critic, source, fake))
         self.critic.requires_grad_(True)
         return verdict, loss.item()
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from modeling.precision import training_pass
 from modeling.targets.adapter_training import to_unit
 from modeling.targets.discriminator import PatchDiscriminator, adversarial_loss
 from modeling.targets.lora import AdaptedTranslator
@@ -51,12 +52,13 @@ class ImageLoss:
         """Loss [B] of uint8 pairs [B, M, 3, H, W]: the mean |difference|, images in [-1, 1]."""
         adapters = self.layout.from_blocks(self.normalisation.invert(blocks))
         x, truth = to_unit(source), to_unit(edited)
-        fake = self.translator.translate(adapters, x, text.tokens, text.mask)
+        fake = training_pass(self.translator.translate, adapters, x, text.tokens, text.mask)
         loss = (fake - truth).abs().mean(dim=(1, 2, 3, 4))
         if self.critic is None or not self.critic_weight:
             return loss
         verdicts = [
-            adversarial_loss(self.critic(a, b)) for a, b in zip(x, fake.unbind(0), strict=True)
+            adversarial_loss(training_pass(self.critic, a, b))
+            for a, b in zip(x, fake.unbind(0), strict=True)
         ]
         return loss + self.critic_weight * torch.stack(verdicts)
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from modeling import training_state
+from modeling.precision import training_pass
 from modeling.targets.adapter_training import batch_order
 from modeling.weights.ema import EMA
 from modeling.weights.image_loss import ImageBatch, ImageLoss
@@ -103,7 +104,7 @@ class RefinerTraining:
             if not k:
                 losses["start"] = at.mean().item()
                 unit = at.clamp_min(1e-6)
-            step = change(self.forward, blocks, gradient, at, k, pairs, told)
+            step = training_pass(change, self.forward, blocks, gradient, at, k, pairs, told)
             blocks = blocks + step * self.mask
             score = self.loss(blocks, source[:, scored], edited[:, scored], text)
             losses[f"after {k + 1}"] = score.mean().item()

@@ -9,6 +9,7 @@ import re
 from operator import attrgetter
 
 from modeling.editors.registry import DIFFUSION, EXACT
+from modeling.precision import PRECISIONS
 from modeling.targets.shapes import TargetError, target_config
 from pipelines.config.data_checks import check_concepts, check_editing
 from pipelines.config.derived import fresh_pairs, resolve_editor
@@ -23,6 +24,7 @@ from pipelines.config.sections.training import Generator
 def check(config: Config) -> None:
     """Raise ConfigError on an impossible combination."""
     choice("verify", config.verify, ("content", "size"))
+    choice("precision", config.precision, PRECISIONS)
     for key in ("run_dir", "text_encoder"):
         if not attrgetter(key)(config):
             raise ConfigError(f"{key}: must not be empty")

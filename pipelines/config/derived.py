@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from modeling.editors.registry import EXACT
+from modeling.precision import resolved
 from pipelines.config.schema import Config
 
 
@@ -20,3 +21,10 @@ def resolve_editor(config: Config) -> str:
     if config.editor != "auto":
         return config.editor
     return "avatar" if config.images.source == "avatars" else "filter"
+
+
+def precision_of(config: Config, stage: str) -> str:
+    """What `precision` comes to in a stage: auto is TF32 where its processes have GPUs."""
+    c = config.cluster
+    gpus = c.gpu_training if stage in ("base", "generator") else c.gpus_per_actor
+    return resolved(config.precision, "cuda" if gpus else "cpu")

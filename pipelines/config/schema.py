@@ -44,6 +44,9 @@ class Config:
     verify: str = "content"
     """content | size: how finished work is checked before it is skipped. The paper's pairs are
     terabytes, which take long to read."""
+    precision: str = "auto"
+    """auto | float32 | tf32 | bfloat16: of the networks' passes in training; auto = tf32, which is
+    float32 without a GPU. Weights, losses, averages and what is scored are float32 in any case."""
     max_error_fraction: float = 0.05
     """A stage fails when more than this part of its rows is bad."""
     tracking: str = ""

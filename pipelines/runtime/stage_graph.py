@@ -23,7 +23,7 @@ import pyarrow as pa
 
 from modeling.reasons import one_line
 from pipelines.config import tree as config_tree
-from pipelines.config.derived import resolve_editor
+from pipelines.config.derived import precision_of, resolve_editor
 from pipelines.config.error import ConfigError
 from pipelines.config.schema import Config
 from pipelines.config.sections.finetune import Refine
@@ -280,6 +280,8 @@ def run_stage(
         seconds = time.perf_counter() - begun
         files = inventory(run, stage, config.verify, known)
     record |= {"seconds": round(seconds, 2), "summary": summary or {}}
+    if "precision" in stage.sections:
+        record["precision"] = precision_of(config, name)
     record |= {"identity": _identity(wanted, files), **record_files(run, name, files)}
     run.write_json(_marker(name), record)
     log(f"{name}: done in {seconds:.1f} s")

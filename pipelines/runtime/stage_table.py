@@ -55,7 +55,7 @@ STAGES = (
         "pipelines.stages.base",
         "train the base translator on representative concepts (Ray Train)",
         ("pairs",),
-        ("translator", "discriminator", "base"),
+        ("translator", "discriminator", "base", "precision"),
         ("base",),
     ),
     Stage(
@@ -63,7 +63,7 @@ STAGES = (
         "pipelines.stages.gans",
         "train one LoRA adapter per concept (Ray Data)",
         ("base",),
-        ("lora", "gans"),
+        ("lora", "gans", "precision"),
         ("adapters",),
     ),
     Stage(
@@ -79,7 +79,7 @@ STAGES = (
         "pipelines.stages.generator",
         "train the weight generator (Ray Train)",
         ("weights",),
-        ("generator", "rival", "refine", "starts", "repeats"),
+        ("generator", "rival", "refine", "starts", "repeats", "precision"),
         ("generator",),
     ),
     Stage(
@@ -87,7 +87,7 @@ STAGES = (
         "pipelines.stages.adapt",
         "predict an adapter per held-out concept, fine-tune it (Ray Data)",
         ("generator",),
-        ("adapt",),
+        ("adapt", "precision"),
         ("adapted",),
     ),
     Stage(
@@ -95,7 +95,7 @@ STAGES = (
         "pipelines.stages.evaluate",
         "score the prediction against every control (Ray Data)",
         ("adapt",),
-        ("evaluate",),
+        ("evaluate", "precision"),
         ("evaluation",),
     ),
     Stage(
@@ -114,7 +114,7 @@ SIDE_STAGES = (
         "pipelines.stages.ranks",
         "search a LoRA rank per layer and print it for lora.ranks (Ray Data)",
         ("base",),
-        ("lora", "gans", "ranks"),
+        ("lora", "gans", "ranks", "precision"),
         ("ranks",),
     ),
     Stage(
@@ -123,7 +123,7 @@ SIDE_STAGES = (
         "train every method of Table 1 on held-out concepts, each at its budget (Ray Data)",
         ("generator",),
         (
-            *("adapt", "gans", "lora", "compare", "pix2pix", "comodgan", "repeats"),
+            *("adapt", "gans", "lora", "compare", "pix2pix", "comodgan", "repeats", "precision"),
             *("evaluate.features", "evaluate.features_path", "evaluate.features_size"),
         ),
         ("comparison",),

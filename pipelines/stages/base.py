@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from modeling.precision import use
 from modeling.settings import taken
 from modeling.targets.adapter_training import batch_order, pad_tokens, to_uint8, to_unit
 from modeling.targets.base_training import BaseTraining
@@ -135,6 +136,7 @@ def train_loop(settings: dict[str, Any]) -> None:
         get_context().get_world_size(),
         get_context().get_world_rank(),
     )
+    use(config.precision, device)
     torch.manual_seed(config.seed)
     translator = make_target(translator_config(config, tokens.shape[-1])).to(device)
     discriminator = PatchDiscriminator(discriminator_config(config)).to(device)

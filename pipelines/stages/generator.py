@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from modeling.precision import use
 from modeling.targets.adapter_training import to_uint8, to_unit
 from modeling.weights.checkpoint import CONFIG_FILE, EMA_FILE, MODEL_FILE, to_files
 from modeling.weights.generator_training import GeneratorTraining
@@ -147,6 +148,7 @@ class _Loop:
         config, device, several = self.config, get_device(), self.world > 1
         layout, normalisation = load_layout(self.run_dir)
         dim = self.texts.dim
+        use(config.precision, device)
         torch.manual_seed(config.seed)
         model = build(generator_config(config, layout.n_blocks, dim)).to(device)
         recipe = generator_recipe(config.generator, config.adapt.t)

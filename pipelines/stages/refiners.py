@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from modeling.precision import use
 from modeling.settings import taken
 from modeling.weights.codec import BlockLayout
 from modeling.weights.interface import GeneratorError, TextBatch
@@ -116,6 +117,7 @@ class _Loop:
         torch.set_num_threads(threads_per_worker(self.config, settings["workers"]))
         self.world, self.rank = get_context().get_world_size(), get_context().get_world_rank()
         self.device = get_device()
+        use(self.config.precision, self.device)
         texts = load_text(self.run_dir)
         self.generator = load_generator(self.run_dir, settings["folder"]).model.to(self.device)
         self.schedule = self.generator.config.noise_schedule()

@@ -7,6 +7,7 @@ from typing import Any
 import pyarrow as pa
 import torch
 
+from modeling.precision import use
 from modeling.targets.adapter_training import ConceptData, to_unit, translate_all
 from modeling.targets.lora import Adapter, stack
 from pipelines.config import tree as config_tree
@@ -24,6 +25,7 @@ class Trainer:
         self.config, self.run_dir = config_tree.from_dict(config), run_dir
         torch.set_num_threads(threads_per_actor(self.config))
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        use(self.config.precision, self.device)
         self.translator, self.discriminator = load_base(self.config, run_dir)
         self.translator.to(self.device)
         self.discriminator.to(self.device)

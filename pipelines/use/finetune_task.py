@@ -13,6 +13,7 @@ from safetensors.torch import save
 
 from modeling.editors.interface import EditError
 from modeling.images import decode_image
+from modeling.precision import use
 from modeling.targets.lora import CONFIG_FILE, to_files
 from pipelines.config import tree as config_tree
 from pipelines.config.schema import Config
@@ -73,6 +74,7 @@ def _finetune(config: Config, run: RunDir, job: str) -> None:
     torch.set_num_threads(max(1, int(config.cluster.cpus_per_actor)))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     translator, discriminator = load_base(config, run)
+    use(config.precision, device)
     translator.to(device)
     discriminator.to(device)
     start, text = start_of(run, job)
