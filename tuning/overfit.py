@@ -120,11 +120,12 @@ class Overfitting:
         spent = 0.0
         for step in range(1, recipe.steps + 1):
             begun = time.perf_counter()
-            losses = training.step(blocks, text)  # waits for the device: it returns numbers
+            loss = float(training.step(blocks, text)["denoising"])  # waits for the device
             spent += time.perf_counter() - begun
-            progress.add(note=f"denoising {losses['denoising']:.3f}")
+            progress.add(note=f"denoising {loss:.3f}")
             if step not in wanted:
                 continue
+            training.losses.check()
             predicted = self.predict(unwrap(training.ema.averaged(model)))
             last = step == recipe.steps
             features = features_of(config) if last and self._wants_features() else None

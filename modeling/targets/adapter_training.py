@@ -111,19 +111,18 @@ def train_adapters(
     if discriminator is not None and recipe.gan_weight:
         critics = Critics(discriminator, len(concepts), recipe.discriminator_lr)
     out = [Trained(c.concept_id, None) for c in concepts]
-    order = batch_order(pairs, recipe.steps, recipe.batch, seed)
-    seconds = 0.0
+    order = batch_order(pairs, recipe.steps, recipe.batch, seed).to(device)
+    losses: list[Tensor] = []
 
     def kept() -> list[Adapter]:
         return unstack(coordinates.adapters(average))
 
     if on_step:
         on_step(0, coordinates.adapters(average))
+    clock = _Clock(device)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         for step, index in enumerate(order):
-            begun = time.perf_counter()
             torch.manual_seed(seed * 1_000_003 + step)  # dropout, whatever `on_step` draws
-            index = index.to(device)
             source = to_unit(torch.stack([c.source[index] for c in concepts]))
             edited = to_unit(torch.stack([c.edited[index] for c in concepts]))
             with _dropout_on(translator.network):
@@ -142,19 +141,41 @@ def train_adapters(
                 group["lr"] = recipe.rate(step)
             optimiser.step()
             _average_in(average, weights, recipe.ema, step)
-            losses = l1.tolist()  # waits for an accelerator: the time below is all of the step's
-            seconds += time.perf_counter() - begun
-            for trained, value in zip(out, losses, strict=True):
-                trained.losses.append(value)
+            losses.append(l1.detach())
             if step + 1 in keep:
                 for trained, adapter in zip(out, kept(), strict=True):
                     trained.checkpoints[step + 1] = {k: v.clone() for k, v in adapter.items()}
             if on_step:
-                on_step(step + 1, coordinates.adapters(average))
-    for trained, adapter in zip(out, kept(), strict=True):
-        trained.seconds = seconds
+                with clock.stopped():
+                    on_step(step + 1, coordinates.adapters(average))
+    seconds = clock.read()
+    of_each = torch.stack(losses, dim=1).tolist() if losses else [[] for _ in out]
+    for trained, adapter, values in zip(out, kept(), of_each, strict=True):
+        trained.seconds, trained.losses = seconds, values
         _conclude(trained, adapter)
     return out
+
+
+class _Clock:
+    """Seconds of a device's work; it is waited for only where the clock is stopped or read."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.seconds = device, 0.0
+        self.begun = self._now()
+
+    def _now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        self.seconds += self._now() - self.begun
+        yield
+        self.begun = self._now()
+
+    def read(self) -> float:
+        return self.seconds + self._now() - self.begun
 
 
 def _check(

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from modeling import training_state
+from modeling.losses import Losses
 from modeling.precision import training_pass
 from modeling.targets.discriminator import PatchDiscriminator, adversarial_loss, discriminator_loss
 from modeling.targets.network import TargetNetwork
@@ -36,14 +37,16 @@ class BaseTraining:
         self.critic_optimiser = torch.optim.Adam(
             discriminator.parameters(), lr=recipe.discriminator_lr, betas=(0.5, 0.999)
         )
+        self.losses = Losses("base training")
         self.done = 0
 
     def step(
         self, source: Tensor, edited: Tensor, tokens: Tensor, mask: Tensor
-    ) -> dict[str, float]:
+    ) -> dict[str, Tensor]:
         """One update on images [B, 3, H, W] in [-1, 1], tokens [B, L, D], mask [B, L].
 
-        Returns the losses; FloatingPointError if the loss is not finite.
+        Returns the losses, scalars on the device; FloatingPointError if one is not finite, of this
+        step or one of the last (modeling/losses.py).
         """
         recipe = self.recipe
         source, edited = (x.contiguous(memory_format=torch.channels_last) for x in (source, edited))
@@ -51,7 +54,7 @@ class BaseTraining:
         for group in self.optimiser.param_groups:
             group["lr"] = recipe.rate(self.done)
         fake = training_pass(self.forward, source, tokens, mask)
-        critic = 0.0
+        critic = torch.zeros((), device=source.device)
         if recipe.gan_weight:
             loss_d = discriminator_loss(
                 training_pass(self.judge, source, edited),
@@ -60,7 +63,7 @@ class BaseTraining:
             self.critic_optimiser.zero_grad(set_to_none=True)
             loss_d.backward()
             self.critic_optimiser.step()
-            critic = loss_d.item()
+            critic = loss_d.detach()
         l1 = (fake - edited).abs().mean()
         loss = recipe.l1_weight * l1
         if recipe.gan_weight:
@@ -68,17 +71,16 @@ class BaseTraining:
             verdict = adversarial_loss(training_pass(self.discriminator, source, fake))
             loss = loss + recipe.gan_weight * verdict
             self.discriminator.requires_grad_(True)
-        if not torch.isfinite(loss):
-            raise FloatingPointError(
-                f"base training: loss is {loss.item()} at step {self.done + 1}"
-            )
+        self.losses.add(self.done + 1, loss)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         self.optimiser.step()
         self.done += 1
-        return {"l1": l1.item(), "discriminator": critic}
+        return {"l1": l1.detach(), "discriminator": critic}
 
     def state(self) -> bytes:
+        """All of it; FloatingPointError if a loss was not finite."""
+        self.losses.check()
         return training_state.pack(self._modules(), self._optimisers(), self.done)
 
     def load_state(self, data: bytes) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from modeling import training_state
+from modeling.losses import Losses
 from modeling.precision import training_pass
 from modeling.targets.adapter_training import to_unit
 from modeling.targets.discriminator import PatchDiscriminator, adversarial_loss, discriminator_loss
@@ -60,16 +61,17 @@ class GeneratorTraining:
             self.critic_optimiser = torch.optim.Adam(
                 self.critic.parameters(), lr=recipe.discriminator_lr, betas=(0.5, 0.999)
             )
+        self.losses = Losses("weight generator")
         self.done = 0
 
     def step(
         self, blocks: Tensor, text: TextBatch, images: ImageBatch | None = None
-    ) -> dict[str, float]:
+    ) -> dict[str, Tensor]:
         """One update on raw (not normalised) blocks [B, N, b] and their texts.
 
         In the second phase `images` must be given, and Eq. (1)'s blocks and text are not used if
-        it has no weight there. Returns the losses; FloatingPointError if they
-        are not finite.
+        it has no weight there. Returns the losses, scalars on the device; FloatingPointError if
+        one is not finite, of this step or one of the last (modeling/losses.py).
         """
         recipe = self.recipe
         seed = (self.seed * 1_000_003 + self.done) * 4096 + self.rank
@@ -79,25 +81,22 @@ class GeneratorTraining:
             group["lr"] = recipe.rate(self.done)
         torch.manual_seed(seed)  # dropout
         self.forward.train()
-        losses: dict[str, float] = {}
+        losses: dict[str, Tensor] = {}
         loss = torch.zeros((), device=self.device)
         if not on_images or recipe.image_denoising:
             loss = self._denoising(blocks, text, rng, every_block=on_images)
-            losses["denoising"] = loss.item()
+            losses["denoising"] = loss.detach()
         if on_images:
             if images is None:
                 raise ValueError(f"step {self.done + 1} is on the image loss: give images")
             fake = self.pictures(images, rng)
             l1 = (fake - to_unit(images.edited.to(self.device))).abs().mean()
-            losses["image"] = l1.item()
+            losses["image"] = l1.detach()
             loss = recipe.image_denoising * loss + recipe.image_weight * l1
             if self.critic is not None:
                 adversarial, losses["discriminator"] = self._adversarial(images, fake)
                 loss = loss + recipe.image_gan * adversarial
-        if not torch.isfinite(loss):
-            raise FloatingPointError(
-                f"weight generator: loss is {loss.item()} at step {self.done + 1}"
-            )
+        self.losses.add(self.done + 1, loss)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         if recipe.clip:
@@ -162,7 +161,7 @@ class GeneratorTraining:
         source = to_unit(images.source.to(self.device))
         return training_pass(self.translator.translate, adapters, source, clean.tokens, clean.mask)
 
-    def _adversarial(self, images: ImageBatch, fake: Tensor) -> tuple[Tensor, float]:
+    def _adversarial(self, images: ImageBatch, fake: Tensor) -> tuple[Tensor, Tensor]:
         """One step of the discriminator, which all concepts share; then its verdict on `fake`."""
         assert self.critic is not None
         source, edited, fake = (
@@ -183,7 +182,7 @@ class GeneratorTraining:
         self.critic.requires_grad_(False)
         verdict = adversarial_loss(training_pass(self.critic, source, fake))
         self.critic.requires_grad_(True)
-        return verdict, loss.item()
+        return verdict, loss.detach()
 
     def _to_device(self, text: TextBatch) -> TextBatch:
         return TextBatch(*(v.to(self.device) for v in text))
@@ -201,6 +200,8 @@ class GeneratorTraining:
         return TextBatch(noisy(text.tokens), text.mask, noisy(text.pooled))
 
     def state(self) -> bytes:
+        """All of it; FloatingPointError if a loss was not finite."""
+        self.losses.check()
         return training_state.pack(
             self._modules(torch.tensor(self.ema.updates)), self._optimisers(), self.done
         )

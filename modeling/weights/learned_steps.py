@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from modeling import training_state
+from modeling.losses import Losses
 from modeling.precision import training_pass
 from modeling.targets.adapter_training import batch_order
 from modeling.weights.ema import EMA
@@ -71,13 +72,14 @@ class RefinerTraining:
             model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay, betas=(0.9, 0.99)
         )
         self.ema = EMA(model, recipe.ema)
+        self.losses = Losses("refiner")
         self.done = 0
 
-    def step(self, predicted: Tensor, examples: ImageBatch) -> dict[str, float]:
+    def step(self, predicted: Tensor, examples: ImageBatch) -> dict[str, Tensor]:
         """One update on the predictions [B, N, b], normalised, of the examples' concepts.
 
-        Returns the image loss of the start and after each learned step; FloatingPointError if it is
-        not finite.
+        Returns the image loss of the start and after each learned step, scalars on the device;
+        FloatingPointError if one is not finite, of this step or one of the last.
         """
         recipe = self.recipe
         rng = torch.Generator().manual_seed((self.seed * 1_000_003 + self.done) * 4096 + self.rank)
@@ -92,7 +94,7 @@ class RefinerTraining:
         count, pairs = self._pairs(source.shape[1], rng)
         shown, scored = slice(count), slice(count, None)
         fixed = bool(torch.rand((), generator=rng) < recipe.same_pairs)
-        losses: dict[str, float] = {}
+        losses: dict[str, Tensor] = {}
         unit = torch.ones((), device=self.device)
         total = torch.zeros((), device=self.device)
         for k in range(recipe.iterations):
@@ -102,16 +104,15 @@ class RefinerTraining:
                 blocks, source[:, shown][:, index], edited[:, shown][:, index], text
             )
             if not k:
-                losses["start"] = at.mean().item()
+                losses["start"] = at.mean()
                 unit = at.clamp_min(1e-6)
             step = training_pass(change, self.forward, blocks, gradient, at, k, pairs, told)
             blocks = blocks + step * self.mask
             score = self.loss(blocks, source[:, scored], edited[:, scored], text)
-            losses[f"after {k + 1}"] = score.mean().item()
+            losses[f"after {k + 1}"] = score.mean().detach()
             # in parts of where it started: far starts would else decide alone
             total = total + (score / unit).mean() / recipe.iterations
-        if not torch.isfinite(total):
-            raise FloatingPointError(f"refiner: loss is {total.item()} at step {self.done + 1}")
+        self.losses.add(self.done + 1, total)
         self.optimiser.zero_grad(set_to_none=True)
         total.backward()
         if recipe.clip:
@@ -151,6 +152,8 @@ class RefinerTraining:
         return count, choices[int(torch.randint(len(choices), (), generator=rng))]
 
     def state(self) -> bytes:
+        """All of it; FloatingPointError if a loss was not finite."""
+        self.losses.check()
         return training_state.pack(
             self._modules(torch.tensor(self.ema.updates)), {"model": self.optimiser}, self.done
         )

@@ -111,7 +111,7 @@ class _Heart:
         c = self.counted
         if c is not None:
             more |= {"what": c.what, "unit": c.unit, "total": c.total, "done": c.done}
-            more |= {"bad": c.bad, "note": c.note, "rate": round(c.rate(), 4)}
+            more |= {"bad": c.bad, "note": str(c.note), "rate": round(c.rate(), 4)}
         seconds = self.before + time.monotonic() - self.begun
         self.beat = replace(
             self.beat, at=time.time(), beats=self.beat.beats + 1, seconds=round(seconds, 1), **more

@@ -40,7 +40,7 @@ class Progress:
         self.what, self.total, self.unit, self.every = what, total, unit, every
         self.done = done
         self.bad = 0
-        self.note = ""
+        self.note: object = ""
         self.first: tuple[int, float] | None = None
         self.last = self.counted = time.monotonic()
         self.bar = terminal.new_bar(what, total, done, self._state)
@@ -59,8 +59,8 @@ class Progress:
         if self.bar is not None:
             self.bar.close()
 
-    def add(self, count: int = 1, note: str = "", bad: bool = False) -> None:
-        """bad: nothing came of them."""
+    def add(self, count: int = 1, note: object = "", bad: bool = False) -> None:
+        """note: its text is asked for when it is told. bad: nothing came of them."""
         self.done += count
         self.bad += count if bad else 0
         self.note = note
@@ -93,4 +93,5 @@ class Progress:
                 left = (self.total - self.done) / rate
                 left = max(0.0, left - (time.monotonic() - self.counted))
                 parts.append(f"{span(left)} left")
-        return ", ".join([*parts, self.note] if self.note else parts)
+        note = str(self.note)
+        return ", ".join([*parts, note] if note else parts)

@@ -63,7 +63,7 @@ class Tracker:
 
     def __init__(self, make: Callable[[], Tool] | None, what: str) -> None:
         self.what, self.tool = what, None
-        self.waiting: dict[str, list[float]] = defaultdict(list)
+        self.waiting: dict[str, list[Any]] = defaultdict(list)
         self.last = 0
         if make is not None:
             self._try(lambda: setattr(self, "tool", make()))
@@ -71,19 +71,19 @@ class Tracker:
     def __bool__(self) -> bool:
         return self.tool is not None
 
-    def step(self, step: int, values: Mapping[str, float]) -> None:
-        """Values of one step of many: every EVERY-th tells their mean."""
+    def step(self, step: int, values: Mapping[str, Any]) -> None:
+        """Values of a step, numbers or tensors of one: every EVERY-th step tells their mean."""
         if self.tool is None:
             return
         for key, value in values.items():
-            self.waiting[key].append(float(value))
+            self.waiting[key].append(value)
         self.last = step
         if step % EVERY == 0:
             self.flush()
 
     def flush(self) -> None:
         """Tell what waits, fewer than EVERY steps: at the end of a phase."""
-        means = {k: float(np.mean(v)) for k, v in self.waiting.items()}
+        means = {k: float(np.mean([float(x) for x in v])) for k, v in self.waiting.items()}
         self.waiting.clear()
         self.scalars(self.last, means)
 

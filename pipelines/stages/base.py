@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from modeling.losses import RecentMeans
 from modeling.precision import use
 from modeling.settings import taken
 from modeling.targets.adapter_training import batch_order, pad_tokens, to_uint8, to_unit
@@ -155,7 +156,7 @@ def train_loop(settings: dict[str, Any]) -> None:
     if rank == 0:
         heartbeat.tell(run_dir, "base")
     progress = Progress("base", recipe.steps, "steps", training.done)
-    recent: list[float] = []
+    recent = RecentMeans()
     told = tracker(config, run_dir, "base", training.done) if rank == 0 else None
     while training.done < recipe.steps:
         # dropout's draws depend on the step alone, so that a resumed run repeats them
@@ -164,13 +165,13 @@ def train_loop(settings: dict[str, Any]) -> None:
         x, y = to_unit(source[index]).to(device), to_unit(edited[index]).to(device)
         who = owner[index]
         losses = training.step(x, y, tokens[who].to(device), mask[who].to(device))
-        recent = [*recent[-49:], losses["l1"]]
+        recent.add({"L1": losses["l1"]})
         if rank == 0:
-            progress.add(note=f"L1 {np.mean(recent):.3f}")
+            progress.add(note=recent)
         if told:
             told.step(training.done, losses | {"steps a second": progress.rate()})
         if training.done % config.base.checkpoint_every == 0 or training.done == recipe.steps:
-            metrics = {"step": training.done, "workers": world, "l1": float(np.mean(recent))}
+            metrics = {"step": training.done, "workers": world, "l1": recent.read()["L1"]}
             files = {"state.safetensors": training.state()} if rank == 0 else None
             report(run_dir, "base", metrics, files)
             if told:

@@ -221,6 +221,7 @@ class EvaluateConcept(Contenders):
             training.step(to_unit(data.source[index]), to_unit(data.edited[index]), tokens, mask)
             seconds += self.wait() - begun
             if step in kept:
+                training.losses.check()
                 network.eval()
                 with torch.no_grad():
                     made = network(to_unit(judged.source).to(self.device), tokens, mask).cpu()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from modeling.losses import RecentMeans
 from modeling.precision import use
 from modeling.targets.adapter_training import to_uint8, to_unit
 from modeling.weights.checkpoint import CONFIG_FILE, EMA_FILE, MODEL_FILE, to_files
@@ -136,7 +136,7 @@ class _Loop:
         if self.rank == 0:
             heartbeat.tell(self.run_dir, "generator")
         self.progress = Progress("generator", self.recipe.total, "steps", self.training.done)
-        self.recent: dict[str, list[float]] = defaultdict(list)
+        self.recent = RecentMeans()
         self.told = None
         if self.rank == 0:
             what = settings["name"]
@@ -210,21 +210,20 @@ class _Loop:
         if on_images and self.images:
             pictures = self.images.read(training.done - recipe.steps, rng)
         losses = training.step(batch.blocks, text, pictures)
-        for key, value in losses.items():
-            self.recent[key] = [*self.recent[key][-49:], value]
-        means = {k: float(np.mean(v)) for k, v in self.recent.items()}
+        recent = self.recent
+        recent.add(losses)
         if training.done == recipe.steps and recipe.image_steps:
             self.before_images = to_files(training.model, training.ema, {})[EMA_FILE]
-            self.recent.clear()  # losses of the other phase, which a resumed run would not have
+            self.recent = RecentMeans()  # a resumed run would not have those of the other phase
         if self.rank == 0:
-            self.progress.add(note=", ".join(f"{k} {v:.3f}" for k, v in means.items()))
+            self.progress.add(note=recent)
         if self.told:
             self.told.step(training.done, losses | {"steps a second": self.progress.rate()})
             if training.done == recipe.steps:
                 self.told.flush()
         every = self.config.generator.checkpoint_every
         if not training.done % every or training.done == recipe.total:
-            metrics = {"step": training.done, "workers": self.world, **means}
+            metrics = {"step": training.done, "workers": self.world, **recent.read()}
             report(self.run_dir, "generator", metrics, self._files() if self.rank == 0 else None)
             if self.told and pictures is not None:
                 name = "source, made, true"

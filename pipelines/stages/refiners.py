@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import random
 import time
-from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
+from modeling.losses import RecentMeans
 from modeling.precision import use
 from modeling.settings import taken
 from modeling.weights.codec import BlockLayout
@@ -170,19 +169,17 @@ class _Loop:
 
     def run(self) -> None:
         training, r = self.training, self.config.refine
-        recent: dict[str, list[float]] = defaultdict(list)
+        recent = RecentMeans()
         while training.done < r.steps:
             begun = time.perf_counter()
             rng = random.Random(f"{self.config.seed}-refiner-{training.done}-{self.rank}")
             batch = self.pairs.read(training.done, rng)
-            for key, value in training.step(self._predicted(batch.text, rng), batch).items():
-                recent[key] = [*recent[key][-49:], value]
+            recent.add(training.step(self._predicted(batch.text, rng), batch))
             self.seconds += time.perf_counter() - begun
-            means = {k: float(np.mean(v)) for k, v in recent.items()}
             if self.rank == 0:
-                self.progress.add(note=", ".join(f"{k} {v:.3f}" for k, v in means.items()))
+                self.progress.add(note=recent)
             if not training.done % r.checkpoint_every or training.done == r.steps:
-                metrics = {"step": training.done, "seconds": self.seconds, **means}
+                metrics = {"step": training.done, "seconds": self.seconds, **recent.read()}
                 report(
                     self.run_dir, "generator", metrics, self._files() if self.rank == 0 else None
                 )

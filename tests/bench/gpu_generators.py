@@ -192,7 +192,7 @@ class Log:
 
     def __init__(self, out: Path, limit: float) -> None:
         self.out, self.begun, self.limit = out, time.perf_counter(), limit
-        self.recent: dict[str, list[float]] = defaultdict(list)
+        self.recent: dict[str, list[torch.Tensor]] = defaultdict(list)
         self.rows: list[dict[str, Any]] = []
         if (out / "log.json").exists():
             self.rows = json.loads((out / "log.json").read_text())["rows"]
@@ -202,12 +202,12 @@ class Log:
     def over(self) -> bool:
         return time.perf_counter() - self.begun > self.limit
 
-    def add(self, losses: dict[str, float]) -> None:
+    def add(self, losses: dict[str, torch.Tensor]) -> None:
         for key, value in losses.items():
             self.recent[key].append(value)
 
     def write(self, step: int, **more: float) -> None:
-        means = {k: sum(v) / len(v) for k, v in self.recent.items()}
+        means = {k: float(torch.stack(v).mean()) for k, v in self.recent.items()}
         self.recent.clear()
         seconds = self.spent + time.perf_counter() - self.begun
         self.rows.append({"step": step, "seconds": seconds, **means, **more})

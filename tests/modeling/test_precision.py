@@ -72,7 +72,7 @@ def adapters(gan_weight: float) -> Outcome:
 
 def base() -> Outcome:
     training = make_base_training(BASE)
-    losses = [training.step(*base_batch())["l1"] for _ in range(30)]
+    losses = [float(training.step(*base_batch())["l1"]) for _ in range(30)]
     return Outcome(losses, held(training.translator, training.discriminator))
 
 
@@ -88,14 +88,14 @@ def weight_generator(kind: str) -> Outcome:
     for step in range(16):
         images = setup.images if step >= 8 else None
         found = training.step(setup.blocks, text_of(), images)
-        losses.append(found["image" if images else "denoising"])
+        losses.append(float(found["image" if images else "denoising"]))
     return Outcome(losses, [*held(training.model), *training.ema.average.values()])
 
 
 def refiner() -> Outcome:
     setup = refiners.Setup()
     training = setup.training(replace(refiners.RECIPE, steps=10))
-    losses = [training.step(setup.start, setup.images)["after 2"] for _ in range(10)]
+    losses = [float(training.step(setup.start, setup.images)["after 2"]) for _ in range(10)]
     return Outcome(losses, [*held(training.model), *training.ema.average.values()])
 
 
