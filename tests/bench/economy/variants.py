@@ -16,6 +16,8 @@ class Variant(NamedTuple):
     """Of the training concepts, those with an adapter."""
     further: int
     """Combinations with pairs alone, beside those that have lost their adapter."""
+    steps: int = 0
+    """On the image loss; 0 = as many as the seconds allow."""
 
 
 VARIANTS = {
@@ -25,6 +27,7 @@ VARIANTS = {
     "a half": Variant(1 / 2, 4500),
     "a quarter": Variant(1 / 4, 4500),
     "a tenth": Variant(1 / 10, 4500),
+    "a tenth, the preset's steps": Variant(1 / 10, 4500, 1500),
 }
 OWN = "all, further 1,500 by pairs"
 """What the preset has, and whose seconds all variants have."""
@@ -64,7 +67,9 @@ class Trainings:
         }
 
     def image_steps(self, variant: Variant, rates: Mapping[str, float]) -> int:
-        """Those that make its seconds equal to the preset's."""
+        """Those that make its seconds equal to the preset's, unless it states its own."""
+        if variant.steps:
+            return variant.steps
         own = sum(self.collecting(VARIANTS[OWN], rates).values())
         saved = own - sum(self.collecting(variant, rates).values())
         return round(self.config.generator.image_steps + saved / rates["image step"])

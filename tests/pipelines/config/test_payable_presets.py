@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+import pipelines.config
+from modeling.concepts.planning import plan_concepts
 from modeling.cost import GeneratorCost
 from modeling.editors.diffusion.recipes import recipes
 from pipelines.config.load import load_config
@@ -22,6 +24,7 @@ from pipelines.plan.rates import assumed
 from pipelines.plan.shapes import Shapes
 from pipelines.stages.weight_generators import generator_config
 
+PRESET_FILES = (Path(pipelines.config.__file__).parent / "presets").glob("*.yaml")
 RESULTS = Path(__file__).parents[2] / "bench" / "results"
 PRESETS = ("workstation", "node", "paper-lean")
 
@@ -65,6 +68,19 @@ def test_the_larger_ones_have_the_paper_s_network() -> None:
         shapes = planned(preset)[1]
         assert shapes.layout.n_blocks == paper.layout.n_blocks == 854
         assert shapes.cost.weights == paper.cost.weights
+
+
+@pytest.mark.parametrize("preset", sorted(p.stem for p in PRESET_FILES))
+def test_the_grammar_has_as_many_concepts_as_a_preset_wants(preset: str) -> None:
+    config = load_config([f"preset={preset}"])
+    if config.concepts.source != "grammar":
+        return  # a language model writes until there are enough
+    counts = concept_counts(config)
+    for seed in (0, 1):
+        made = [c for c in plan_concepts(config.concepts, seed) if c.origin != "paraphrased"]
+        train = [c for c in made if c.split == "train"]
+        assert sum(c.adapter for c in train) == counts.train
+        assert sum(not c.adapter for c in train) == counts.paired
 
 
 def test_counts() -> None:
