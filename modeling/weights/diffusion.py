@@ -117,11 +117,14 @@ class NoiseSchedule:
         return Prediction(alpha * xt - sigma * output, sigma * xt + alpha * output)
 
     def check_time(self, t: int | Tensor) -> None:
-        """Raise DiffusionError unless every t is an integer in [0, steps)."""
+        """Raise DiffusionError unless every t is an integer in [0, steps).
+
+        Values on an accelerator are not asked for, which would wait for it: its own look-up fails.
+        """
         if isinstance(t, Tensor):
             if t.is_floating_point() or t.is_complex() or t.dtype == torch.bool:
                 raise DiffusionError(f"time steps are integers, not {t.dtype}")
-            if t.numel() == 0:
+            if t.numel() == 0 or t.device.type != "cpu":
                 return
             low, high = int(t.min()), int(t.max())
         else:
