@@ -168,5 +168,6 @@ def test_the_features_that_score_pilots_are_part_of_what_gans_depends_on() -> No
         config = load_config(["preset=tiny", *words])
         return set(stages.depends_on(stages.BY_NAME["gans"], config))
 
-    assert keys() == keys("gans.pilot_score=fd") == keys("gans.steps=0") == {"lora", "gans"}
+    own = {"lora", "gans", "precision"}
+    assert keys() == keys("gans.pilot_score=fd") == keys("gans.steps=0") == own
     assert keys("gans.steps=0", "gans.pilot_score=fd") == {"lora", "gans", *stages.FEATURES}
