@@ -203,11 +203,11 @@ class AdaptedTranslator:
     ) -> Tensor:
         """G adapters at once: tensors [G, …], x [G, B, 3, H, W], tokens [G, L, D], mask [G, L].
 
-        way: one of WAYS, the same function by other operations; by default the one that is
-        fastest as far as it was measured (tests/bench/results/together_*.json). All concepts have
-        the same dropout draw.
+        way: one of WAYS, the same function by other operations; by default VMAP for
+        several on a GPU, where none has been compared, else MERGED, the fastest on a CPU up to
+        width 32 (tests/bench/results/together_cpu.json). All concepts have the same dropout draw.
         """
-        way = way or self.fastest(x)
+        way = way or self._usual(x)
         if way == VMAP:
             return vmap(self.__call__, randomness="same")(dict(adapters), x, tokens, mask)
         if way == SHARED:
@@ -221,8 +221,8 @@ class AdaptedTranslator:
             outputs.append(functional_call(self.network, merged, (x[i], *prompt)))
         return torch.stack(outputs)
 
-    def fastest(self, x: Tensor) -> str:
-        """The way for pictures [G, B, 3, H, W]."""
+    def _usual(self, x: Tensor) -> str:
+        """The way that nobody chose, for pictures [G, B, 3, H, W]."""
         if x.is_cuda and x.shape[0] > 1:
             return VMAP
         return MERGED
