@@ -37,6 +37,7 @@ def use(name: str, device: torch.device | str) -> None:
     name = resolved(name, kind)
     _autocast = torch.bfloat16 if name == BFLOAT16 else None
     if kind == "cuda":
+        torch.backends.cudnn.benchmark = True  # a stage's few shapes come back thousands of times
         torch.backends.cudnn.allow_tf32 = name != FLOAT32
         torch.set_float32_matmul_precision("highest" if name == FLOAT32 else "high")
 

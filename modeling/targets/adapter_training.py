@@ -21,7 +21,7 @@ from torch.func import functional_call, vmap
 from modeling.precision import training_pass
 from modeling.targets.coordinates import FACTORS, Coordinates
 from modeling.targets.discriminator import PatchDiscriminator, adversarial_loss, discriminator_loss
-from modeling.targets.lora import VMAP, AdaptedTranslator, Adapter, stack, unstack
+from modeling.targets.lora import MERGED, VMAP, AdaptedTranslator, Adapter, stack, unstack
 from modeling.targets.recipe import Recipe
 
 
@@ -227,12 +227,17 @@ class Critics:
     def judge(
         self, params: Mapping[str, Tensor], source: Tensor, image: Tensor, way: str | None = None
     ) -> Tensor:
-        """Scores [count, B, …]. way: MERGED, one after another, or VMAP, in grouped operations."""
+        """Scores [count, B, …]. way: MERGED, one after another, or VMAP, in grouped operations.
+
+        By default VMAP on a GPU, where they have not been compared, and MERGED on a CPU, where
+        it is the faster of the two (tests/bench/results/together_cpu.json).
+        """
 
         def one(p: dict[str, Tensor], s: Tensor, i: Tensor) -> Tensor:
             return functional_call(self._network, p, (s, i))
 
-        if (way or VMAP) == VMAP and self._count > 1:
+        way = way or (VMAP if image.is_cuda else MERGED)
+        if way == VMAP and self._count > 1:
             return training_pass(vmap(one), dict(params), source, image)
         each = zip(unstack(params), source, image, strict=True)
         return torch.stack([training_pass(one, p, s, i) for p, s, i in each])

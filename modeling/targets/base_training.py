@@ -31,8 +31,10 @@ class BaseTraining:
     ) -> None:
         self.translator = translator.to(memory_format=torch.channels_last)
         self.discriminator, self.recipe = discriminator, recipe
-        self.forward = wrapped_translator or translator
-        self.judge = wrapped_discriminator or discriminator
+        self.forward: nn.Module = translator if wrapped_translator is None else wrapped_translator
+        self.judge: nn.Module = (
+            discriminator if wrapped_discriminator is None else wrapped_discriminator
+        )
         self.optimiser = torch.optim.Adam(translator.parameters(), lr=recipe.lr, betas=(0.5, 0.999))
         self.critic_optimiser = torch.optim.Adam(
             discriminator.parameters(), lr=recipe.discriminator_lr, betas=(0.5, 0.999)

@@ -16,6 +16,7 @@ from modeling.precision import training_pass
 from modeling.targets.adapter_training import to_unit
 from modeling.targets.discriminator import PatchDiscriminator, adversarial_loss, discriminator_loss
 from modeling.targets.lora import AdaptedTranslator
+from modeling.transfer import to_device
 from modeling.weights.codec import BlockLayout
 from modeling.weights.ema import EMA
 from modeling.weights.image_loss import ImageBatch
@@ -45,7 +46,8 @@ class GeneratorTraining:
             raise ValueError("image_steps > 0 needs the frozen translator")
         if recipe.image_steps and recipe.image_gan and discriminator is None:
             raise ValueError("image_gan > 0 needs a discriminator to start from")
-        self.model, self.forward = model, wrapped or model
+        self.model = model
+        self.forward: nn.Module = model if wrapped is None else wrapped
         self.layout, self.normalisation, self.recipe = layout, normalisation, recipe
         self.translator, self.seed, self.rank = translator, seed, rank
         self.device = next(model.parameters()).device
@@ -57,7 +59,9 @@ class GeneratorTraining:
         self.ema = EMA(model, recipe.ema)
         self.critic = discriminator if recipe.image_steps and recipe.image_gan else None
         if self.critic is not None:
-            self.judge = wrapped_discriminator or self.critic
+            self.judge: nn.Module = self.critic
+            if wrapped_discriminator is not None:
+                self.judge = wrapped_discriminator
             self.critic_optimiser = torch.optim.Adam(
                 self.critic.parameters(), lr=recipe.discriminator_lr, betas=(0.5, 0.999)
             )
@@ -89,8 +93,13 @@ class GeneratorTraining:
         if on_images:
             if images is None:
                 raise ValueError(f"step {self.done + 1} is on the image loss: give images")
+            images = ImageBatch(
+                to_device(images.source, self.device),
+                to_device(images.edited, self.device),
+                self._to_device(images.text),
+            )
             fake = self.pictures(images, rng)
-            l1 = (fake - to_unit(images.edited.to(self.device))).abs().mean()
+            l1 = (fake - to_unit(images.edited)).abs().mean()
             losses["image"] = l1.detach()
             loss = recipe.image_denoising * loss + recipe.image_weight * l1
             if self.critic is not None:
@@ -112,14 +121,14 @@ class GeneratorTraining:
         """Eq. (1) at random time steps, on some of the blocks if the recipe says so."""
         recipe, n = self.recipe, self.layout.n_blocks
         text = self._noised(self._to_device(text), rng)
-        x0 = self.normalisation.apply(blocks.to(self.device))
+        x0 = self.normalisation.apply(to_device(blocks, self.device))
         count = x0.shape[0]
         chosen = torch.arange(n)
         if recipe.blocks_per_concept and not every_block:
             chosen = torch.randperm(n, generator=rng)[: recipe.blocks_per_concept]
         t = torch.randint(recipe.t_min, self.model.config.steps, (count,), generator=rng)
-        eps = torch.randn(x0[:, chosen].shape, generator=rng).to(self.device)
-        chosen = chosen.to(self.device)
+        eps = torch.randn((count, len(chosen), x0.shape[-1]), generator=rng)
+        chosen = to_device(chosen, self.device)
         previous = None
         if self.model.config.sequential:  # the true one, as for a sequence's next word
             previous = torch.cat([torch.zeros_like(x0[:, :1]), x0], dim=1)[:, chosen]
@@ -131,8 +140,8 @@ class GeneratorTraining:
             chosen,
             self.mask[chosen],
             text,
-            t.to(self.device),
-            eps,
+            to_device(t, self.device),
+            to_device(eps, self.device),
             previous,
         )
 
@@ -146,7 +155,7 @@ class GeneratorTraining:
         text = self._noised(clean, rng)
         config = self.model.config
         shape = (text.tokens.shape[0], config.n_blocks, config.block_size)
-        noise = torch.randn(shape, generator=rng).to(self.device)
+        noise = to_device(torch.randn(shape, generator=rng), self.device)
         predicted = training_pass(
             predict_blocks,
             self.forward,
@@ -158,7 +167,7 @@ class GeneratorTraining:
             mask_w=self.mask,
         )
         adapters = self.layout.from_blocks(self.normalisation.invert(predicted))
-        source = to_unit(images.source.to(self.device))
+        source = to_unit(to_device(images.source, self.device))
         return training_pass(self.translator.translate, adapters, source, clean.tokens, clean.mask)
 
     def _adversarial(self, images: ImageBatch, fake: Tensor) -> tuple[Tensor, Tensor]:
@@ -167,8 +176,8 @@ class GeneratorTraining:
         source, edited, fake = (
             x.flatten(0, 1)
             for x in (
-                to_unit(images.source.to(self.device)),
-                to_unit(images.edited.to(self.device)),
+                to_unit(images.source),
+                to_unit(images.edited),
                 fake,
             )
         )
@@ -185,7 +194,7 @@ class GeneratorTraining:
         return verdict, loss.detach()
 
     def _to_device(self, text: TextBatch) -> TextBatch:
-        return TextBatch(*(v.to(self.device) for v in text))
+        return TextBatch(*(to_device(v, self.device) for v in text))
 
     def _noised(self, text: TextBatch, rng: torch.Generator) -> TextBatch:
         """Gaussian noise on the embedding of the weight generator's prompt, as augmentation."""
@@ -194,7 +203,7 @@ class GeneratorTraining:
         deviation = self.recipe.text_noise
 
         def noisy(x: Tensor) -> Tensor:
-            draw = torch.randn(x.shape, generator=rng).to(x.device)
+            draw = to_device(torch.randn(x.shape, generator=rng), x.device)
             return x + deviation * x.square().mean().sqrt() * draw
 
         return TextBatch(noisy(text.tokens), text.mask, noisy(text.pooled))

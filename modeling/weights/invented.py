@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from modeling.targets.adapter_training import to_uint8, to_unit
+from modeling.transfer import to_device
 
 VEIL = 4
 """Side of the noise that a veil is drawn from, before it is spread over the picture."""
@@ -22,10 +23,10 @@ def invented(edited: Tensor, rng: torch.Generator) -> Tensor:
     device, count = edited.device, len(edited)
 
     def draw(*shape: int) -> Tensor:
-        return torch.randn(count, *shape, generator=rng).to(device)
+        return to_device(torch.randn(count, *shape, generator=rng), device)
 
     def chosen() -> Tensor:
-        return (torch.rand(count, 1, 1, 1, 1, generator=rng) < 0.5).to(device)
+        return to_device(torch.rand(count, 1, 1, 1, 1, generator=rng) < 0.5, device)
 
     x = to_unit(edited)
     pace = (1 + draw(1, 1, 1, 1)).abs() * 2

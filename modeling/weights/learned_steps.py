@@ -16,6 +16,7 @@ from modeling import training_state
 from modeling.losses import Losses
 from modeling.precision import training_pass
 from modeling.targets.adapter_training import batch_order
+from modeling.transfer import to_device
 from modeling.weights.ema import EMA
 from modeling.weights.image_loss import ImageBatch, ImageLoss
 from modeling.weights.interface import TextBatch
@@ -63,7 +64,8 @@ class RefinerTraining:
         wrapped: nn.Module | None = None,
         rank: int = 0,
     ) -> None:
-        self.model, self.forward = model, wrapped or model
+        self.model = model
+        self.forward: nn.Module = model if wrapped is None else wrapped
         self.loss, self.recipe, self.seed, self.rank = loss, recipe, seed, rank
         self.device = next(model.parameters()).device
         self.mask = loss.layout.mask.to(self.device)
@@ -85,9 +87,10 @@ class RefinerTraining:
         rng = torch.Generator().manual_seed((self.seed * 1_000_003 + self.done) * 4096 + self.rank)
         for group in self.optimiser.param_groups:
             group["lr"] = recipe.rate(self.done)
-        source, edited = examples.source.to(self.device), examples.edited.to(self.device).clone()
-        text = TextBatch(*(v.to(self.device) for v in examples.text))
-        blocks = self._starts(predicted.to(self.device), rng)
+        source = to_device(examples.source, self.device)
+        edited = to_device(examples.edited, self.device).clone()
+        text = TextBatch(*(to_device(v, self.device) for v in examples.text))
+        blocks = self._starts(to_device(predicted, self.device), rng)
         new = torch.rand(len(blocks), generator=rng) < recipe.invented
         edited[new] = invented(edited[new], rng)
         told = self._told(text, new, rng)
@@ -99,7 +102,7 @@ class RefinerTraining:
         total = torch.zeros((), device=self.device)
         for k in range(recipe.iterations):
             index = torch.arange(pairs) if fixed else torch.randperm(count, generator=rng)[:pairs]
-            index = index.to(self.device)
+            index = to_device(index, self.device)
             gradient, at = self.loss.gradient(
                 blocks, source[:, shown][:, index], edited[:, shown][:, index], text
             )
@@ -127,20 +130,20 @@ class RefinerTraining:
         recipe, count = self.recipe, len(predicted)
         draw = torch.rand(count, generator=rng)[:, None, None]
         size = recipe.start_noise * torch.rand(count, generator=rng)[:, None, None]
-        noise = (size * torch.randn(predicted.shape, generator=rng)).to(predicted.device)
+        noise = to_device(size * torch.randn(predicted.shape, generator=rng), predicted.device)
         other = recipe.from_zero + recipe.from_other
         for below, start in (
             (other + recipe.from_noise, predicted + noise * self.mask),
             (other, predicted.roll(1, 0)),
             (recipe.from_zero, self.zero),
         ):
-            predicted = torch.where((draw < below).to(predicted.device), start, predicted)
+            predicted = torch.where(to_device(draw < below, self.device), start, predicted)
         return predicted
 
     def _told(self, text: TextBatch, new: Tensor, rng: torch.Generator) -> TextBatch:
         """The texts as the refiner gets them: none of invented concepts, and of some others."""
         untold = torch.rand(len(new), generator=rng) < self.recipe.no_text
-        told = ~(untold | new).to(self.device)[:, None]
+        told = to_device(~(untold | new), self.device)[:, None]
         return TextBatch(text.tokens, text.mask & told, text.pooled * told)
 
     def _pairs(self, given: int, rng: torch.Generator) -> tuple[int, int]:

@@ -24,6 +24,9 @@ from modeling.weights.interface import (
 )
 from modeling.weights.unet1d import UNet1d
 
+ON_GPU = 1024
+"""Blocks of one call on a GPU: the paper's adapter has 854."""
+
 
 def build(config: GeneratorConfig) -> WeightGenerator:
     """A freshly initialised weight generator (seed torch first)."""
@@ -83,7 +86,7 @@ def predict_blocks(
     noise: Tensor | None = None,
     method: SamplingMethod = "one_step",
     ddim_steps: int = 20,
-    chunk: int = 64,
+    chunk: int | None = None,
     differentiable: bool = False,
     mask_w: Tensor | None = None,
 ) -> Tensor:
@@ -92,9 +95,10 @@ def predict_blocks(
     Give `seed` or `noise` ([B, N, b] standard Gaussian). A seed draws one noise on the CPU for all
     concepts, so a concept's prediction depends neither on its batch nor on the device. "one_step"
     is the paper's direct recovery; "ddim" takes `ddim_steps` steps from t to 0. A UNet gets
-    `chunk` blocks of each concept per call (the paper's 64), a joint model all of them, a
-    sequential one a single block, after the one before it, whose padding it must see as zeros:
-    it needs `mask_w` [N, b] bool, True = real weight.
+    `chunk` blocks of each concept per call (by default the paper's 64, on a GPU as many as make
+    ON_GPU of all concepts), a joint model all of them, a sequential one a single block, after the
+    one before it, whose padding it must see as zeros: it needs `mask_w` [N, b] bool, True = real
+    weight.
 
     The model runs in eval mode and is put back after. Gradients flow only if `differentiable`
     (training through the image loss), and then the model keeps its own mode.
@@ -103,7 +107,7 @@ def predict_blocks(
         raise GeneratorError("give either seed or noise to predict_blocks")
     if method not in get_args(SamplingMethod):
         raise GeneratorError(f"unknown method {method!r}: use one of {get_args(SamplingMethod)}")
-    if chunk < 1:
+    if chunk is not None and chunk < 1:
         raise GeneratorError(f"chunk must be at least 1, not {chunk}")
     inner = unwrap(model)
     if inner.config.sequential and (method != "one_step" or mask_w is None):
@@ -115,6 +119,8 @@ def predict_blocks(
         noise = draw_noise(config, [seed]).to(device).expand(shape)
     elif noise.shape != shape:
         raise GeneratorError(f"noise has shape {tuple(noise.shape)}, expected {shape}")
+    if chunk is None:
+        chunk = max(64, ON_GPU // shape[0]) if device.type == "cuda" else 64
     indices = torch.arange(config.n_blocks, device=device)
     groups = [indices] if inner.joint else list(indices.split(chunk))
 

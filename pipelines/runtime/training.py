@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from pipelines.config import tree as config_tree
 from pipelines.config.schema import Config
 from pipelines.runtime.run_dir import ArtifactError, RunDir
@@ -90,6 +92,16 @@ def fit(
     with result.checkpoint.as_directory() as folder:
         files = {p.name: p.read_bytes() for p in Path(folder).iterdir() if p.is_file()}
     return dict(result.metrics or {}), files
+
+
+def data_parallel(network: nn.Module) -> nn.Module:
+    """The network on this worker's device, its gradients averaged over the workers.
+
+    They lie in the buckets that are sent, so that no gradient is there twice.
+    """
+    from ray.train.torch import prepare_model
+
+    return prepare_model(network, parallel_strategy_kwargs={"gradient_as_bucket_view": True})
 
 
 def report(

@@ -34,6 +34,7 @@ from modeling.targets.shapes import (
     from_description,
     target_config,
 )
+from modeling.transfer import to_device
 from pipelines.config import tree as config_tree
 from pipelines.config.schema import Config
 from pipelines.runtime import heartbeat
@@ -41,7 +42,7 @@ from pipelines.runtime.log import Progress, log
 from pipelines.runtime.run_dir import ArtifactError, RunDir
 from pipelines.runtime.session import quiet_worker, threads_per_worker
 from pipelines.runtime.tracking import tracker
-from pipelines.runtime.training import fit, report
+from pipelines.runtime.training import data_parallel, fit, report
 from pipelines.stages.concepts import load_text, with_adapter
 from pipelines.stages.editing import file_of
 from pipelines.stages.pairs import Pairs, decode_rows, usable
@@ -119,7 +120,7 @@ def train_loop(settings: dict[str, Any]) -> None:
     """What each Ray Train worker does."""
     import ray.train
     from ray.train import get_context
-    from ray.train.torch import get_device, prepare_model
+    from ray.train.torch import get_device
 
     config, run_dir = config_tree.from_dict(settings["config"]), settings["run_dir"]
     quiet_worker()
@@ -144,7 +145,7 @@ def train_loop(settings: dict[str, Any]) -> None:
     # as BaseTraining wants it, but before it is wrapped, whose buckets keep the layout they find
     channels_last = translator.to(memory_format=torch.channels_last)
     wrapped = (
-        (prepare_model(channels_last), prepare_model(discriminator)) if world > 1 else (None, None)
+        (data_parallel(channels_last), data_parallel(discriminator)) if world > 1 else (None, None)
     )
     training = BaseTraining(translator, discriminator, base_recipe(config.base), *wrapped)
     saved = ray.train.get_checkpoint()
@@ -162,9 +163,10 @@ def train_loop(settings: dict[str, Any]) -> None:
         # dropout's draws depend on the step alone, so that a resumed run repeats them
         torch.manual_seed(config.seed * 1_000_003 + training.done * world + rank)
         index = order[training.done].view(world, -1)[rank]
-        x, y = to_unit(source[index]).to(device), to_unit(edited[index]).to(device)
+        x, y = (to_unit(to_device(images[index], device)) for images in (source, edited))
         who = owner[index]
-        losses = training.step(x, y, tokens[who].to(device), mask[who].to(device))
+        prompts = to_device(tokens[who], device), to_device(mask[who], device)
+        losses = training.step(x, y, *prompts)
         recent.add({"L1": losses["l1"]})
         if rank == 0:
             progress.add(note=recent)
@@ -175,8 +177,8 @@ def train_loop(settings: dict[str, Any]) -> None:
             files = {"state.safetensors": training.state()} if rank == 0 else None
             report(run_dir, "base", metrics, files)
             if told:
-                text = tokens[who[:4]].to(device), mask[who[:4]].to(device)
-                made = partial(_seen, training.translator, x[:4], y[:4], *text)
+                few = (v[:4] for v in (x, y, *prompts))
+                made = partial(_seen, training.translator, *few)
                 told.picture(training.done, "source, made, true", made)
     if told:
         told.close()

@@ -27,7 +27,7 @@ from pipelines.runtime.log import Progress, log
 from pipelines.runtime.run_dir import RunDir
 from pipelines.runtime.session import quiet_worker, threads_per_worker
 from pipelines.runtime.tracking import tracker
-from pipelines.runtime.training import fit, report
+from pipelines.runtime.training import data_parallel, fit, report
 from pipelines.stages.base import load_base
 from pipelines.stages.concepts import load_text
 from pipelines.stages.gradients import fit_basis
@@ -143,7 +143,7 @@ class _Loop:
             self.told = tracker(self.config, self.run_dir, what, self.training.done)
 
     def _training(self) -> GeneratorTraining:
-        from ray.train.torch import get_device, prepare_model
+        from ray.train.torch import get_device
 
         config, device, several = self.config, get_device(), self.world > 1
         layout, normalisation = load_layout(self.run_dir)
@@ -163,10 +163,10 @@ class _Loop:
             recipe,
             config.seed,
             translator,
-            prepare_model(model) if several else None,
+            data_parallel(model) if several else None,
             self.rank,
             critic,
-            prepare_model(critic) if judged and critic is not None else None,
+            data_parallel(critic) if judged and critic is not None else None,
         )
 
     def _resumed(self) -> bytes:

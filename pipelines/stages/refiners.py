@@ -35,7 +35,7 @@ from pipelines.runtime import heartbeat
 from pipelines.runtime.log import Progress, log
 from pipelines.runtime.run_dir import ArtifactError, RunDir
 from pipelines.runtime.session import quiet_worker, threads_per_worker
-from pipelines.runtime.training import fit, report
+from pipelines.runtime.training import data_parallel, fit, report
 from pipelines.stages.base import load_base
 from pipelines.stages.concepts import load_text
 from pipelines.stages.gradients import image_loss, load_basis
@@ -138,8 +138,6 @@ class _Loop:
         self.progress = Progress("generator", r.steps, "steps", self.training.done)
 
     def _training(self, text_dim: int) -> RefinerTraining:
-        from ray.train.torch import prepare_model
-
         c = self.config
         layout, normalisation = load_layout(self.run_dir)
         translator, critic = load_base(c, self.run_dir)
@@ -153,7 +151,7 @@ class _Loop:
         torch.manual_seed(c.seed)
         basis = load_basis(self.run_dir, layout)
         model = Refiner(refiner_config(c, layout, text_dim), basis).to(self.device)
-        wrapped = prepare_model(model) if self.world > 1 else None
+        wrapped = data_parallel(model) if self.world > 1 else None
         return RefinerTraining(model, loss, refiner_recipe(c.refine), c.seed, wrapped, self.rank)
 
     def _resumed(self) -> float:
