@@ -91,6 +91,7 @@ def train_adapters(
     keep: Sequence[int] = (),
     on_step: Callable[[int, Adapter], None] | None = None,
     coordinates: Coordinates = FACTORS,
+    way: str | None = None,
 ) -> list[Trained]:
     """Train one adapter per concept, all in one fused batch.
 
@@ -99,7 +100,8 @@ def train_adapters(
     returned as checkpoints. `on_step(step, adapters)` sees the kept average with a leading concept
     axis at step 0 and after each step; its time is not counted. A concept whose loss or weights
     become non-finite comes back with an `error` and no adapter; the others are not affected.
-    `coordinates`: in which Adam works, and the average is taken.
+    `coordinates`: in which Adam works, and the average is taken. `way`: of the concepts side by
+    side (AdaptedTranslator.translate); the discriminators go one after another where it is MERGED.
     """
     pairs = _check(concepts, starts, recipe, discriminator)
     device = concepts[0].source.device
@@ -109,7 +111,7 @@ def train_adapters(
     optimiser = torch.optim.Adam(weights.values(), lr=recipe.lr, betas=(0.5, 0.999))
     critics = None
     if discriminator is not None and recipe.gan_weight:
-        critics = Critics(discriminator, len(concepts), recipe.discriminator_lr)
+        critics = Critics(discriminator, len(concepts), recipe.discriminator_lr, way)
     out = [Trained(c.concept_id, None) for c in concepts]
     order = batch_order(pairs, recipe.steps, recipe.batch, seed).to(device)
     losses: list[Tensor] = []
@@ -127,7 +129,7 @@ def train_adapters(
             edited = to_unit(torch.stack([c.edited[index] for c in concepts]))
             with _dropout_on(translator.network):
                 adapters = coordinates.adapters(weights)
-                fake = training_pass(translator.translate, adapters, source, tokens, mask)
+                fake = training_pass(translator.translate, adapters, source, tokens, mask, way)
             l1 = (fake - edited).abs().mean(dim=(1, 2, 3, 4))
             loss = recipe.l1_weight * l1.sum()
             if critics:
@@ -198,11 +200,15 @@ def _check(
 class Critics:
     """A discriminator for each of `count` concepts; all start from one, which is left alone.
 
-    Images are [count, B, 3, H, W] in [-1, 1].
+    Images are [count, B, 3, H, W] in [-1, 1]. way: MERGED, one after another, or any other, in
+    grouped operations (vmap). By default the latter on a GPU, where they have not been compared;
+    on a CPU they are the slower (tests/bench/results/together_cpu.json).
     """
 
-    def __init__(self, start: PatchDiscriminator, count: int, lr: float) -> None:
-        self._network, self._count = start, count
+    def __init__(
+        self, start: PatchDiscriminator, count: int, lr: float, way: str | None = None
+    ) -> None:
+        self._network, self._count, self._way = start, count, way
         self.params: Adapter = {
             k: v.detach().expand(count, *v.shape).clone().requires_grad_()
             for k, v in start.named_parameters()
@@ -224,20 +230,14 @@ class Critics:
         frozen = {k: v.detach() for k, v in self.params.items()}
         return adversarial_loss(self.judge(frozen, source, fake))
 
-    def judge(
-        self, params: Mapping[str, Tensor], source: Tensor, image: Tensor, way: str | None = None
-    ) -> Tensor:
-        """Scores [count, B, …]. way: MERGED, one after another, or VMAP, in grouped operations.
-
-        By default VMAP on a GPU, where they have not been compared, and MERGED on a CPU, where
-        it is the faster of the two (tests/bench/results/together_cpu.json).
-        """
+    def judge(self, params: Mapping[str, Tensor], source: Tensor, image: Tensor) -> Tensor:
+        """Scores [count, B, …]."""
 
         def one(p: dict[str, Tensor], s: Tensor, i: Tensor) -> Tensor:
             return functional_call(self._network, p, (s, i))
 
-        way = way or (VMAP if image.is_cuda else MERGED)
-        if way == VMAP and self._count > 1:
+        way = self._way or (VMAP if image.is_cuda else MERGED)
+        if way != MERGED and self._count > 1:
             return training_pass(vmap(one), dict(params), source, image)
         each = zip(unstack(params), source, image, strict=True)
         return torch.stack([training_pass(one, p, s, i) for p, s, i in each])

@@ -1,11 +1,13 @@
 """A new concept in seconds, on the machine at hand: `python -m tests.bench.gpu [--small] [out=…]`.
 
-What the stages run today with the paper's sizes, on random pictures, weights and prompts (speed
-does not depend on them): a new concept (predicted, loaded, fine-tuned), concepts trained together,
-a step of the base's and of the weight generator's training, a step of pix2pix. On a GPU if there
-is one. Imports `modeling/` alone and needs only torch, numpy and safetensors. Writes its JSON to
-`out`, else prints it; the file is written after every row, so one that is cut off keeps what it
-has. A row that fails is kept, with the reason; so is one for which no time is left.
+What the stages run with the paper's sizes, on random pictures, weights and prompts (speed does not
+depend on them): a new concept (predicted, loaded, fine-tuned), at the recipe's batch and at larger
+ones; concepts trained together, by each way of it, and one after another by PEFT; a step of the
+base's and of the weight generator's training; a step of pix2pix; a new concept with one of the
+switches changed. On a GPU if there is one. Imports `modeling/` alone and needs only torch, numpy
+and safetensors; PEFT's row says so where it is missing. Writes its JSON to `out`, else prints it;
+the file is written after every row, so one that is cut off keeps what it has. A row that fails is
+kept, with the reason; so is one for which no time is left.
 """
 
 from __future__ import annotations
@@ -19,18 +21,20 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from modeling.precision import AUTO, PRECISIONS, use
+from modeling.targets.lora import WAYS
 from tests.bench.gpu_rows import SMALL, Bench, Sizes
 
-LIMIT_S = 300
+LIMIT_S = 420
 """No row begins after so many seconds."""
-PRECISIONS = ("stages", "float32", "tf32", "bfloat16")
-"""`stages` is torch's default, which nothing in the stages changes: TF32 in convolutions alone."""
-# dense TFLOP/s by the makers' data sheets, first match; `stages` is held against TF32's
+NAMES = tuple(name for name in PRECISIONS if name != AUTO)
+# dense TFLOP/s by the makers' data sheets, first match
 PEAKS = {
     "H100 PCIe": {"float32": 51.0, "tf32": 378.0, "bfloat16": 756.0},
     "H100 NVL": {"float32": 60.0, "tf32": 417.5, "bfloat16": 835.0},
@@ -41,19 +45,32 @@ PEAKS = {
 
 
 @contextlib.contextmanager
-def precision(name: str, device: str) -> Iterator[None]:
-    """One of PRECISIONS; torch's own setting again afterwards."""
-    convolutions = torch.backends.cudnn.allow_tf32
-    products = torch.get_float32_matmul_precision()
-    if name != "stages":
-        torch.backends.cudnn.allow_tf32 = name != "float32"
-        torch.set_float32_matmul_precision("highest" if name == "float32" else "high")
+def without_benchmark() -> Iterator[None]:
+    """cuDNN's first choice of a convolution, as torch has it by default."""
+    torch.backends.cudnn.benchmark = False
+    yield
+
+
+@contextlib.contextmanager
+def fused_adam() -> Iterator[None]:
+    """Adam in one kernel. Not the stages': with a gradient laid out otherwise than its weight it is
+    wrong without a word on a CPU, and an error on a GPU."""
+    usual = torch.optim.Adam
+    torch.optim.Adam = partial(usual, fused=True)  # type: ignore[assignment,misc]
     try:
-        with torch.autocast(device, torch.bfloat16, enabled=name == "bfloat16"):
-            yield
+        yield
     finally:
-        torch.backends.cudnn.allow_tf32 = convolutions
-        torch.set_float32_matmul_precision(products)
+        torch.optim.Adam = usual  # type: ignore[misc]
+
+
+@contextlib.contextmanager
+def contiguous(network: torch.nn.Module) -> Iterator[None]:
+    """The base's convolutions in torch's default layout."""
+    network.to(memory_format=torch.contiguous_format)
+    try:
+        yield
+    finally:
+        network.to(memory_format=torch.channels_last)
 
 
 class Report:
@@ -84,8 +101,8 @@ class Report:
         resident = torch.cuda.memory_allocated() / 2**20 if cuda else None
         begun = time.perf_counter()
         try:
-            with precision(name, self.device):
-                row = call()
+            use(name, self.device)
+            row = call()
         except Exception as error:  # whatever a device lacks is a row of its own
             row = {"failed": f"{type(error).__name__}: {str(error).splitlines()[0]}"}
         gc.collect()  # the optimisers and what a failed row holds
@@ -94,7 +111,7 @@ class Report:
         row["row_s"] = time.perf_counter() - begun
         peaks = self.about["peak_tflops"]
         if "flops_per_s" in row:
-            peak = peaks and peaks["tf32" if name == "stages" else name]
+            peak = peaks and peaks[name]
             row["mfu"] = row["flops_per_s"] / (peak * 1e12) if peak else None
         return row
 
@@ -136,10 +153,19 @@ def commit() -> str:
 def measure(sizes: Sizes, report: Report) -> None:
     """Every row, the most telling first."""
     device = report.device
-    names = PRECISIONS if device == "cuda" else ("float32", "bfloat16")
+    names = NAMES if device == "cuda" else ("float32", "bfloat16")
+    usual = "tf32" if device == "cuda" else "float32"
     bench = Bench(sizes, device)
-    for name in names:
-        report.add("a new concept", name, bench.concept)
+    for batch in sizes.batches:
+        for name in names:
+            report.add("a new concept", name, partial(bench.concept, batch))
+    for count in sizes.together:
+        for name in names[-2:]:
+            for way in WAYS:
+                what = f"concepts trained together, {way}"
+                report.add(what, name, partial(bench.together, count, way))
+    for name in names[-2:]:
+        report.add("concepts trained one after another, PEFT", name, bench.by_peft)
     for name in names:
         report.add("training step of the base", name, bench.base)
     for shape in sizes.generator_batches:
@@ -147,14 +173,24 @@ def measure(sizes: Sizes, report: Report) -> None:
             report.add(
                 "training step of the weight generator",
                 name,
-                lambda shape=shape: bench.weight_generator(*shape),
+                partial(bench.weight_generator, *shape),
             )
     for name in names:
         report.add("pix2pix", name, bench.pix2pix)
-    for count in sizes.together:
-        for name in names:
-            call = lambda count=count: bench.together(count)  # noqa: E731
-            report.add("concepts trained together", name, call)
+    switches: dict[str, Callable[[], contextlib.AbstractContextManager[None]]] = {
+        "cuDNN's first choice": without_benchmark,
+        "fused Adam": fused_adam,
+        "default layout": partial(contiguous, bench.adapted.network),
+    }
+    for what, switch in switches.items():
+        report.add(f"a new concept, {what}", usual, partial(switched, switch, bench.concept))
+
+
+def switched(
+    switch: Callable[[], contextlib.AbstractContextManager[None]], row: Callable[[], dict[str, Any]]
+) -> dict[str, Any]:
+    with switch():
+        return row()
 
 
 def main(words: list[str]) -> int:

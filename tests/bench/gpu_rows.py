@@ -5,6 +5,7 @@ A row's function returns seconds, rate and unit, the batch, and what it is an ex
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -16,9 +17,10 @@ from torch import Tensor
 from modeling.baselines.pix2pix_training import Pix2PixConfig, Pix2PixTraining
 from modeling.baselines.recipe import ScratchRecipe
 from modeling.flops import count_flops, weights_of
+from modeling.precision import training_pass
 from modeling.targets.adapter_training import ConceptData, to_unit, train_adapters
 from modeling.targets.base_training import BaseTraining
-from modeling.targets.discriminator import PatchDiscriminator
+from modeling.targets.discriminator import PatchDiscriminator, adversarial_loss, discriminator_loss
 from modeling.targets.families import frozen_target, make_target
 from modeling.targets.lora import AdaptedTranslator, Adapter
 from modeling.targets.recipe import FineTuning, Training, base_recipe, finetune_recipe
@@ -67,7 +69,9 @@ class Sizes:
     pairs: int = 400
     epochs: int = 20
     batch: int = 8
-    together: tuple[int, ...] = (1, 4, 16)
+    batches: tuple[int, ...] = (8, 32, 128)
+    """Of a fine-tune: the recipe's, and larger ones over as many pictures."""
+    together: tuple[int, ...] = (1, 4, 16, 64)
     generator_batches: tuple[tuple[int, int], ...] = ((2, 8), (8, 64))
     """Concepts × blocks a step: the preset's of one worker, and its 32 workers' 512 at once."""
     pix2pix_width: int = 64
@@ -86,6 +90,7 @@ SMALL = Sizes(
     generator={"width": 16, "depth": 1, "heads": 2, "channels": (8, 16), "prediction": "epsilon"},
     pairs=8,
     batch=2,
+    batches=(2, 4),
     together=(1, 2),
     generator_batches=((2, 4),),
     pix2pix_width=4,
@@ -142,7 +147,7 @@ class Bench:
         return TextBatch(tokens, mask, tokens[:, 0])
 
     def predict(self) -> Tensor:
-        """Normalised blocks [1, N, b] in one step, 64 a call."""
+        """Normalised blocks [1, N, b] in one step."""
         return predict_blocks(
             self.generator, self.shape.noise_schedule(), self.text(1), t=900, seed=0
         )
@@ -153,14 +158,21 @@ class Bench:
         self.adapted.check(adapter)
         return adapter
 
-    def adapter_step(self, start: Adapter, count: int, steps: int) -> float:
+    def adapter_step(
+        self, start: Adapter, count: int, steps: int, batch: int = 0, way: str | None = None
+    ) -> float:
         """Mean seconds of a fine-tuning step of `count` concepts in one batch."""
         sizes, stamps = self.sizes, []
         concepts = [
             ConceptData(str(i), self.source, self.edited, self.tokens) for i in range(count)
         ]
         total = sizes.warm + steps
-        recipe = finetune_recipe(FineTuning(steps=total, batch=sizes.batch, lr=1.5e-3))
+
+        def stamp(step: int, _: object) -> None:
+            if step in (sizes.warm, total):  # between them nobody waits
+                stamps.append(now(self.device))
+
+        recipe = finetune_recipe(FineTuning(steps=total, batch=batch or sizes.batch, lr=1.5e-3))
         train_adapters(
             self.adapted,
             concepts,
@@ -168,22 +180,29 @@ class Bench:
             recipe,
             self.critic,
             seed=0,
-            on_step=lambda *_: stamps.append(now(self.device)),
+            on_step=stamp,
+            way=way,
         )
-        return (stamps[-1] - stamps[sizes.warm]) / steps
+        return (stamps[1] - stamps[0]) / steps
 
-    def concept(self) -> dict[str, Any]:
-        """A new concept: predicted, loaded, fine-tuned by the paper's recipe."""
+    def concept(self, batch: int = 0) -> dict[str, Any]:
+        """A new concept: predicted, loaded, fine-tuned by the paper's recipe.
+
+        At a larger batch over as many pictures, in fewer steps: whether they end as low is not
+        measured here, where the pictures are noise.
+        """
         sizes, device = self.sizes, self.device
+        batch = batch or sizes.batch
         predict = step_seconds(self.predict, device, 1, 3)
         predicted = self.predict()
         load = step_seconds(lambda: self.load(predicted), device, 1, 3)
         # random weights predict random blocks: training them could overflow, so not from those
-        step = self.adapter_step(self.adapted.zero_adapter(), 1, sizes.steps)
-        total = sizes.pairs * sizes.epochs // sizes.batch
+        few = max(2, sizes.steps * sizes.batch // batch)
+        step = self.adapter_step(self.adapted.zero_adapter(), 1, few, batch)
+        total = sizes.pairs * sizes.epochs // batch
         return {
             "sizes": f"{sizes.side}×{sizes.side}, {self.layout.n_blocks} blocks",
-            "batch": sizes.batch,
+            "batch": batch,
             "weights": weights_of(self.adapted.network),
             "generator_weights": weights_of(self.generator),
             "predict_s": predict,
@@ -191,24 +210,63 @@ class Bench:
             "step_s": step,
             "finetune_s": step * total,
             "seconds": predict + load + step * total,
-            "rate": sizes.batch / step,
+            "rate": batch / step,
             "unit": "images/s of fine-tuning",
-            "extrapolated": f"{sizes.pairs} pairs × {sizes.epochs} epochs ÷ batch {sizes.batch} ="
-            f" {total} steps, extrapolated from {sizes.steps} steps",
+            "extrapolated": f"{sizes.pairs} pairs × {sizes.epochs} epochs ÷ batch {batch} ="
+            f" {total} steps, extrapolated from {few} steps",
         }
 
-    def together(self, count: int) -> dict[str, Any]:
-        """`count` concepts trained in one batch."""
+    def together(self, count: int, way: str | None) -> dict[str, Any]:
+        """`count` concepts trained in one batch, by one of the ways."""
+        steps = max(2, self.sizes.steps // count)
+        step = self.adapter_step(self.adapted.zero_adapter(), count, steps, way=way)
+        return self._collecting(count, steps, step)
+
+    def by_peft(self) -> dict[str, Any]:
+        """One concept by PEFT's own layers, as a user would write it: Eq. (4), one after another.
+
+        ImportError where peft is missing.
+        """
+        from peft import get_peft_model
+
+        sizes, device = self.sizes, self.device
+        model = get_peft_model(copy.deepcopy(self.adapted.network), self.adapted.lora_config)
+        model.to(device).train()
+        critic = copy.deepcopy(self.critic)
+        learned = [p for p in model.parameters() if p.requires_grad]
+        optimiser = torch.optim.Adam(learned, lr=1.5e-3, betas=(0.5, 0.999))
+        critic_optimiser = torch.optim.Adam(critic.parameters(), lr=2e-4, betas=(0.5, 0.999))
+        tokens, mask, _ = self.text(1)
+
+        def step() -> None:
+            index = torch.randint(sizes.pairs, (sizes.batch,), device=device)
+            source, edited = to_unit(self.source[index]), to_unit(self.edited[index])
+            fake = training_pass(model, source, tokens, mask)
+            shown = edited, fake.detach()
+            scores = [training_pass(critic, source, image) for image in shown]
+            critic_optimiser.zero_grad()
+            discriminator_loss(*scores).backward()
+            critic_optimiser.step()
+            verdict = adversarial_loss(training_pass(critic, source, fake))
+            optimiser.zero_grad()
+            (100 * (fake - edited).abs().mean() + verdict).backward()
+            optimiser.step()
+
+        return self._collecting(1, sizes.steps, step_seconds(step, device, sizes.warm, sizes.steps))
+
+    def _collecting(self, count: int, steps: int, step: float) -> dict[str, Any]:
         sizes = self.sizes
-        steps = max(2, sizes.steps // count)
-        step = self.adapter_step(self.adapted.zero_adapter(), count, steps)
+        total = sizes.pairs * sizes.epochs // sizes.batch
         return {
             "sizes": f"{count} concepts at {sizes.side}×{sizes.side}",
+            "concepts": count,
             "batch": sizes.batch,
             "steps": steps,
             "seconds": step,
             "rate": count * sizes.batch / step,
             "unit": "images/s",
+            "concepts_per_hour": 3600 * count / (step * total),
+            "extrapolated": f"a concept is {total} steps",
         }
 
     def base(self) -> dict[str, Any]:

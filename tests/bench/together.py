@@ -98,7 +98,8 @@ class Concepts:
         self.x = torch.rand(shape, device=device) * 2 - 1
         self.tokens = torch.randn(count, TOKENS, size.translator.text_dim, device=device)
         self.mask = torch.ones(count, TOKENS, dtype=torch.bool, device=device)
-        self.critics = Critics(PatchDiscriminator(size.critic).to(device), count, 1e-3)
+        critic = PatchDiscriminator(size.critic).to(device)
+        self.critics = {way: Critics(critic, count, 1e-3, way) for way in (MERGED, VMAP)}
 
     def translated(self, way: str) -> None:
         self.translator.network.train()
@@ -107,7 +108,8 @@ class Concepts:
 
     def judged(self, way: str) -> None:
         source, image = self.x, self.x.flip(0)
-        self._backward(self.critics.judge(self.critics.params, source, image, way))
+        critics = self.critics[way]
+        self._backward(critics.judge(critics.params, source, image))
 
     def by_peft(self) -> Callable[[str], None]:
         from peft import get_peft_model, set_peft_model_state_dict

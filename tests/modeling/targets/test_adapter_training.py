@@ -22,7 +22,7 @@ from modeling.targets.adapter_training import (
     translate_all,
 )
 from modeling.targets.discriminator import adversarial_loss, discriminator_loss
-from modeling.targets.lora import Adapter, stack
+from modeling.targets.lora import WAYS, Adapter, stack
 from modeling.targets.recipe import Recipe
 from tests.modeling.targets.tiny_training import (
     distance,
@@ -200,6 +200,18 @@ def test_fused_concepts_equal_each_alone(recipe: Recipe, dropout: float) -> None
         assert trained.losses == pytest.approx(alone.losses, rel=SAME)
         assert distance(adapter_of(trained), adapter_of(alone)) < SAME
     assert distance(adapter_of(fused[0]), adapter_of(fused[1])) > recipe.lr
+
+
+@RECIPES
+@in_float64()
+def test_all_ways_of_several_concepts_end_alike(recipe: Recipe) -> None:
+    """Without dropout: its draw goes by the order in memory, which differs between the ways."""
+    concepts = [make_concept(i, length=1 + i) for i in range(3)]
+    by_default = train(concepts, recipe)
+    for way in WAYS:
+        for usual, made in zip(by_default, train(concepts, recipe, way=way), strict=True):
+            assert made.losses == pytest.approx(usual.losses, rel=SAME)
+            assert distance(adapter_of(made), adapter_of(usual)) < SAME
 
 
 @RECIPES
