@@ -29,7 +29,13 @@ from modeling.editors.sources import avatar_sources
 from modeling.fitting import out_of_memory
 from modeling.images import encode_png
 from modeling.metrics.features import FeatureError
-from modeling.targets.adapter_training import ConceptData, pad_tokens, train_adapters, translate_all
+from modeling.targets.adapter_training import (
+    ConceptData,
+    Trained,
+    pad_tokens,
+    train_adapters,
+    translate_all,
+)
 from modeling.targets.base_training import BaseTraining
 from modeling.targets.discriminator import PatchDiscriminator
 from modeling.targets.families import frozen_target, make_target
@@ -162,6 +168,14 @@ class Bench:
 
     def adapters(self, device: torch.device, recipe: Recipe, together: int) -> tuple[float, str]:
         """Images a second of training `together` adapters in one call."""
+        items = recipe.steps * recipe.batch * together
+        per_second = _timed(self.training(device, recipe, together), items, device)
+        return per_second, f"{together} × {recipe.batch} images a step"
+
+    def training(
+        self, device: torch.device, recipe: Recipe, together: int
+    ) -> Callable[[], list[Trained]]:
+        """A call that trains `together` adapters."""
         translator, critic = self.adapted(device)
         count = min(IMAGES, self.splits["train"])
         data = [
@@ -174,12 +188,7 @@ class Bench:
             for i in range(together)
         ]
         starts = [translator.zero_adapter()] * together
-
-        def call() -> None:
-            train_adapters(translator, data, starts, recipe, critic, 0)
-
-        items = recipe.steps * recipe.batch * together
-        return _timed(call, items, device), f"{together} × {recipe.batch} images a step"
+        return partial(train_adapters, translator, data, starts, recipe, critic, 0)
 
     def whole(self, device: torch.device, recipe: Recipe) -> tuple[float, str]:
         """Images a second of training a whole translator, without other workers."""

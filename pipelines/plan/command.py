@@ -25,6 +25,7 @@ from pipelines.plan.rates import Rates, assumed
 from pipelines.plan.rates import to_json as rates_to_json
 from pipelines.plan.shapes import Shapes
 from pipelines.plan.table import table
+from pipelines.runtime.log import log
 
 
 @dataclass(frozen=True)
@@ -44,9 +45,13 @@ def grounds(config: Config, own: Mapping[str, str]) -> Grounds:
     rates = assumed(config, shapes)
     if own.get("calibrate") != "true":
         return Grounds(config, shapes, rates, None)
+    from pipelines.plan.arrangement import advice, arrangements
     from pipelines.plan.calibration import calibrate
 
     rates, machine = calibrate(config, shapes, rates)
+    if tried := arrangements(config):
+        line, machine["collecting"] = advice(config, tried)
+        log(f"plan: {line}")
     return Grounds(config, shapes, rates, machine)
 
 

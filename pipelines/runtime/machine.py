@@ -56,6 +56,17 @@ def gpus() -> int:
     return torch.cuda.device_count()
 
 
+def share_gpu(share: float) -> None:
+    """This process takes no more of its GPU's memory than its share: a neighbour has the rest.
+
+    So what does not fit ends in the process that asked for it, and with fewer concepts at once.
+    """
+    import torch
+
+    if 0 < share < 1 and torch.cuda.is_available():
+        torch.cuda.set_per_process_memory_fraction(share)
+
+
 def _physical_memory() -> int | None:
     if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
         return None

@@ -10,7 +10,7 @@ import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from modeling.reasons import one_line
 from pipelines.config.error import ConfigError
@@ -21,6 +21,10 @@ from pipelines.runtime.log import log
 from pipelines.runtime.pool import local_actors
 from pipelines.runtime.run_dir import RunDir
 from pipelines.runtime.stage_table import StageError
+from pipelines.runtime.threads import Threads
+
+if TYPE_CHECKING:
+    import torch
 
 NO_DASHBOARD = "http://127.0.0.1:9"
 """An address that refuses. A local Ray has no dashboard; Train's cleaner, which asks one whether
@@ -53,8 +57,16 @@ def threads_per_actor(config: Config) -> int:
 
 
 def threads_per_worker(config: Config, workers: int) -> int:
-    """Threads of a training worker, an equal share of the cores of the machine it is on."""
+    """The most threads of a training worker, an equal share of the cores of its machine."""
     return config.cluster.training_threads or max(1, (os.cpu_count() or 1) // workers)
+
+
+def training_threads(config: Config, workers: int, device: torch.device) -> Threads:
+    """Of a training worker; fewer are tried where one alone trains on the cores."""
+    import torch
+
+    fixed = bool(config.cluster.training_threads) or workers > 1 or device.type != "cpu"
+    return Threads(threads_per_worker(config, workers), fixed, torch.set_num_threads)
 
 
 def quiet_worker() -> None:

@@ -40,7 +40,7 @@ from pipelines.config.schema import Config
 from pipelines.runtime import heartbeat
 from pipelines.runtime.log import Progress, log
 from pipelines.runtime.run_dir import ArtifactError, RunDir
-from pipelines.runtime.session import quiet_worker, threads_per_worker
+from pipelines.runtime.session import quiet_worker, training_threads
 from pipelines.runtime.tracking import tracker
 from pipelines.runtime.training import data_parallel, fit, report
 from pipelines.stages.concepts import load_text, with_adapter
@@ -124,7 +124,6 @@ def train_loop(settings: dict[str, Any]) -> None:
 
     config, run_dir = config_tree.from_dict(settings["config"]), settings["run_dir"]
     quiet_worker()
-    torch.set_num_threads(threads_per_worker(config, settings["workers"]))
     texts = load_text(run_dir)
     ids: list[str] = settings["concepts"]
     tokens, mask = pad_tokens([texts[i].tokens for i in ids])
@@ -139,6 +138,7 @@ def train_loop(settings: dict[str, Any]) -> None:
         get_context().get_world_rank(),
     )
     use(config.precision, device)
+    threads = training_threads(config, settings["workers"], device)
     torch.manual_seed(config.seed)
     translator = make_target(translator_config(config, tokens.shape[-1])).to(device)
     discriminator = PatchDiscriminator(discriminator_config(config)).to(device)
@@ -166,7 +166,8 @@ def train_loop(settings: dict[str, Any]) -> None:
         x, y = (to_unit(to_device(images[index], device)) for images in (source, edited))
         who = owner[index]
         prompts = to_device(tokens[who], device), to_device(mask[who], device)
-        losses = training.step(x, y, *prompts)
+        with threads.step():
+            losses = training.step(x, y, *prompts)
         recent.add({"L1": losses["l1"]})
         if rank == 0:
             progress.add(note=recent)

@@ -25,7 +25,7 @@ from pipelines.runtime import heartbeat
 from pipelines.runtime.ingest import CACHE_BYTES, Batch, cached_batches, streamed_batches
 from pipelines.runtime.log import Progress, log
 from pipelines.runtime.run_dir import RunDir
-from pipelines.runtime.session import quiet_worker, threads_per_worker
+from pipelines.runtime.session import quiet_worker, training_threads
 from pipelines.runtime.tracking import tracker
 from pipelines.runtime.training import data_parallel, fit, report
 from pipelines.stages.base import load_base
@@ -111,10 +111,11 @@ class _Loop:
     def __init__(self, settings: dict[str, Any]) -> None:
         import ray.train
         from ray.train import get_context
+        from ray.train.torch import get_device
 
         self.cached, self.run_dir = settings["cached"], settings["run_dir"]
         self.config = config_tree.from_dict(settings["member"])
-        torch.set_num_threads(threads_per_worker(self.config, settings["workers"]))
+        self.threads = training_threads(self.config, settings["workers"], get_device())
         self.world, self.rank = get_context().get_world_size(), get_context().get_world_rank()
         self.shard = ray.train.get_dataset_shard("train")
         self.texts, self.wordings = load_text(self.run_dir), wordings_of(self.run_dir)
@@ -209,7 +210,8 @@ class _Loop:
         pictures = None
         if on_images and self.images:
             pictures = self.images.read(training.done - recipe.steps, rng)
-        losses = training.step(batch.blocks, text, pictures)
+        with self.threads.step():
+            losses = training.step(batch.blocks, text, pictures)
         recent = self.recent
         recent.add(losses)
         if training.done == recipe.steps and recipe.image_steps:

@@ -34,7 +34,7 @@ from pipelines.config.schema import Config
 from pipelines.runtime import heartbeat
 from pipelines.runtime.log import Progress, log
 from pipelines.runtime.run_dir import ArtifactError, RunDir
-from pipelines.runtime.session import quiet_worker, threads_per_worker
+from pipelines.runtime.session import quiet_worker, training_threads
 from pipelines.runtime.training import data_parallel, fit, report
 from pipelines.stages.base import load_base
 from pipelines.stages.concepts import load_text
@@ -113,10 +113,10 @@ class _Loop:
 
         self.run_dir = settings["run_dir"]
         self.config = config_tree.from_dict(settings["member"])
-        torch.set_num_threads(threads_per_worker(self.config, settings["workers"]))
         self.world, self.rank = get_context().get_world_size(), get_context().get_world_rank()
         self.device = get_device()
         use(self.config.precision, self.device)
+        self.threads = training_threads(self.config, settings["workers"], self.device)
         texts = load_text(self.run_dir)
         self.generator = load_generator(self.run_dir, settings["folder"]).model.to(self.device)
         self.schedule = self.generator.config.noise_schedule()
@@ -172,7 +172,8 @@ class _Loop:
             begun = time.perf_counter()
             rng = random.Random(f"{self.config.seed}-refiner-{training.done}-{self.rank}")
             batch = self.pairs.read(training.done, rng)
-            recent.add(training.step(self._predicted(batch.text, rng), batch))
+            with self.threads.step():
+                recent.add(training.step(self._predicted(batch.text, rng), batch))
             self.seconds += time.perf_counter() - begun
             if self.rank == 0:
                 self.progress.add(note=recent)

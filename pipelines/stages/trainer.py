@@ -11,6 +11,7 @@ from modeling.precision import use
 from modeling.targets.adapter_training import ConceptData, to_unit, translate_all
 from modeling.targets.lora import Adapter, stack
 from pipelines.config import tree as config_tree
+from pipelines.runtime.machine import share_gpu
 from pipelines.runtime.run_dir import RunDir
 from pipelines.runtime.session import threads_per_actor
 from pipelines.stages.base import load_base
@@ -26,6 +27,7 @@ class Trainer:
         torch.set_num_threads(threads_per_actor(self.config))
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         use(self.config.precision, self.device)
+        share_gpu(self.config.cluster.gpus_per_actor)
         self.translator, self.discriminator = load_base(self.config, run_dir)
         self.translator.to(self.device)
         self.discriminator.to(self.device)

@@ -135,7 +135,8 @@ class Cluster:
     shared_storage: bool = False
     """A local run_dir is a mount (NFS, Lustre) that every node sees."""
     training_threads: int = 0
-    """Threads of a training worker; 0 = an equal share of the machine's cores."""
+    """Threads of a training worker; 0 = an equal share of the machine's cores, and where one worker
+    has them, fewer as long as that is faster, because others use the machine."""
     nodes: int = 1
     """Machines of the cluster, for `denoised-weights plan` and actors=0; Ray finds them itself."""
     gpus_per_node: int = 0
