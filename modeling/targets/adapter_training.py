@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from modeling.compiling import compiled
 from modeling.precision import training_pass
 from modeling.targets.coordinates import FACTORS, Coordinates
 from modeling.targets.discriminator import PatchDiscriminator, adversarial_loss, discriminator_loss
@@ -209,6 +210,7 @@ class Critics:
         self, start: PatchDiscriminator, count: int, lr: float, way: str | None = None
     ) -> None:
         self._network, self._count, self._way = start, count, way
+        self._alone = compiled(self._one)
         self.params: Adapter = {
             k: v.detach().expand(count, *v.shape).clone().requires_grad_()
             for k, v in start.named_parameters()
@@ -233,14 +235,14 @@ class Critics:
     def judge(self, params: Mapping[str, Tensor], source: Tensor, image: Tensor) -> Tensor:
         """Scores [count, B, …]."""
 
-        def one(p: dict[str, Tensor], s: Tensor, i: Tensor) -> Tensor:
-            return functional_call(self._network, p, (s, i))
-
         way = self._way or (VMAP if image.is_cuda else MERGED)
         if way != MERGED and self._count > 1:
-            return training_pass(vmap(one), dict(params), source, image)
+            return training_pass(vmap(self._one), dict(params), source, image)
         each = zip(unstack(params), source, image, strict=True)
-        return torch.stack([training_pass(one, p, s, i) for p, s, i in each])
+        return torch.stack([training_pass(self._alone, p, s, i) for p, s, i in each])
+
+    def _one(self, params: dict[str, Tensor], source: Tensor, image: Tensor) -> Tensor:
+        return functional_call(self._network, params, (source, image))
 
 
 @torch.no_grad()

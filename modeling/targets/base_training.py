@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from modeling import training_state
+from modeling.compiling import compiled
 from modeling.losses import Losses
 from modeling.precision import training_pass
 from modeling.targets.discriminator import PatchDiscriminator, adversarial_loss, discriminator_loss
@@ -31,10 +32,11 @@ class BaseTraining:
     ) -> None:
         self.translator = translator.to(memory_format=torch.channels_last)
         self.discriminator, self.recipe = discriminator, recipe
-        self.forward: nn.Module = translator if wrapped_translator is None else wrapped_translator
-        self.judge: nn.Module = (
+        self.forward = compiled(translator if wrapped_translator is None else wrapped_translator)
+        self.judge = compiled(
             discriminator if wrapped_discriminator is None else wrapped_discriminator
         )
+        self.verdict = compiled(discriminator)
         self.optimiser = torch.optim.Adam(translator.parameters(), lr=recipe.lr, betas=(0.5, 0.999))
         self.critic_optimiser = torch.optim.Adam(
             discriminator.parameters(), lr=recipe.discriminator_lr, betas=(0.5, 0.999)
@@ -70,7 +72,7 @@ class BaseTraining:
         loss = recipe.l1_weight * l1
         if recipe.gan_weight:
             self.discriminator.requires_grad_(False)
-            verdict = adversarial_loss(training_pass(self.discriminator, source, fake))
+            verdict = adversarial_loss(training_pass(self.verdict, source, fake))
             loss = loss + recipe.gan_weight * verdict
             self.discriminator.requires_grad_(True)
         self.losses.add(self.done + 1, loss)

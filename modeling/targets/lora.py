@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +20,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from modeling import compiling
 from modeling.targets.conv_norm import ChannelAffine
 from modeling.targets.layers import LayerGroup
 from modeling.targets.network import TargetNetwork
@@ -191,7 +192,7 @@ class AdaptedTranslator:
         self, merged: Mapping[str, Tensor], x: Tensor, tokens: Tensor, mask: Tensor
     ) -> Tensor:
         """The same with what `merge` returned, for an adapter that is used again and again."""
-        return functional_call(self.network, dict(merged), (x, tokens[None], mask[None]))
+        return self._run(dict(merged), x, tokens[None], mask[None])
 
     def translate(
         self,
@@ -214,12 +215,20 @@ class AdaptedTranslator:
             return self._side_by_side(self._own(adapters), x, tokens, mask)
         x = x.flatten(0, 1).contiguous(memory_format=torch.channels_last).unflatten(0, x.shape[:2])
         state = torch.get_rng_state()
+        run = self._compiled if compiling.is_on() and self.network.training else self._run
         outputs = []
         for i, merged in enumerate(unstack(self.merge(adapters))):
             torch.set_rng_state(state)
             prompt = (tokens[i : i + 1], mask[i : i + 1])
-            outputs.append(functional_call(self.network, merged, (x[i], *prompt)))
+            outputs.append(run(merged, x[i], *prompt))
         return torch.stack(outputs)
+
+    def _run(self, merged: Adapter, x: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
+        return functional_call(self.network, merged, (x, tokens, mask))
+
+    @cached_property
+    def _compiled(self) -> Callable[..., Tensor]:
+        return compiling.compiled(self._run)
 
     def _usual(self, x: Tensor) -> str:
         """The way that nobody chose, for pictures [G, B, 3, H, W]."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from modeling import training_state
+from modeling.compiling import compiled
 from modeling.losses import Losses
 from modeling.precision import training_pass
 from modeling.targets.adapter_training import to_unit
@@ -47,7 +48,7 @@ class GeneratorTraining:
         if recipe.image_steps and recipe.image_gan and discriminator is None:
             raise ValueError("image_gan > 0 needs a discriminator to start from")
         self.model = model
-        self.forward: nn.Module = model if wrapped is None else wrapped
+        self.forward: nn.Module = compiled(model if wrapped is None else wrapped)
         self.layout, self.normalisation, self.recipe = layout, normalisation, recipe
         self.translator, self.seed, self.rank = translator, seed, rank
         self.device = next(model.parameters()).device

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from modeling import compiling
 from modeling.losses import RecentMeans
 from modeling.precision import use
 from modeling.settings import taken
@@ -138,6 +139,7 @@ def train_loop(settings: dict[str, Any]) -> None:
         get_context().get_world_rank(),
     )
     use(config.precision, device)
+    compiling.use(config.cluster.compile, device)
     threads = training_threads(config, settings["workers"], device)
     torch.manual_seed(config.seed)
     translator = make_target(translator_config(config, tokens.shape[-1])).to(device)

@@ -14,6 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from modeling import compiling
 from modeling.fitting import Fit
 from modeling.flops import weights_of
 from modeling.targets.adapter_training import ConceptData, Trained, to_unit, train_adapters
@@ -53,6 +54,7 @@ class CollectAdapters(Trainer):
 
     def __init__(self, config: dict[str, Any], run_dir: RunDir, steps: int) -> None:
         super().__init__(config, run_dir)
+        compiling.use(self.config.cluster.compile, self.device)
         self.recipe = collection_recipe(self.config.gans, steps)
         self.keep = kept_steps(steps, self.config.gans.checkpoints)
         c, network = self.config, self.translator

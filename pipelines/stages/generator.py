@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from modeling import compiling
 from modeling.losses import RecentMeans
 from modeling.precision import use
 from modeling.targets.adapter_training import to_uint8, to_unit
@@ -150,6 +151,7 @@ class _Loop:
         layout, normalisation = load_layout(self.run_dir)
         dim = self.texts.dim
         use(config.precision, device)
+        compiling.use(config.cluster.compile, device)
         torch.manual_seed(config.seed)
         model = build(generator_config(config, layout.n_blocks, dim)).to(device)
         recipe = generator_recipe(config.generator, config.adapt.t)

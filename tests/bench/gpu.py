@@ -27,6 +27,7 @@ from typing import Any
 
 import torch
 
+from modeling import compiling
 from modeling.precision import AUTO, PRECISIONS, use
 from modeling.targets.lora import WAYS
 from tests.bench.gpu_rows import SMALL, Bench, Sizes
@@ -61,6 +62,16 @@ def fused_adam() -> Iterator[None]:
         yield
     finally:
         torch.optim.Adam = usual  # type: ignore[misc]
+
+
+@contextlib.contextmanager
+def compiled(device: str) -> Iterator[None]:
+    """By torch.compile: the seconds of compiling are the row's alone."""
+    compiling.use(True, device)
+    try:
+        yield
+    finally:
+        compiling.use(False, device)
 
 
 @contextlib.contextmanager
@@ -184,6 +195,10 @@ def measure(sizes: Sizes, report: Report) -> None:
     }
     for what, switch in switches.items():
         report.add(f"a new concept, {what}", usual, partial(switched, switch, bench.concept))
+    if device == "cuda" or sizes is not SMALL:  # minutes on a CPU
+        for name in names[-2:]:
+            row = partial(switched, partial(compiled, device), bench.concept)
+            report.add("a new concept, compiled", name, row)
 
 
 def switched(

@@ -137,6 +137,9 @@ class Cluster:
     training_threads: int = 0
     """Threads of a training worker; 0 = an equal share of the machine's cores, and where one worker
     has them, fewer as long as that is faster, because others use the machine."""
+    compile: bool = False
+    """torch.compile of the passes of base, gans and generator: each process compiles for minutes,
+    and makes its steps in less time, or in more: `python -m tests.bench.cpu_training`."""
     nodes: int = 1
     """Machines of the cluster, for `denoised-weights plan` and actors=0; Ray finds them itself."""
     gpus_per_node: int = 0
