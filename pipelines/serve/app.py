@@ -11,6 +11,7 @@ from typing import Any, TextIO
 
 from fastapi import APIRouter, Depends, FastAPI
 from fastapi.middleware.cors import CORSMiddleware
+from starlette.middleware.gzip import DEFAULT_EXCLUDED_CONTENT_TYPES, GZipMiddleware
 
 from pipelines.serve.access_log import AccessLog
 from pipelines.serve.api_keys import Keys
@@ -35,9 +36,11 @@ from pipelines.serve.runs.served import Limits, Served
 # Room for the other form fields and the multipart boundaries
 FORM_BYTES = 64_000
 NO_RUN: dict[int | str, dict[str, Any]] = {404: described("No run is served under this name")}
+AS_IT_IS = (*DEFAULT_EXCLUDED_CONTENT_TYPES, "application/octet-stream")
+"""Not compressed: pictures, archives, and weights, whose float32 hardly gets smaller."""
 EXPOSED = (
     *("X-Adapter-Id", "X-Layout-Digest", "X-Base-Digest", "X-Seconds", "X-Concept"),
-    *("Location", "Retry-After", "X-Request-Id"),
+    *("ETag", "Location", "Retry-After", "X-Request-Id"),
 )
 """Headers of ours that a page of another origin may read."""
 
@@ -70,6 +73,7 @@ def make_app(
     routes = [route for route in found if getattr(route, "path", "")]
     # the last added sees a request first
     app.add_middleware(RunChoice, runs=runs, make=make)
+    app.add_middleware(GZipMiddleware, compresslevel=5, exclude_content_types=AS_IT_IS)
     app.add_middleware(Head)
     app.add_middleware(BodyKind)  # behind BodyLimit, which has read what the client is sending
     app.add_middleware(BodyLimit, limit=lambda path: _body_limit(path, limits))
@@ -84,7 +88,13 @@ def make_app(
             CORSMiddleware,
             allow_origins=origins,
             allow_methods=["GET", "POST", "DELETE"],
-            allow_headers=["Content-Type", "X-API-Key", "Authorization", "X-Request-Id"],
+            allow_headers=[
+                "Content-Type",
+                "X-API-Key",
+                "Authorization",
+                "If-None-Match",
+                "X-Request-Id",
+            ],
             expose_headers=list(EXPOSED),
         )
     return app

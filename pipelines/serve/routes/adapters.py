@@ -13,6 +13,7 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import Field
 
 from pipelines.serve.errors import ADAPTER_GONE, BUSY, current, described
+from pipelines.serve.routes.conditional import unless_there
 from pipelines.serve.routes.fields import (
     BINARY,
     Prediction,
@@ -80,7 +81,11 @@ def make_router(limits: Limits) -> APIRouter:
         "/v1/adapters/{name}",
         summary="An adapter again by its name, such as that of a finished fine-tune",
         response_class=Response,
-        responses={**ANSWERS, **ADAPTER_GONE},
+        responses={
+            **ANSWERS,
+            304: {"description": "If-None-Match has the ETag of an earlier answer"},
+            **ADAPTER_GONE,
+        },
     )
     async def adapter(
         name: Annotated[str, Path(max_length=longest_name(limits))],
@@ -91,7 +96,7 @@ def make_router(limits: Limits) -> APIRouter:
     ) -> Response:
         begun = time.perf_counter()
         made = await backend.files(known(name, allowed))
-        return _reply(made, request, format, begun)
+        return unless_there(request, _reply(made, request, format, begun))
 
     return router
 

@@ -1,12 +1,16 @@
-"""Text → adapter: bad JSON, and the two forms of the answer."""
+"""Text → adapter: bad JSON, the two forms of the answer, and what a client has already."""
 
 from __future__ import annotations
 
 import io
 import zipfile
 
+import httpx
 import pytest
 from fastapi.testclient import TestClient
+
+from pipelines.use.adapter_names import Ask, name_of
+from tests.pipelines.serve.fake import LIMITS
 
 
 @pytest.mark.parametrize(
@@ -47,3 +51,55 @@ def test_zip_by_accept_header(client: TestClient) -> None:
         "/v1/adapters?format=safetensors", json=body, headers={"Accept": "application/zip"}
     )
     assert said.content == b"weights"
+
+
+NAME = name_of(Ask("a", 0, LIMITS.t, 1), "")
+
+
+def test_an_adapter_that_the_client_has_is_not_sent_again(client: TestClient) -> None:
+    first = client.get(f"/v1/adapters/{NAME}")
+    tag = first.headers["etag"]
+    assert first.status_code == 200 and tag.startswith('"')
+    for given in (tag, f"W/{tag}", f'"other", {tag}', "*"):
+        again = client.get(f"/v1/adapters/{NAME}", headers={"If-None-Match": given})
+        assert (again.status_code, again.content) == (304, b""), given
+        assert again.headers["etag"] == tag
+        assert again.headers["x-adapter-id"] == NAME
+        assert "content-type" not in again.headers and "content-length" not in again.headers
+    for given in ("", '"other"', tag.strip('"'), tag[:-2] + '"', 'W/"*"'):
+        again = client.get(f"/v1/adapters/{NAME}", headers={"If-None-Match": given})
+        assert (again.status_code, again.content) == (200, b"weights"), given
+
+
+def test_the_two_forms_have_two_tags(client: TestClient) -> None:
+    tags = {
+        client.get(f"/v1/adapters/{NAME}?format={f}").headers["etag"]
+        for f in ("safetensors", "zip")
+    }
+    assert len(tags) == 2
+    (zipped,) = tags - {client.get(f"/v1/adapters/{NAME}").headers["etag"]}
+    mixed = client.get(f"/v1/adapters/{NAME}", headers={"If-None-Match": zipped})
+    assert mixed.status_code == 200
+
+
+def test_head_says_the_tag_and_an_unknown_name_stays_unknown(client: TestClient) -> None:
+    tag = client.get(f"/v1/adapters/{NAME}").headers["etag"]
+    assert client.head(f"/v1/adapters/{NAME}").headers["etag"] == tag
+    assert client.get("/v1/adapters/x-1", headers={"If-None-Match": "*"}).status_code == 404
+
+
+def coding(reply: httpx.Response) -> str:
+    return reply.headers.get("content-encoding", "")
+
+
+def test_text_is_compressed_and_weights_are_not(client: TestClient) -> None:
+    """For a client that takes it; short answers are not worth it."""
+    plain = client.get("/openapi.json", headers={"Accept-Encoding": "identity"})
+    packed = client.get("/openapi.json", headers={"Accept-Encoding": "gzip"})
+    assert (coding(plain), coding(packed)) == ("", "gzip")
+    assert packed.json() == plain.json()
+    assert int(packed.headers["content-length"]) < len(plain.content) / 3
+    assert "accept-encoding" in packed.headers["vary"].lower()
+    assert coding(client.get("/healthz", headers={"Accept-Encoding": "gzip"})) == ""
+    weights = client.get(f"/v1/adapters/{NAME}", headers={"Accept-Encoding": "gzip"})
+    assert coding(weights) == ""
