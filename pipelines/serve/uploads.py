@@ -22,22 +22,20 @@ IMAGE_FORMATS = ("PNG", "JPEG", "WEBP")
 
 async def read_picture(file: UploadFile, limits: Limits) -> np.ndarray:
     """uint8 [size, size, 3]; HTTPException if it is too large or no image."""
-    data = await _checked(file, limits)
-    picture: np.ndarray = await asyncio.to_thread(_read, decode_image, data, limits.size)
+    picture: np.ndarray = await _in_thread(file, limits, decode_image, limits.size)
     return picture
 
 
 async def open_upload(file: UploadFile, limits: Limits) -> Opened:
     """The same at its own size, with its transparency."""
-    data = await _checked(file, limits)
-    opened: Opened = await asyncio.to_thread(_read, open_picture, data)
+    opened: Opened = await _in_thread(file, limits, open_picture)
     return opened
 
 
-async def _checked(file: UploadFile, limits: Limits) -> bytes:
-    data = await file.read(limits.max_image_bytes + 1)
-    await asyncio.to_thread(_check, data, limits)
-    return bytes(data)
+async def _in_thread(file: UploadFile, limits: Limits, how: Callable[..., Any], *more: Any) -> Any:
+    """Checked and read in one go: each change of threads costs as much as a small picture."""
+    data = bytes(await file.read(limits.max_image_bytes + 1))
+    return await asyncio.to_thread(_read, data, limits, how, *more)
 
 
 def _check(data: bytes, limits: Limits) -> None:
@@ -60,7 +58,8 @@ def _check(data: bytes, limits: Limits) -> None:
         raise wrong("image", f"{width} × {height} pixels: over {limits.max_pixels}")
 
 
-def _read(how: Callable[..., Any], data: bytes, *more: Any) -> Any:
+def _read(data: bytes, limits: Limits, how: Callable[..., Any], *more: Any) -> Any:
+    _check(data, limits)
     try:
         return how(data, *more)
     except ImageError as error:
