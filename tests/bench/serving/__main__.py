@@ -14,11 +14,13 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
@@ -54,7 +56,7 @@ def servers(run_dir: str, port: int) -> dict[str, list[str]]:
             *("-m", "uvicorn", "tests.bench.serving.plain:app", "--workers", workers),
             *("--port", str(port), "--log-level", "warning"),
         ],
-        "nothing, behind Ray Serve": ["-m", "tests.bench.serving.nothing", str(port)],
+        "Ray Serve with nothing behind it": ["-m", "tests.bench.serving.nothing", str(port)],
         "LitServe": ["-m", "tests.bench.serving.peer", str(port), workers],
         "denoised-weights serve": [
             *("-m", "pipelines", "serve", f"run_dir={run_dir}", f"serve.port={port}"),
@@ -108,13 +110,16 @@ async def answers(url: str, call: Client) -> bool:
         return False
 
 
-def held(process: psutil.Process) -> tuple[float, float]:
-    """Processor seconds and MiB (unique set) of a process and all that came of it."""
-    seconds = mib = 0.0
+def held(process: psutil.Process) -> tuple[Counter[str], float]:
+    """Processor seconds by what a process is, and MiB (unique set) of all that came of it."""
+    seconds: Counter[str] = Counter()
+    mib = 0.0
     for one in (process, *process.children(recursive=True)):
         try:
-            times = one.cpu_times()
-            seconds += times.user + times.system
+            times, words = one.cpu_times(), one.cmdline() or [""]
+            found = re.match(r"ray::(?:ServeReplica:[^:]*:(\w+)|(\w+))", words[0])
+            name = (found[1] or found[2]) if found else one.name()
+            seconds[name] += times.user + times.system
             mib += one.memory_full_info().uss / 2**20
         except psutil.Error:
             continue
@@ -138,7 +143,9 @@ def measured(
             row = asyncio.run(load(url, call, clients, SECONDS, numbers))
             after, mib = held(process)
             answered = max(1, row["statuses"].get(200, 0))
-            row["processor_ms_an_answer"] = round(1000 * (after - before) / answered, 2)
+            spent = {k: 1000 * (after[k] - before[k]) / answered for k in after}
+            row["processor_ms_an_answer"] = round(sum(spent.values()), 2)
+            row["of_these"] = {k: round(ms, 2) for k, ms in spent.items() if ms > 0.1}
             row["mib"] = round(mib)
             print(json.dumps(row), flush=True)
             rows.append(row)
@@ -172,7 +179,7 @@ def main(words: list[str]) -> int:
     result = json.loads(OUT.read_text()) if OUT.exists() else {}
     only = given["only"].split(",") if "only" in given else None
     result |= {
-        "command": "python -m tests.bench.serving " + " ".join(words),
+        "command": "python -m tests.bench.serving run_dir=RUN peer=FOLDER",
         "machine": machine(),
         "commit": provenance()["commit"],
         "image_size": config.images.size,

@@ -3,12 +3,15 @@
 import sys
 import time
 
-from fastapi import FastAPI, Form, Response, UploadFile
-from ray import serve
-from ray.serve.schema import LoggingConfig
-
 from pipelines.config.load import load_config
+from pipelines.runtime.environment import set_environment
 from pipelines.runtime.session import ray_session
+
+set_environment(local=True)  # before Ray is imported
+
+from fastapi import FastAPI, Form, Response, UploadFile  # noqa: E402
+from ray import serve  # noqa: E402
+from ray.serve.schema import LoggingConfig  # noqa: E402
 
 app = FastAPI()
 
@@ -17,7 +20,7 @@ app = FastAPI()
 @serve.ingress(app)
 class Nothing:
     @app.post("/v1/translate")
-    async def translate(self, concept: str = Form(), image: UploadFile = None) -> Response:
+    async def translate(self, image: UploadFile, concept: str = Form()) -> Response:
         return Response(await image.read(), media_type="image/png")
 
 
