@@ -134,12 +134,12 @@ def _measured(
             process.join()
 
 
-def _next(told: Queue[Any], processes: list[Any]) -> tuple[float, float]:
+def _next(told: Queue[tuple[float, float]], processes: list[Any]) -> tuple[float, float]:
     """Images a second and seconds a call of one; RuntimeError if it ended without a word."""
     until = time.monotonic() + WAIT
     while time.monotonic() < until:
         try:
-            return told.get(timeout=1.0)  # type: ignore[no-any-return]
+            return told.get(timeout=1.0)
         except Empty:
             if ended := [p for p in processes if p.exitcode]:
                 raise RuntimeError(f"a process ended with {ended[0].exitcode}") from None
