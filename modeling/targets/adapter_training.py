@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from modeling.compiling import compiled
+from modeling.compiling import compiled, is_on
 from modeling.precision import training_pass
 from modeling.targets.coordinates import FACTORS, Coordinates
 from modeling.targets.discriminator import PatchDiscriminator, adversarial_loss, discriminator_loss
@@ -235,7 +235,7 @@ class Critics:
     def judge(self, params: Mapping[str, Tensor], source: Tensor, image: Tensor) -> Tensor:
         """Scores [count, B, …]."""
 
-        way = self._way or (VMAP if image.is_cuda else MERGED)
+        way = self._way or (VMAP if image.is_cuda and not is_on() else MERGED)
         if way != MERGED and self._count > 1:
             return training_pass(vmap(self._one), dict(params), source, image)
         each = zip(unstack(params), source, image, strict=True)

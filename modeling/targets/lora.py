@@ -232,7 +232,7 @@ class AdaptedTranslator:
 
     def _usual(self, x: Tensor) -> str:
         """The way that nobody chose, for pictures [G, B, 3, H, W]."""
-        if x.is_cuda and x.shape[0] > 1:
+        if x.is_cuda and x.shape[0] > 1 and not compiling.is_on():  # of it only MERGED is compiled
             return VMAP
         return MERGED
 

@@ -7,9 +7,11 @@ concepts for the same seconds.
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Barrier
@@ -25,7 +27,8 @@ from modeling.targets.recipe import collection_recipe
 from pipelines.config.schema import Config
 from pipelines.plan.shapes import Shapes
 from pipelines.runtime.log import log
-from pipelines.runtime.machine import cores, share_gpu
+from pipelines.runtime.machine import cores, memory_bytes, share_gpu
+from pipelines.runtime.pool import Machine, on_machine
 from pipelines.stages.gans import concepts_at_once
 
 SECONDS = 3.0
@@ -56,12 +59,18 @@ def arrangements(config: Config, seconds: float = SECONDS) -> list[Arrangement]:
     gpu = bool(config.cluster.gpus_per_actor)
     if gpu and not torch.cuda.is_available():
         return []
+    gc.collect()
+    if gpu:  # what the rates were measured with
+        torch.cuda.empty_cache()
     found: list[Arrangement] = []
     for actors, threads in ways(config, cores()):
         counts = sorted({*COUNTS["cuda" if gpu else "cpu"], concepts_at_once(config)})
-        for concepts, rate in _measured(config, actors, threads, counts, gpu, seconds):
-            found.append(Arrangement(actors, threads, concepts, rate))
-            log(f"plan: {_said(found[-1])}")
+        try:
+            for concepts, rate in _measured(config, actors, threads, counts, gpu, seconds):
+                found.append(Arrangement(actors, threads, concepts, rate))
+                log(f"plan: {_said(found[-1])}")
+        except RuntimeError as error:  # the rates that were measured before are worth keeping
+            log(f"plan: {actors} actors of {threads} threads not tried to the end: {error}")
     return sorted(found, key=lambda a: -a.images_per_second)
 
 
@@ -69,9 +78,12 @@ def ways(config: Config, here: int) -> list[tuple[int, int]]:
     """Actors and threads of each: of one GPU, or for the cores that there are."""
     own = max(1, int(config.cluster.cpus_per_actor))
     if config.cluster.gpus_per_actor:
-        return [(actors, own) for actors in ON_A_GPU]
+        return [(actors, max(1, own // actors)) for actors in ON_A_GPU]
     threads = sorted({t for t in (*THREADS, own) if t <= here})
-    return [(here // t, t) for t in threads]
+    if given := config.cluster.actors:
+        return [(given, t) for t in threads]
+    memory = memory_bytes()
+    return [(on_machine(config, Machine(here, memory), 0.0, t), t) for t in threads]
 
 
 def advice(config: Config, tried: list[Arrangement]) -> tuple[str, dict[str, Any]]:
@@ -81,14 +93,20 @@ def advice(config: Config, tried: list[Arrangement]) -> tuple[str, dict[str, Any
     keys = {
         "gans.concepts_per_batch": best.concepts,
         **(
-            {"cluster.gpus_per_actor": round(1 / best.actors, 3)}
+            {
+                "cluster.gpus_per_actor": round(1 / best.actors, 3),
+                "cluster.cpus_per_actor": best.threads,
+            }
             if gpu
             else {"cluster.cpus_per_actor": best.threads}
         ),
     }
     words = " ".join(f"{k}={v}" for k, v in keys.items())
     threads = max(1, int(config.cluster.cpus_per_actor))
-    actors = round(1 / config.cluster.gpus_per_actor) if gpu else cores() // threads
+    there = Machine(cores(), memory_bytes())
+    actors = config.cluster.actors or on_machine(config, there, 0.0, threads)
+    if gpu:
+        actors = round(1 / config.cluster.gpus_per_actor)
     own = (max(1, actors), threads, concepts_at_once(config))
     as_given = next((a for a in tried if (a.actors, a.threads, a.concepts) == own), None)
     line = f"the fastest collection here: {words} ({_said(best)})"
@@ -188,3 +206,5 @@ def _actor(
             torch.cuda.synchronize()
         took = time.perf_counter() - begun
         told.put((calls * STEPS * recipe.batch * count / took, took / calls))
+        with suppress(BrokenBarrierError):  # nobody begins the next count while others measure
+            together.wait(WAIT)

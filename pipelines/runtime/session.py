@@ -18,6 +18,7 @@ from pipelines.config.schema import Config
 from pipelines.runtime import stopping
 from pipelines.runtime.environment import LOOPBACK, cluster_address, set_environment
 from pipelines.runtime.log import log
+from pipelines.runtime.machine import cores
 from pipelines.runtime.pool import local_actors
 from pipelines.runtime.run_dir import RunDir
 from pipelines.runtime.stage_table import StageError
@@ -58,14 +59,16 @@ def threads_per_actor(config: Config) -> int:
 
 def threads_per_worker(config: Config, workers: int) -> int:
     """The most threads of a training worker, an equal share of the cores of its machine."""
-    return config.cluster.training_threads or max(1, (os.cpu_count() or 1) // workers)
+    return config.cluster.training_threads or max(1, cores() // workers)
 
 
 def training_threads(config: Config, workers: int, device: torch.device) -> Threads:
     """Of a training worker; fewer are tried where one alone trains on the cores."""
     import torch
 
-    fixed = bool(config.cluster.training_threads) or workers > 1 or device.type != "cpu"
+    c = config.cluster
+    # what is compiled is compiled for a number of threads
+    fixed = bool(c.training_threads or c.compile) or workers > 1 or device.type != "cpu"
     return Threads(threads_per_worker(config, workers), fixed, torch.set_num_threads)
 
 

@@ -62,6 +62,8 @@ class CollectAdapters(Trainer):
             f"collect {network.n_weights} of {weights_of(network.network)} weights,"
             f" {c.images.size} pixels × {c.gans.batch}"
         )
+        if 0 < c.cluster.gpus_per_actor < 1:  # of whose memory it has a part
+            what += f", {c.cluster.gpus_per_actor:g} of it"
         self.fit = Fit(what, c.gans.concepts_per_batch, self.device, MOST)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:

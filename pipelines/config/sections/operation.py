@@ -138,8 +138,8 @@ class Cluster:
     """Threads of a training worker; 0 = an equal share of the machine's cores, and where one worker
     has them, fewer as long as that is faster, because others use the machine."""
     compile: bool = False
-    """torch.compile of the passes of base, gans and generator: each process compiles for minutes,
-    and makes its steps in less time, or in more: `python -m tests.bench.cpu_training`."""
+    """torch.compile of the passes of base, gans and generator: each process compiles for up to
+    minutes, in `gans` again for each length of prompt; steps then take less time, or more."""
     nodes: int = 1
     """Machines of the cluster, for `denoised-weights plan` and actors=0; Ray finds them itself."""
     gpus_per_node: int = 0

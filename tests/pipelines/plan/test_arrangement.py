@@ -32,17 +32,27 @@ def test_every_arrangement_is_tried_and_the_fastest_named(monkeypatch: pytest.Mo
     [
         ([], 1, [(1, 1)]),
         ([], 2, [(2, 1), (1, 2)]),
-        (["cluster.cpus_per_actor=3"], 12, [(12, 1), (6, 2), (4, 3), (3, 4)]),
-        (["cluster.gpus_per_actor=1", "cluster.cpus_per_actor=8"], 64, [(1, 8), (2, 8), (4, 8)]),
+        (["cluster.cpus_per_actor=3"], 12, [(11, 1), (5, 2), (3, 3), (2, 4)]),  # one core reads
+        (["cluster.actors=3"], 4, [(3, 1), (3, 2), (3, 4)]),
+        (["cluster.gpus_per_actor=1", "cluster.cpus_per_actor=8"], 64, [(1, 8), (2, 4), (4, 2)]),
     ],
 )
-def test_which_are_tried(words: list[str], here: int, expected: list[tuple[int, int]]) -> None:
-    assert ways(load_config(["preset=tiny", *words]), here) == expected
+def test_which_are_tried(
+    words: list[str],
+    here: int,
+    expected: list[tuple[int, int]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Those that the stage would start."""
+    monkeypatch.setattr(arrangement, "memory_bytes", lambda: None)
+    assert ways(load_config(["preset=small", *words]), here) == expected
 
 
 def test_the_advice_is_keys_that_can_be_given(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(arrangement, "cores", lambda: 2)
-    config = load_config(["preset=tiny", "gans.concepts_per_batch=4", "cluster.cpus_per_actor=2"])
+    own = ["gans.concepts_per_batch=4", "cluster.cpus_per_actor=2", "cluster.actors=0"]
+    config = load_config(["preset=tiny", *own])
+    monkeypatch.setattr(arrangement, "memory_bytes", lambda: None)
     tried = [Arrangement(2, 1, 8, 300.0), Arrangement(1, 2, 4, 200.0), Arrangement(1, 2, 8, 0.0)]
     line, data = advice(config, tried)
     assert "gans.concepts_per_batch=8 cluster.cpus_per_actor=1" in line

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from pipelines.config.load import load_config
+from pipelines.runtime import session
 from pipelines.runtime.session import training_threads
 from pipelines.runtime.threads import EVERY, TRIED, Threads
 
@@ -67,10 +68,13 @@ def test_who_comes_and_goes_is_noticed() -> None:
         assert threads.now == expected
 
 
-def test_trying_costs_little() -> None:
-    machine = Machine(alone)
-    made = machine.steps(machine.training(2), 10 * EVERY)
-    assert made > 0.95 * 10 * EVERY / alone(2)
+@pytest.mark.parametrize("most", [2, 16, 64])
+@pytest.mark.parametrize("step", [0.1, 1.5])
+def test_trying_costs_little(most: int, step: float) -> None:
+    """step: seconds with all threads."""
+    machine = Machine(lambda count: step * most / count)
+    made = machine.steps(machine.training(most), 100 * EVERY)
+    assert made > 0.85 * 100 * EVERY / step
 
 
 def test_as_many_threads_make_no_step_slower_by_chance() -> None:
@@ -102,6 +106,7 @@ def test_an_error_passes() -> None:
         ([], 1, GPU, False),  # whose work is not done by threads
         ([], 2, CPU, False),  # who wait for each other
         (["cluster.training_threads=2"], 1, CPU, False),
+        (["cluster.compile=true"], 1, CPU, False),  # for a number of threads
     ],
 )
 def test_when_a_stage_tries(
@@ -111,7 +116,7 @@ def test_when_a_stage_tries(
     tried: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    monkeypatch.setattr(session, "cores", lambda: 8)
     monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
     threads = training_threads(load_config(["preset=small", *words]), workers, device)
     assert (len(threads.choices) > 1) == tried
