@@ -24,6 +24,7 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 
@@ -56,12 +57,8 @@ def without_benchmark() -> Iterator[None]:
 def fused_adam() -> Iterator[None]:
     """Adam in one kernel. Not the stages': with a gradient laid out otherwise than its weight it is
     wrong without a word on a CPU, and an error on a GPU."""
-    usual = torch.optim.Adam
-    torch.optim.Adam = partial(usual, fused=True)  # type: ignore[assignment,misc]
-    try:
+    with mock.patch.object(torch.optim, "Adam", partial(torch.optim.Adam, fused=True)):
         yield
-    finally:
-        torch.optim.Adam = usual  # type: ignore[misc]
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -86,9 +87,6 @@ def test_what_does_not_fit_is_a_row_and_ends_the_counts(monkeypatch: pytest.Monk
     monkeypatch.setattr(calibration, "train_adapters", no_room)
     told: list[tuple[float, float]] = []
 
-    class Told:
-        put = staticmethod(told.append)
-
     class Together:
         parties = 1
         aborted = False
@@ -97,6 +95,7 @@ def test_what_does_not_fit_is_a_row_and_ends_the_counts(monkeypatch: pytest.Monk
             self.aborted = True
 
     together: Any = Together()
+    queue: Any = SimpleNamespace(put=told.append)
     threads = torch.get_num_threads()
     try:
         arrangement._actor(
@@ -106,7 +105,7 @@ def test_what_does_not_fit_is_a_row_and_ends_the_counts(monkeypatch: pytest.Monk
             False,
             0.01,
             together,
-            Told(),  # type: ignore[arg-type]
+            queue,
         )
     finally:
         torch.set_num_threads(threads)
